@@ -1,0 +1,214 @@
+"""The losses against recorded figures of the official code, their closed forms, and the time samplers' densities."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scoresde_pipelines.schedulers.parameterization import Parameterization
+from scoresde_pipelines.schedulers.sde import SubVPSDE, VESDE, VPSDE
+from scoresde_pipelines.training.ema import ExponentialMovingAverage
+from scoresde_pipelines.training.losses import ddpm_loss, network_score_fn, score_matching_loss, smld_loss
+from scoresde_pipelines.training.time_sampling import TimeSampler, stratified_draws
+
+
+SHARED = Path(os.environ.get("SCORESDE_SHARED", Path(__file__).parents[2] / "shared"))
+needs_golden = pytest.mark.skipif(
+    not (SHARED / "golden" / "losses.json").exists(), reason="the recorded reference figures are not here"
+)
+SDES = {"ve": VESDE(0.01, 50.0), "vp": VPSDE(0.1, 20.0), "subvp": SubVPSDE(0.1, 20.0)}
+DTYPES = {"f32": torch.float32, "f64": torch.float64}
+TOLERANCES = {"f32": 1e-5, "f64": 1e-9}
+
+
+class ToyNetwork(torch.nn.Module):
+    """The network of the recorded figures: a tanh(x) + b labels / (1 + labels)."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor(0.5, dtype=dtype))
+        self.b = torch.nn.Parameter(torch.tensor(-0.25, dtype=dtype))
+
+    def forward(self, x, labels):
+        labels = labels.to(x.dtype)
+        return self.a * torch.tanh(x) + self.b * (labels / (1 + labels)).reshape(-1, 1, 1, 1)
+
+
+class WithOutput:
+    """The same network under diffusers' call convention."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def __call__(self, x, time):
+        return type("Output", (), {"sample": self.network(x, time)})
+
+
+def golden():
+    document = json.loads((SHARED / "golden" / "losses.json").read_text())
+    return document, load_file(SHARED / "golden" / "losses.safetensors")
+
+
+def golden_cases():
+    return golden()[0]["cases"] if (SHARED / "golden" / "losses.json").exists() else []
+
+
+def parameterization(name):
+    return Parameterization("score", "sigma") if name == "ve" else Parameterization("epsilon", "scaled")
+
+
+def replay(case, network, tensors):
+    """The loss of one recorded case."""
+    dtype, name, mean = DTYPES[case["dtype"]], case["sde"], case["reduce_mean"]
+    batch, noise = tensors["batch"].to(dtype), tensors["z"].to(dtype)
+    batch = batch if name == "ve" else 2 * batch - 1
+    if case["loss"] == "get_smld_loss_fn":
+        sigmas = torch.logspace(math.log10(50), math.log10(0.01), 1000, dtype=torch.float64).to(dtype)
+        return smld_loss(network, sigmas, batch, tensors["labels"], noise, reduce_mean=mean).mean()
+    if case["loss"] == "get_ddpm_loss_fn":
+        betas = torch.linspace(0.1 / 1000, 20 / 1000, 1000, dtype=torch.float64)
+        alphas_cumprod = torch.cumprod(1 - betas, dim=0).to(dtype)
+        return ddpm_loss(network, alphas_cumprod, batch, tensors["labels"], noise, reduce_mean=mean).mean()
+    t = tensors["u"].to(dtype) * (1 - case["eps"]) + case["eps"]
+    score_fn = network_score_fn(WithOutput(network), SDES[name], parameterization(name))
+    weighting = case["likelihood_weighting"]
+    return score_matching_loss(
+        score_fn, SDES[name], batch, t, noise, likelihood_weighting=weighting, reduce_mean=mean
+    ).mean()
+
+
+@needs_golden
+@pytest.mark.parametrize("case", golden_cases(), ids=lambda case: case["key"])
+def test_losses_and_gradients_replay_the_official_code(case):
+    network = ToyNetwork(DTYPES[case["dtype"]])
+    loss = replay(case, network, golden()[1])
+    loss.backward()
+    figures = [loss.item(), network.a.grad.item(), network.b.grad.item()]
+    recorded = [case["loss_value"], case["grad_a"], case["grad_b"]]
+    assert figures == pytest.approx(recorded, rel=TOLERANCES[case["dtype"]])
+
+
+@needs_golden
+@pytest.mark.parametrize("index", range(3))
+def test_warm_up_clipping_and_ema_replay_the_official_training_steps(index):
+    document, tensors = golden()
+    run = document["train_steps"][index]
+    case = {"dtype": "f64", "sde": "vp", "loss": "", "eps": 1e-5, "likelihood_weighting": False, "reduce_mean": True}
+    network = ToyNetwork(torch.float64)
+    betas = (run["beta1"], run["beta2"])
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=run["lr"], betas=betas, eps=run["adam_eps"], weight_decay=run["weight_decay"]
+    )
+    ema = ExponentialMovingAverage(network, max_decay=run["ema_decay"])
+    for step, row in enumerate(run["rows"]):
+        rate = min(step / run["warmup"], 1.0) if run["warmup"] else 1.0
+        optimizer.param_groups[0]["lr"] = run["lr"] * rate
+        loss = replay(case, network, tensors)
+        optimizer.zero_grad()
+        loss.backward()
+        if run["grad_clip"] >= 0:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), run["grad_clip"])
+        optimizer.step()
+        ema.update(network)
+        evaluated = replay(case, ema.model, tensors)
+        figures = [loss, network.a, network.b, ema.model.a, ema.model.b, evaluated]
+        recorded = [row[key] for key in ("loss", "a", "b", "ema_a", "ema_b", "eval_loss_with_ema")]
+        assert [figure.item() for figure in figures] == pytest.approx(recorded, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_loss_of_the_exact_score_of_gaussian_data_is_its_closed_form(name):
+    # Data N(0, v): the score is -x / (alpha^2 v + sigma^2), the expected loss alpha^2 v / (alpha^2 v + sigma^2).
+    sde, variance, count = SDES[name], 0.25, 200_000
+    generator = torch.Generator().manual_seed(0)
+    x0 = math.sqrt(variance) * torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    noise = torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    for time in (0.05, 0.3, 0.7):
+        t = torch.full((count,), time, dtype=torch.float64)
+        signal, total = sde.alpha(t[0]) ** 2 * variance, sde.alpha(t[0]) ** 2 * variance + sde.sigma(t[0]) ** 2
+        losses = score_matching_loss(lambda x, _: -x / total, sde, x0, t, noise)
+        error = losses.std() / math.sqrt(count)
+        assert losses.mean().item() == pytest.approx((signal / total).item(), abs=4 * error.item())
+
+
+@pytest.mark.parametrize("prediction_type", ["score", "epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("name", SDES)
+def test_a_perfect_network_has_zero_loss_under_every_prediction_type(name, prediction_type):
+    sde, form = SDES[name], Parameterization(prediction_type, "scaled")
+    generator = torch.Generator().manual_seed(1)
+    x0, noise = torch.randn(2, 5, 2, 4, 4, generator=generator, dtype=torch.float64)
+    t = torch.linspace(0.1, 1.0, 5, dtype=torch.float64)
+    target = form.target(sde, x0, noise, t)
+    model = WithOutput(lambda x, time: target)
+    losses = score_matching_loss(network_score_fn(model, sde, form), sde, x0, t, noise)
+    assert losses.tolist() == pytest.approx([0.0] * 5, abs=1e-18)
+
+
+def test_half_precision_data_is_perturbed_in_float32():
+    # sigma = 50, x_0 = 0.5 in bfloat16: x_t - sigma z must still be 0.5, to float32 rounding of numbers near 50.
+    sde, seen = VESDE(0.01, 50.0), {}
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 9)
+
+    def score_fn(x, t):
+        seen["x"] = x
+        return torch.zeros_like(x)
+
+    half = torch.full((1, 9), 0.5, dtype=torch.bfloat16)
+    score_matching_loss(score_fn, sde, half, torch.ones(1, dtype=torch.bfloat16), noise)
+    assert seen["x"].dtype == torch.float32
+    assert (seen["x"].double() - 50 * noise).tolist()[0] == pytest.approx([0.5] * 9, abs=1e-5)
+
+
+def test_wrong_shapes_are_named():
+    x0, noise = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"noise has shape \(1, 1, 4, 4\)"):
+        score_matching_loss(lambda x, t: x, VPSDE(), x0, torch.ones(2), noise[:1])
+    with pytest.raises(ValueError, match=r"t has shape \(3,\), expected one value per sample, \(2,\)"):
+        score_matching_loss(lambda x, t: x, VPSDE(), x0, torch.ones(3), noise)
+
+
+def test_stratified_draws_fall_one_into_each_cell():
+    draws = stratified_draws(64, torch.Generator().manual_seed(0), "cpu")
+    assert (draws * 64).floor().tolist() == list(range(64))
+
+
+def test_importance_sampled_times_follow_their_closed_form():
+    # VP: integral of beta / (1 - exp(-B)) is log(exp(B) - 1), with B(t) = 0.1 t + 9.95 t^2.
+    eps, count = 1e-5, 4096
+    sampler = TimeSampler(VPSDE(0.1, 20.0), importance_sampling=True, eps=eps)
+    t, weight = sampler(count, torch.Generator().manual_seed(0))
+
+    def primitive(time):
+        integral = 0.1 * time + 9.95 * time**2
+        return torch.log(torch.expm1(integral))
+
+    ends = primitive(torch.tensor([eps, 1.0], dtype=torch.float64))
+    total = (ends[1] - ends[0]).item()
+    assert weight[0].item() == pytest.approx(total / (1 - eps), rel=1e-4)
+    assert sampler.normalizer == pytest.approx(total, rel=1e-4)
+    cumulative = (primitive(t.double()) - ends[0]) / total
+    expected = (torch.arange(count) + 0.5) / count
+    assert (cumulative - expected).abs().max().item() < 0.6 / count + 2e-4
+
+
+def test_time_sampler_names_wrong_arguments():
+    with pytest.raises(ValueError, match="draws is 'sobol', expected one of"):
+        TimeSampler(VPSDE(), draws="sobol")
+    with pytest.raises(ValueError, match="eps is 0"):
+        TimeSampler(VPSDE(), eps=0)
+
+
+def test_ema_copies_buffers_and_averages_parameters():
+    network = torch.nn.BatchNorm1d(2)
+    ema = ExponentialMovingAverage(network, max_decay=0.9999)
+    with torch.no_grad():
+        network.weight.fill_(3.0)
+        network.running_mean.fill_(7.0)
+    ema.update(network)
+    assert ema.model.weight.tolist() == pytest.approx([1 + 2 * 9 / 11] * 2)
+    assert ema.model.running_mean.tolist() == [7.0, 7.0]
+    assert not ema.model.training and not any(p.requires_grad for p in ema.model.parameters())
