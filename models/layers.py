@@ -1,0 +1,144 @@
+"""Building blocks of the paper's networks: group normalisation, residual blocks (DDPM and BigGAN), attention, pyramid junction."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .initialization import conv, linear
+from .resampling import BoxFilter, FIRFilter
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "swish": nn.SiLU, "relu": nn.ReLU, "elu": nn.ELU}
+
+
+def activation(name: str) -> nn.Module:
+    """The nonlinearity called ``silu`` (or ``swish``), ``relu``, ``elu`` or ``lrelu`` (slope 0.2)."""
+    if name == "lrelu":
+        return nn.LeakyReLU(0.2)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"act_fn must be one of {sorted([*ACTIVATIONS, 'lrelu'])}, got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+def group_norm(channels: int, groups: int | None, eps: float) -> nn.GroupNorm:
+    """Group normalisation; ``groups=None`` is the paper's rule, ``min(channels // 4, 32)``."""
+    groups = max(min(channels // 4, 32), 1) if groups is None else groups
+    if channels % groups:
+        raise ValueError(f"a layer of {channels} channels cannot be normalised in {groups} groups (norm_num_groups)")
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+class ResnetBlock(nn.Module):
+    """Residual block: ``x -> (shortcut(x) + conv2(act(norm2(conv1(act(norm1(x))) + proj(emb))))) / sqrt 2``.
+
+    Two kinds. ``ddpm``: never resamples, and has a 1x1 shortcut where the number of channels changes. ``biggan``: may
+    resample both branches (before ``conv1``), and then always has the shortcut.
+
+    Args:
+        in_channels, out_channels: channels before and after.
+        emb_channels: length of the time embedding.
+        act: the nonlinearity.
+        resample: None, "up" or "down" (BigGAN blocks alone).
+        filter: what resamples.
+        rescale: divide the sum by sqrt 2 (the paper's skip rescaling).
+        init_scale: variance scale of ``conv2`` at initialisation.
+        shortcut_scale: variance scale of the shortcut at initialisation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        *,
+        act: nn.Module,
+        dropout: float,
+        groups: int | None,
+        eps: float,
+        rescale: bool,
+        init_scale: float,
+        shortcut_scale: float = 1.0,
+        resample: str | None = None,
+        filter: FIRFilter | BoxFilter | None = None,
+    ) -> None:
+        super().__init__()
+        self.resample, self.filter = resample, filter
+        self.factor = math.sqrt(0.5) if rescale else 1.0
+        self.act = act
+        self.norm1 = group_norm(in_channels, groups, eps)
+        self.conv1 = conv(in_channels, out_channels, 3)
+        self.time_emb_proj = linear(emb_channels, out_channels)
+        self.norm2 = group_norm(out_channels, groups, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = conv(out_channels, out_channels, 3, scale=init_scale)
+        needs_shortcut = in_channels != out_channels or resample is not None
+        self.conv_shortcut = conv(in_channels, out_channels, 1, scale=shortcut_scale) if needs_shortcut else None
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor | None) -> torch.Tensor:
+        """``x`` (B, C, H, W), ``emb`` the activated embedding (B, E) or None -> (B, C', H', W')."""
+        h = self._resample(self.act(self.norm1(x)))
+        h = self.conv1(h)
+        if emb is not None:
+            h = h + self.time_emb_proj(emb)[:, :, None, None]
+        h = self.dropout(self.act(self.norm2(h)))
+        return self._join(x, h)
+
+    def _resample(self, x: torch.Tensor) -> torch.Tensor:
+        if self.filter is None or self.resample is None:
+            return x
+        return self.filter.up(x) if self.resample == "up" else self.filter.down(x)
+
+    def _join(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        if self.conv_shortcut is None:
+            out = x + self.conv2(h)
+        elif self.resample != "up":
+            out = self.conv_shortcut(self._resample(x)) + self.conv2(h)
+        else:
+            # A 1x1 convolution commutes with the filter: it is done on the small image, its bias goes with conv2's.
+            x = self._resample(F.conv2d(x, self.conv_shortcut.weight))
+            out = x + F.conv2d(h, self.conv2.weight, self.conv2.bias + self.conv_shortcut.bias, padding=1)
+        return out * self.factor if self.factor != 1.0 else out
+
+
+class SelfAttention(nn.Module):
+    """Single-head attention over all pixels: ``x -> (x + out(softmax(q k^T / sqrt C) v)) / sqrt 2``.
+
+    Args:
+        channels: channels of the image, and of query, key and value.
+        rescale: divide the sum by sqrt 2.
+        init_scale: variance scale of the output projection at initialisation.
+    """
+
+    def __init__(
+        self, channels: int, *, groups: int | None, eps: float, rescale: bool, init_scale: float
+    ) -> None:
+        super().__init__()
+        self.factor = math.sqrt(0.5) if rescale else 1.0
+        self.group_norm = group_norm(channels, groups, eps)
+        self.to_qkv = conv(channels, 3 * channels, 1, scale=0.1, fan=channels)
+        self.to_out = conv(channels, channels, 1, scale=init_scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``; with channels_last inputs every reshape here is a view."""
+        batch, channels, height, width = x.shape
+        qkv = self.to_qkv(self.group_norm(x)).permute(0, 2, 3, 1).reshape(batch, 1, height * width, 3 * channels)
+        query, key, value = qkv.chunk(3, dim=-1)
+        h = F.scaled_dot_product_attention(query, key, value)
+        h = self.to_out(h.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
+        out = x + h
+        return out * self.factor if self.factor != 1.0 else out
+
+
+class Combine(nn.Module):
+    """Bring the input pyramid into the feature stream: ``conv1x1(pyramid)`` added to it, or put before it (``cat``)."""
+
+    def __init__(self, pyramid_channels: int, channels: int, method: str) -> None:
+        super().__init__()
+        self.conv = conv(pyramid_channels, channels, 1)
+        self.method = method
+
+    def forward(self, pyramid: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``(B, P, H, W), (B, C, H, W) -> (B, C, H, W)``, or ``(B, 2 C, H, W)`` for ``cat``."""
+        h = self.conv(pyramid)
+        return torch.cat([h, x], dim=1) if self.method == "cat" else h + x

@@ -1,0 +1,276 @@
+"""NCSN++ and DDPM++, the networks of "Score-Based Generative Modeling through SDEs" (Song et al. 2021, section 4 and appendix H).
+
+One U-Net under two families of defaults. Every choice of the paper is an argument: Fourier or positional embedding of
+the noise level, anti-aliased (FIR) or plain resampling, BigGAN or DDPM residual blocks, image pyramids at the input and
+at the output, skip connections rescaled by 1/sqrt 2. Called and configured like `diffusers.UNet2DModel`.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import nn
+
+from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
+from .initialization import conv
+from .layers import activation
+from .unet_blocks import BlockOptions, DownBlock, MidBlock, UpBlock
+
+CHOICES = {
+    "time_embedding_type": ("fourier", "positional"),
+    "resnet_type": ("biggan", "ddpm"),
+    "input_pyramid": ("none", "input_skip", "residual"),
+    "output_pyramid": ("none", "output_skip", "residual"),
+    "pyramid_combine": ("sum", "cat"),
+}
+
+
+class NCSNpp(ModelMixin, ConfigMixin):
+    r"""Time-dependent U-Net; the defaults are the paper's NCSN++ (VE, continuous) for CIFAR-10.
+
+    Args:
+        sample_size: height (= width) of the images, or ``(height, width)``; says which level ``attention_resolutions`` means.
+        in_channels, out_channels: channels of the image and of the output.
+        center_input_sample: map inputs from [0, 1] to [-1, 1] first.
+        time_embedding_type: ``fourier`` (``timestep`` is sigma > 0) or ``positional`` (an index, or 999 t).
+        block_out_channels: channels of each resolution, from the highest.
+        layers_per_block: residual blocks per resolution going down (one more going up).
+        attention_resolutions: resolutions with self-attention.
+        dropout: probability, inside residual blocks.
+        act_fn: ``silu``, ``relu``, ``elu`` or ``lrelu``.
+        norm_num_groups: groups of every normalisation; None is the paper's ``min(channels // 4, 32)``.
+        norm_eps: epsilon of every normalisation.
+        base_channels: channels after the first convolution; None for ``block_out_channels[0]``.
+        fourier_scale: standard deviation of the Fourier frequencies.
+        resnet_type: ``biggan`` blocks (which also resample) or ``ddpm`` blocks with separate resampling layers.
+        resample_with_conv: whether those layers have a convolution.
+        fir, fir_kernel: resample with this anti-aliasing filter instead of box / nearest neighbour.
+        input_pyramid: ``input_skip`` adds the shrunk image to each level, ``residual`` a convolved one.
+        output_pyramid: ``output_skip`` sums an image per level, ``residual`` a feature stream.
+        pyramid_combine: how ``input_skip`` joins: ``sum`` or ``cat``.
+        skip_rescale: divide every residual sum by sqrt 2.
+        scale_by_sigma: divide the output by the noise level: the ``fourier`` timestep itself, or for ``positional`` the
+            entry of ``num_train_timesteps`` log-spaced levels that falls from ``sigma_max`` (index 0) to ``sigma_min``.
+        time_conditioning: whether the noise level is told to the network at all.
+        init_scale: variance scale of the last layer of each block at initialisation.
+        num_class_embeds: number of classes; one more embedding stands for "no class", label ``num_class_embeds``.
+
+    Example:
+        >>> model = NCSNpp(block_out_channels=(32, 64), layers_per_block=1)
+        >>> score = model(torch.rand(2, 3, 32, 32), torch.tensor([0.5, 10.0])).sample
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["ResnetBlock", "SelfAttention"]
+    _repeated_blocks = ["ResnetBlock", "SelfAttention"]
+    _keep_in_fp32_modules = ["time_proj"]
+    _skip_layerwise_casting_patterns = ["time_proj", "norm"]
+    main_input_name = "sample"
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 32,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        center_input_sample: bool = True,
+        time_embedding_type: str = "fourier",
+        block_out_channels: tuple[int, ...] = (128, 256, 256, 256),
+        layers_per_block: int = 4,
+        attention_resolutions: tuple[int, ...] = (16,),
+        dropout: float = 0.1,
+        act_fn: str = "silu",
+        norm_num_groups: int | None = None,
+        norm_eps: float = 1e-6,
+        base_channels: int | None = None,
+        fourier_scale: float = 16.0,
+        resnet_type: str = "biggan",
+        resample_with_conv: bool = True,
+        fir: bool = True,
+        fir_kernel: tuple[float, ...] = (1, 3, 3, 1),
+        input_pyramid: str = "residual",
+        output_pyramid: str = "none",
+        pyramid_combine: str = "sum",
+        skip_rescale: bool = True,
+        scale_by_sigma: bool = True,
+        sigma_min: float = 0.01,
+        sigma_max: float = 50.0,
+        num_train_timesteps: int = 1000,
+        time_conditioning: bool = True,
+        init_scale: float = 0.0,
+        num_class_embeds: int | None = None,
+    ) -> None:
+        super().__init__()
+        config = self.config
+        check_config(config)
+        base = base_channels or block_out_channels[0]
+        options = BlockOptions(
+            emb_channels=4 * base,
+            groups=norm_num_groups,
+            eps=norm_eps,
+            fir_kernel=tuple(fir_kernel),
+            **{name: config[name] for name in BlockOptions.__dataclass_fields__ if name in config and name != "fir_kernel"},
+        )
+        fourier = time_embedding_type == "fourier"
+        self.time_proj = FourierFeatures(base, fourier_scale) if fourier else None
+        width = 2 * base if fourier else base
+        self.time_embedding = TimeEmbedding(width, 4 * base, activation(act_fn)) if time_conditioning else None
+        self.class_embedding = None if num_class_embeds is None else nn.Embedding(num_class_embeds + 1, 4 * base)
+        self.act = activation(act_fn)
+        self.conv_in = conv(in_channels, base, 3)
+        skips = self._make_down(options, base)
+        self.mid_block = MidBlock(options, skips[-1])
+        self._make_up(options, skips)
+        self.gradient_checkpointing = False
+
+    def _make_down(self, options: BlockOptions, width: int) -> list[int]:
+        levels = self.config.block_out_channels
+        self.down_blocks = nn.ModuleList()
+        skips, pyramid = [width], self.config.in_channels
+        for level, channels in enumerate(levels):
+            block = DownBlock(
+                options,
+                width,
+                channels,
+                layers=self.config.layers_per_block,
+                attention=self._has_attention(level),
+                last=level == len(levels) - 1,
+                pyramid_channels=pyramid,
+            )
+            width, pyramid = block.out_channels, block.pyramid_channels
+            skips += block.skip_channels
+            self.down_blocks.append(block)
+        return skips
+
+    def _make_up(self, options: BlockOptions, skips: list[int]) -> None:
+        levels = self.config.block_out_channels
+        self.up_blocks = nn.ModuleList()
+        width, pyramid, remaining = skips[-1], 0, list(skips)
+        for level in reversed(range(len(levels))):
+            block = UpBlock(
+                options,
+                width,
+                levels[level],
+                [remaining.pop() for _ in range(self.config.layers_per_block + 1)],
+                attention=self._has_attention(level),
+                first=level == len(levels) - 1,
+                last=level == 0,
+                image_channels=self.config.out_channels,
+                pyramid_channels=pyramid,
+            )
+            width, pyramid = levels[level], block.pyramid_channels
+            self.up_blocks.append(block)
+        has_head = self.config.output_pyramid != "output_skip"
+        self.conv_norm_out = options.norm(width) if has_head else None
+        self.conv_out = conv(width, self.config.out_channels, 3, scale=options.init_scale) if has_head else None
+
+    def _has_attention(self, level: int) -> bool:
+        size = self.config.sample_size
+        size = size if isinstance(size, int) else size[-1]
+        return size // 2**level in self.config.attention_resolutions
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        class_labels: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[torch.Tensor]:
+        """Run the network.
+
+        Args:
+            sample: images (B, in_channels, H, W); H and W divisible by ``2^(levels - 1)``.
+            timestep: what ``time_embedding_type`` says, one number or a tensor of shape (), (1,) or (B,).
+            class_labels: integers (B,) or (1,) in ``0 .. num_class_embeds``; None is the label "no class".
+            return_dict: return a `UNet2DOutput` instead of a one-entry tuple.
+
+        Returns:
+            The output (B, out_channels, H, W) in the dtype of ``sample``.
+        """
+        self._check_inputs(sample, class_labels)
+        time = expand_timestep(timestep, sample)
+        emb = self._embed(time, class_labels, len(sample))
+        x = sample if sample.device.type != "cpu" else sample.contiguous(memory_format=torch.channels_last)
+        x = 2 * x - 1 if self.config.center_input_sample else x
+        h = self._unet(x, emb)
+        if self.config.scale_by_sigma:
+            h = h / self._sigma(time, sample).view(-1, 1, 1, 1)
+        contiguous = sample.is_contiguous()
+        h = h.to(sample.dtype).contiguous() if contiguous else h.to(sample.dtype)
+        return UNet2DOutput(sample=h) if return_dict else (h,)
+
+    def _unet(self, x: torch.Tensor, emb: torch.Tensor | None) -> torch.Tensor:
+        pyramid = x
+        h = self.conv_in(x)
+        skips = [h]
+        for block in self.down_blocks:
+            h, pyramid, new = block(h, emb, pyramid)
+            skips += new
+        h = self.mid_block(h, emb)
+        image: torch.Tensor | None = None
+        for block in self.up_blocks:
+            h, image = block(h, emb, skips, image)
+        if self.conv_out is None or self.conv_norm_out is None:
+            return image
+        return self.conv_out(self.act(self.conv_norm_out(h)))
+
+    def _embed(self, time: torch.Tensor, class_labels: torch.Tensor | None, batch: int) -> torch.Tensor | None:
+        emb = None
+        if self.time_embedding is not None:
+            features = self.time_proj(time) if self.time_proj else sinusoidal_embedding(time, self._base_channels)
+            emb = self.time_embedding(features)
+        if self.class_embedding is not None:
+            if class_labels is None:
+                class_labels = torch.full((batch,), self.config.num_class_embeds, device=time.device)
+            label = self.class_embedding(class_labels)
+            emb = label.expand(batch, -1) if emb is None else emb + label
+        return None if emb is None else self.act(emb)
+
+    @property
+    def _base_channels(self) -> int:
+        return self.config.base_channels or self.config.block_out_channels[0]
+
+    def _sigma(self, time: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        """The noise level (B,) that ``timestep`` stands for, in at least float32."""
+        time = time.to(torch.promote_types(sample.dtype, torch.float32))
+        if self.config.time_embedding_type == "fourier":
+            return time
+        high, low = (torch.tensor(self.config[name], dtype=torch.float64).log().item() for name in ("sigma_max", "sigma_min"))
+        return (high + (low - high) / (self.config.num_train_timesteps - 1) * time.trunc()).exp()
+
+    def _check_inputs(self, sample: torch.Tensor, class_labels: torch.Tensor | None) -> None:
+        config, factor = self.config, 2 ** (len(self.config.block_out_channels) - 1)
+        if sample.ndim != 4 or sample.shape[1] != config.in_channels:
+            raise ValueError(f"sample must have shape (B, {config.in_channels}, H, W), got {tuple(sample.shape)}")
+        if sample.shape[2] % factor or sample.shape[3] % factor:
+            raise ValueError(f"sample's height and width must be divisible by {factor}, got {tuple(sample.shape[2:])}")
+        if class_labels is not None and config.num_class_embeds is None:
+            raise ValueError("class_labels were given, but the network has no class embedding (num_class_embeds is None)")
+
+
+def expand_timestep(timestep: torch.Tensor | float | int, sample: torch.Tensor) -> torch.Tensor:
+    """One number per image, ``(B,)`` on the sample's device; a Python float stays a float.
+
+    Raises:
+        ValueError: a tensor of any shape but (), (1,) and (B,).
+    """
+    batch = len(sample)
+    if not torch.is_tensor(timestep):
+        dtype = torch.promote_types(sample.dtype, torch.float32) if isinstance(timestep, float) else torch.int64
+        return torch.full((batch,), timestep, dtype=dtype, device=sample.device)
+    if timestep.ndim > 1 or timestep.numel() not in (1, batch):
+        raise ValueError(f"timestep must be a number or have shape (), (1,) or ({batch},), got {tuple(timestep.shape)}")
+    return timestep.to(sample.device).expand(batch)
+
+
+def check_config(config: Any) -> None:
+    """Raise ValueError where an option of `NCSNpp` has no meaning."""
+    for name, allowed in CHOICES.items():
+        if config[name] not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}")
+    if config["layers_per_block"] < 1 or not config["block_out_channels"]:
+        raise ValueError("layers_per_block and the length of block_out_channels must be at least 1")
+    if config["num_train_timesteps"] < 2:
+        raise ValueError(f"num_train_timesteps must be at least 2, got {config['num_train_timesteps']}")
