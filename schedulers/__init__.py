@@ -1,0 +1,51 @@
+"""The mathematics of the package: SDEs, time grids, predictors, correctors, and the diffusers schedulers made of them."""
+
+if __name__ == "schedulers":
+    raise ImportError(
+        "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
+    )
+
+from .correctors import CORRECTORS, annealed_langevin, langevin
+from .parameterization import Parameterization
+from .predictors import (
+    PREDICTORS,
+    ancestral,
+    ancestral_large,
+    euler_maruyama,
+    exponential,
+    probability_flow,
+    reverse_diffusion,
+)
+from .scheduling_subvp_sde import SubVPSDEScheduler
+from .scheduling_utils import SDEScheduler, SDESchedulerOutput
+from .scheduling_ve_sde import VESDEScheduler
+from .scheduling_vp_sde import VPSDEScheduler
+from .sde import SDE, DiscreteVPSDE, SubVPSDE, VESDE, VPSDE
+from .time_grids import TIME_GRIDS, TimeGrid
+
+
+__all__ = [
+    "CORRECTORS",
+    "DiscreteVPSDE",
+    "PREDICTORS",
+    "Parameterization",
+    "SDE",
+    "SDEScheduler",
+    "SDESchedulerOutput",
+    "SubVPSDE",
+    "SubVPSDEScheduler",
+    "TIME_GRIDS",
+    "TimeGrid",
+    "VESDE",
+    "VESDEScheduler",
+    "VPSDE",
+    "VPSDEScheduler",
+    "ancestral",
+    "ancestral_large",
+    "annealed_langevin",
+    "euler_maruyama",
+    "exponential",
+    "langevin",
+    "probability_flow",
+    "reverse_diffusion",
+]

@@ -1,0 +1,51 @@
+r"""Correctors: one step of a Markov chain that leaves p_t unchanged (paper section 4.2, algorithms 4 and 5).
+
+A corrector is a function ``(sde, x, score, t, noise, snr) -> (mean, x)``. Both here are a step of Langevin dynamics,
+
+    mean = x + h score,    x = mean + sqrt(2 h) noise,
+
+and differ in the step size h:
+
+    Langevin             h = 2 (snr |noise| / |score|)^2     (appendix G; the official code's factor alpha is 1 here)
+    annealed Langevin    h = 2 (snr sigma_t)^2               (NCSN: Song & Ermon 2019)
+
+Norms are per sample, so an image does not depend on its neighbours in the batch; the official code's batch means come
+back with ``batch_mean_norm=True``.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .sde import SDE, expand_to
+
+
+Corrector = Callable[[SDE, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+def langevin(
+    sde: SDE, x: Tensor, score: Tensor, t: Tensor, noise: Tensor, snr: float, batch_mean_norm: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Langevin dynamics with a step size from the signal-to-noise ratio `snr` (paper algorithms 4 and 5)."""
+    noise_norm, score_norm = noise.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)
+    if batch_mean_norm:
+        noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
+    ratio = noise_norm / score_norm
+    # Where the score vanishes the rule has no answer (an infinite step): stay.
+    return _step(x, score, noise, 2 * (snr * torch.where(score_norm > 0, ratio, 0.0)) ** 2)
+
+
+def annealed_langevin(
+    sde: SDE, x: Tensor, score: Tensor, t: Tensor, noise: Tensor, snr: float
+) -> tuple[Tensor, Tensor]:
+    """Langevin dynamics with a step size proportional to the noise variance at t (paper appendix G)."""
+    return _step(x, score, noise, 2 * (snr * sde.sigma(t)) ** 2)
+
+
+def _step(x: Tensor, score: Tensor, noise: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x + expand_to(size, x) * score
+    return mean, mean + expand_to(torch.sqrt(2 * size), x) * noise
+
+
+CORRECTORS: dict[str, Corrector] = {"langevin": langevin, "annealed_langevin": annealed_langevin}

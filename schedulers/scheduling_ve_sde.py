@@ -1,0 +1,71 @@
+"""The variance-exploding SDE as a diffusers scheduler."""
+
+from diffusers.configuration_utils import register_to_config
+import numpy as np
+import torch
+from torch import Tensor
+
+from .scheduling_utils import SDEScheduler
+from .sde import SDE, DiscreteVESDE, VESDE
+
+
+class VESDEScheduler(SDEScheduler):
+    """Predictor-corrector sampling of the VE SDE (paper eq. 9 and 30); the network is told sigma.
+
+    Defaults are those of diffusers' ScoreSdeVeScheduler, so that its configurations (google/ncsnpp-*) keep their
+    meaning: reverse diffusion with one Langevin step per noise level.
+
+    Args:
+        sigma_min (`float`): noise at t = 0.
+        sigma_max (`float`): noise at t = 1, the standard deviation of the prior.
+        trained_betas (`list`, *optional*): a DDPM table instead of `sigma_min` and `sigma_max`, in its VE form.
+
+    The other arguments are those of `SDEScheduler`.
+
+    Example:
+
+    ```python
+    >>> from scoresde_pipelines import VESDEScheduler
+    >>> scheduler = VESDEScheduler(sigma_max=50.0, snr=0.16)
+    >>> scheduler.set_timesteps(1000)
+    >>> scheduler.order, len(scheduler.timesteps)
+    (2, 2000)
+    ```
+    """
+
+    time_convention = "sigma"
+    data_range = (0.0, 1.0)
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 2000,
+        snr: float = 0.15,
+        sigma_min: float = 0.01,
+        sigma_max: float = 1348.0,
+        sampling_eps: float = 1e-5,
+        correct_steps: int = 1,
+        prediction_type: str = "score",
+        predictor: str | None = "reverse_diffusion",
+        corrector: str | None = "langevin",
+        batch_mean_norm: bool = False,
+        timestep_spacing: str = "linspace",
+        prologue: bool = False,
+        trained_betas: np.ndarray | list[float] | None = None,
+    ):
+        if trained_betas is not None:
+            self.betas = torch.as_tensor(np.asarray(trained_betas), dtype=torch.float32)
+        self.setup()
+
+    def make_sde(self) -> SDE:
+        if self.config.trained_betas is not None:
+            return DiscreteVESDE(self.betas)
+        return VESDE(self.config.sigma_min, self.config.sigma_max)
+
+    def _time_of(self, timesteps: Tensor, samples: Tensor) -> Tensor:
+        if not timesteps.is_floating_point():
+            raise ValueError(
+                "timesteps of a VE scheduler are noise levels sigma and must be floating point (entries of "
+                f"scheduler.timesteps), got {timesteps.dtype}"
+            )
+        return super()._time_of(timesteps, samples)

@@ -1,0 +1,82 @@
+"""The variance-preserving SDE as a diffusers scheduler."""
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+
+from .beta_schedules import beta_table, continuous_betas
+from .predictors import PREDICTORS
+from .scheduling_utils import SDEScheduler
+from .sde import SDE, VPSDE, DiscreteVPSDE
+
+
+class VPSDEScheduler(SDEScheduler):
+    """Predictor-corrector sampling of the VP SDE (paper eq. 11 and 32).
+
+    The beta arguments have exactly DDPMScheduler's names and defaults, so that its configurations keep their meaning.
+
+    Args:
+        beta_start (`float`), beta_end (`float`), beta_schedule (`str`), trained_betas (`list`, *optional*): DDPM's
+            table of betas; "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
+        variance_type (`str`): which variance the "ancestral" predictor uses, DDPM's "fixed_small" or "fixed_large".
+        rescale_betas_zero_snr (`bool`): rescale the table to zero terminal SNR.
+        continuous (`bool`): `False` interpolates the table, and the network is told an index into it (DDPM, Stable
+            Diffusion). `True` is the paper's closed form beta(t) = N beta_start + t N (beta_end - beta_start), and the
+            network is told 999 t.
+
+    The other arguments are those of `SDEScheduler`.
+
+    Example:
+
+    ```python
+    >>> from diffusers import DDPMScheduler
+    >>> from scoresde_pipelines import VPSDEScheduler
+    >>> scheduler = VPSDEScheduler.from_config(DDPMScheduler().config, corrector="langevin", snr=0.01)
+    >>> scheduler.order
+    2
+    ```
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: np.ndarray | list[float] | None = None,
+        variance_type: str = "fixed_small",
+        prediction_type: str = "epsilon",
+        rescale_betas_zero_snr: bool = False,
+        continuous: bool = False,
+        predictor: str | None = "ancestral",
+        corrector: str | None = None,
+        snr: float = 0.01,
+        correct_steps: int = 1,
+        batch_mean_norm: bool = False,
+        sampling_eps: float = 1e-3,
+        timestep_spacing: str = "linspace",
+        prologue: bool = False,
+    ):
+        if variance_type not in VARIANCE_TYPES:
+            raise ValueError(f"variance_type must be one of {VARIANCE_TYPES}, got {variance_type!r}")
+        self.betas = beta_table(self.config)
+        self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        self.time_convention = "scaled" if continuous else "index"
+        self.setup()
+        if predictor == "ancestral" and variance_type.startswith("fixed_large"):
+            self.predictor = PREDICTORS["ancestral_large"]
+
+    def make_sde(self) -> SDE:
+        if self.config.continuous:
+            return VPSDE(*continuous_betas(self.config))
+        return DiscreteVPSDE(self.betas)
+
+    @property
+    def smallest_time(self) -> float:
+        """The last time at which the network is called; a table's first index is at 1 / N."""
+        eps = float(self.config.sampling_eps)
+        return eps if self.config.continuous else max(eps, 1.0 / len(self.betas))
+
+
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")

@@ -1,0 +1,333 @@
+r"""The stochastic differential equations of the paper.
+
+Every one of them is linear with a scalar coefficient, so a noisy image is a scaled clean image plus white noise,
+
+    x_t = alpha(t) x_0 + sigma(t) z,      z ~ N(0, I),      t in [0, T],
+
+and **an SDE is two functions**, ``alpha(t)`` and ``sigma(t)``. The rest follows from them, once, in `SDE`:
+
+    dx = f(t) x dt + g(t) dw,     f = d log alpha / dt,     g^2 = d sigma^2 / dt - 2 f sigma^2,
+    p(x_t | x_s) = N(scale x_s, std^2 I),     scale = alpha_t / alpha_s,     std^2 = sigma_t^2 - scale^2 sigma_s^2.
+
+Times are torch tensors: 0-dim (the samplers use float64 on the CPU, which broadcasts against any state on any device
+without a synchronisation) or of shape (B,), one per sample. Coefficients come back in the shape of the time.
+
+Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021, section 3.4 and
+appendices B and C.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def as_time(t: Tensor | float) -> Tensor:
+    """A time as a tensor: tensors pass unchanged, Python numbers become float64 on the CPU."""
+    return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+
+
+def expand_to(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A coefficient of shape () or (B,) in a form that multiplies the state `x` of shape (B, *D) and keeps its dtype."""
+    if coefficient.ndim == 0:
+        return coefficient
+    return coefficient.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+class SDE:
+    """A linear SDE, given by ``alpha(t)`` and ``sigma(t)``.
+
+    A subclass implements these two with torch functions, elementwise, alpha decreasing from 1 (or constant) and sigma
+    increasing. Everything else is derived here; override what has an exact shorter form.
+
+    Example: the cosine schedule of Nichol & Dhariwal (2021) as a variance-preserving SDE.
+
+    ```python
+    class CosineSDE(SDE):
+        def alpha(self, t):
+            return torch.cos(0.5 * math.pi * 0.999 * t)
+
+        def sigma(self, t):
+            return torch.sin(0.5 * math.pi * 0.999 * t)
+    ```
+    """
+
+    T: float = 1.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Scale of the clean image in x_t. `t` of any shape; same shape back."""
+        raise NotImplementedError(f"{type(self).__name__} must implement alpha(t)")
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise in x_t. `t` of any shape; same shape back."""
+        raise NotImplementedError(f"{type(self).__name__} must implement sigma(t)")
+
+    # ------------------------------------------------------------------ coefficients of dx = f x dt + g dw
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """log alpha(t)."""
+        return torch.log(self.alpha(as_time(t)))
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        """f(t) = d log alpha / dt, by forward-mode differentiation."""
+        return _derivative(self.log_alpha, as_time(t))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g(t), with g^2 = d sigma^2 / dt - 2 f sigma^2, in the shape of `t`."""
+        t = as_time(t)
+        variance = self.sigma(t) ** 2
+        growth = _derivative(lambda time: self.sigma(time) ** 2, t)
+        return (growth - 2 * self.drift_rate(t) * variance).clamp_min(0).sqrt()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """f(t) x, for a state `x` of shape (B, *D) and `t` of shape () or (B,)."""
+        return expand_to(self.drift_rate(as_time(t)), x) * x
+
+    # ------------------------------------------------------------------ kernels
+
+    def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (shape of `x0`) and standard deviation (shape of `t`) of p(x_t | x_0), paper eq. 29."""
+        t = as_time(t)
+        return expand_to(self.alpha(t), x0) * x0, self.sigma(t)
+
+    def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and standard deviation of p(x_t | x_s) = N(scale x_s, std^2 I) for s <= t, in the shape of `t`.
+
+        The variance sigma_t^2 - scale^2 sigma_s^2 is computed as sigma_t^2 (1 - SNR_t / SNR_s), which does not cancel.
+        """
+        t, s = as_time(t), as_time(s).clamp_min(0)  # the official grid's last step aims below the data's time
+        scale = torch.exp(self.log_alpha(t) - self.log_alpha(s))
+        return scale, self.sigma(t) * (-torch.expm1(self.log_snr(t) - self.log_snr(s))).clamp_min(0).sqrt()
+
+    def denoise(self, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t = x] = (x + sigma^2 score) / alpha (Tweedie's formula)."""
+        t = as_time(t)
+        return (x + expand_to(self.sigma(t) ** 2, x) * score) / expand_to(self.alpha(t), x)
+
+    # ------------------------------------------------------------------ signal-to-noise ratio
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha^2 / sigma^2), decreasing in t."""
+        t = as_time(t)
+        return 2 * (self.log_alpha(t) - torch.log(self.sigma(t)))
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The time in [0, T] at which log-SNR has the given value (the nearer end where it is out of reach).
+
+        By bisection in float64; a subclass may override it with a closed form.
+        """
+        target = as_time(log_snr)
+        low = torch.zeros_like(target, dtype=torch.float64)
+        high = torch.full_like(low, self.T)
+        for _ in range(64):
+            middle = 0.5 * (low + high)
+            above = self.log_snr(middle) > target
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return (0.5 * (low + high)).to(target.dtype)
+
+    # ------------------------------------------------------------------ prior
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the Gaussian that sampling starts from."""
+        return float(self.sigma(as_time(self.T)))
+
+    def prior_log_prob(self, z: Tensor) -> Tensor:
+        """log N(z; 0, prior_std^2 I) in nats, shape (B,), for `z` of shape (B, *D)."""
+        z = z.flatten(1) / self.prior_std
+        return -0.5 * (z**2).sum(1) - z.shape[1] * (0.5 * math.log(2 * math.pi) + math.log(self.prior_std))
+
+
+def _derivative(function, t: Tensor) -> Tensor:
+    # Elementwise functions only, so the tangent of ones gives every derivative at once; works under no_grad.
+    with torch.inference_mode(False):
+        t = t.clone() if t.is_inference() else t
+        return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+
+
+class VESDE(SDE):
+    r"""Variance exploding: alpha = 1, sigma(t) = sigma_min (sigma_max / sigma_min)^t (paper eq. 30).
+
+    Args:
+        sigma_min: noise at t = 0, in the units of the data.
+        sigma_max: noise at t = T; about the largest distance between two images (Song & Ermon 2020).
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ValueError(
+                f"VESDE needs finite 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}"
+            )
+        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        self.log_ratio = math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(as_time(t))
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(as_time(t))
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(as_time(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        # In this order the float32 value at any t is within one rounding of the float64 one.
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** as_time(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.sigma(t) * math.sqrt(2 * self.log_ratio)
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return ((-0.5 * as_time(log_snr) - math.log(self.sigma_min)) / self.log_ratio).clamp(0.0, self.T)
+
+
+class VPSDE(SDE):
+    r"""Variance preserving: beta(t) = beta_min + t (beta_max - beta_min), log alpha = -1/2 int_0^t beta (paper eq. 32-33).
+
+    sigma^2 = 1 - alpha^2, taken through expm1: the difference loses 0.6 % of sigma at t = 1e-5 in float32.
+
+    Args:
+        beta_min: noise rate at t = 0, per unit of time.
+        beta_max: noise rate at t = T.
+    """
+
+    prior_std = 1.0
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        if not 0 <= beta_min <= beta_max < math.inf or beta_max == 0:
+            raise ValueError(
+                f"{type(self).__name__} needs finite 0 <= beta_min <= beta_max with beta_max > 0, "
+                f"got beta_min={beta_min}, beta_max={beta_max}"
+            )
+        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Noise rate beta(t) = -2 d log alpha / dt."""
+        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        t = as_time(t)
+        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(self.log_alpha(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t)))
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.sqrt(self.beta(t))
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        # alpha^2 = sigmoid(log_snr), hence int beta = softplus(-log_snr): a quadratic in t.
+        return self._t_from_integral(torch.nn.functional.softplus(-as_time(log_snr)))
+
+    def _t_from_integral(self, integral: Tensor) -> Tensor:
+        slope = self.beta_max - self.beta_min
+        t = 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
+        return t.clamp(0.0, self.T)
+
+
+class SubVPSDE(VPSDE):
+    r"""Sub-VP: the VP drift with less noise, sigma = 1 - alpha^2 (paper eq. 34-36 and appendix C).
+
+    g^2 = beta (1 - exp(-2 int beta)) = -beta expm1(4 log alpha).
+    """
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(2 * self.log_alpha(t))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-self.beta(t) * torch.expm1(4 * self.log_alpha(t)))
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        # alpha / (1 - alpha^2) = e^(l/2) reads 2 sinh(-log alpha) = e^(-l/2).
+        return self._t_from_integral(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr))))
+
+
+class BetaTable:
+    """log alpha(t) from a DDPM table of betas: the mix-in behind the ``Discrete...`` SDEs.
+
+    Index i of the table is the time (i + 1) / N, where log alpha = 1/2 sum_{j<=i} log(1 - beta_j) exactly; between the
+    nodes (t = 0 included) runs a monotone cubic, so that coefficients are continuous and solvers keep their order.
+
+    Args:
+        betas: N numbers in (0, 1), first the least noisy step. A last alpha of zero is raised to 2^-12.
+    """
+
+    T: float = 1.0
+
+    def __init__(self, betas: Sequence[float] | Tensor):
+        table = torch.as_tensor(betas).detach().to("cpu", torch.float64).flatten()
+        if table.numel() < 2 or not bool(((table > 0) & (table <= 1)).all()):
+            raise ValueError(f"betas must be at least 2 numbers in (0, 1], got {table.numel()}: {table[:4].tolist()} ...")
+        log_alpha = 0.5 * torch.log1p(-table).cumsum(0).clamp_min(-24 * math.log(2))
+        self.betas = table
+        self.nodes = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
+        self.slopes = _monotone_slopes(self.nodes)
+
+    def _cell(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        # The position u in [0, 1] inside its cell, the two nodes around it and their slopes per cell.
+        position = as_time(t) * len(self.betas)
+        cell = position.detach().floor().clamp(0, len(self.betas) - 1)
+        low = cell.long()
+        nodes, slopes = self.nodes.to(low.device), self.slopes.to(low.device)
+        values = (nodes[low], nodes[low + 1], slopes[low], slopes[low + 1])
+        return (position - cell, *(value.to(position.dtype) for value in values))
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        u, left, right, slope_left, slope_right = self._cell(t)
+        rise = right - left
+        return left + u * (slope_left + u * (3 * rise - 2 * slope_left - slope_right + u * (slope_left + slope_right - 2 * rise)))
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Noise rate beta(t) = -2 d log alpha / dt."""
+        u, left, right, slope_left, slope_right = self._cell(t)
+        rise = right - left
+        slope = slope_left + u * (2 * (3 * rise - 2 * slope_left - slope_right) + 3 * u * (slope_left + slope_right - 2 * rise))
+        return -2 * len(self.betas) * slope
+
+
+def _monotone_slopes(nodes: Tensor) -> Tensor:
+    # Central differences, limited as in Fritsch & Carlson (1980) so that the cubic never turns upwards.
+    rise = nodes.diff()
+    inner = 0.5 * (rise[1:] + rise[:-1])
+    slopes = torch.cat([1.5 * rise[:1] - 0.5 * rise[1:2], inner, 1.5 * rise[-1:] - 0.5 * rise[-2:-1]])
+    steepest = 3 * torch.cat([rise[:1], torch.maximum(rise[1:], rise[:-1]), rise[-1:]])
+    return torch.maximum(slopes, steepest).clamp_max(0)
+
+
+class DiscreteVPSDE(BetaTable, VPSDE):
+    """The VP SDE behind a DDPM table of betas (DDPM, Stable Diffusion: linear, scaled_linear, cosine, trained).
+
+    With it every epsilon-predicting diffusers model is a VP score model: between neighbouring indices the transition is
+    N(sqrt(1 - beta_i) x, beta_i I), which is DDPM's forward step.
+    """
+
+    t_from_log_snr = SDE.t_from_log_snr
+
+
+class DiscreteSubVPSDE(BetaTable, SubVPSDE):
+    """The sub-VP SDE with the drift of a DDPM table of betas."""
+
+    t_from_log_snr = SDE.t_from_log_snr
+
+
+class DiscreteVESDE(SDE):
+    """The VE form of a DDPM table of betas: x / alpha, so that alpha = 1 and sigma = sigma_VP / alpha_VP."""
+
+    def __init__(self, betas: Sequence[float] | Tensor):
+        self.vp = DiscreteVPSDE(betas)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(as_time(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * self.vp.log_snr(t))
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return self.vp.t_from_log_snr(log_snr)

@@ -1,0 +1,84 @@
+"""Time grids: at which times the network is called, and where each step goes.
+
+A grid is a function ``(sde, n, eps) -> TimeGrid`` with n levels from T down to about eps, float64 on the CPU. From the
+last level the samplers go to the clean image.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .sde import SDE, as_time
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """The walk of a sampler.
+
+    Args:
+        levels: (n,) times, decreasing, at which the network is called.
+        targets: (n,) the time that the predictor steps to from each level.
+        denoise: whether the last step is the exact denoising E[x_0 | x]; else it is the mean of the predictor's step.
+    """
+
+    levels: Tensor
+    targets: Tensor
+    denoise: bool = True
+
+    @classmethod
+    def through(cls, levels: Tensor) -> "TimeGrid":
+        """The grid that steps from each level to the next and ends by denoising."""
+        return cls(levels, torch.cat([levels[1:], torch.zeros_like(levels[:1])]))
+
+
+def uniform(sde: SDE, n: int, eps: float) -> TimeGrid:
+    """n times from T to eps, evenly spaced (diffusers' "linspace")."""
+    return TimeGrid.through(torch.linspace(sde.T, eps, n, dtype=torch.float64))
+
+
+def leading(sde: SDE, n: int, eps: float) -> TimeGrid:
+    """eps + T k / n for k = n-1 ... 0: diffusers' "leading", which starts below T."""
+    return TimeGrid.through(eps + torch.arange(n - 1, -1, -1, dtype=torch.float64) * ((sde.T) / n))
+
+
+def trailing(sde: SDE, n: int, eps: float) -> TimeGrid:
+    """T k / n for k = n ... 1: diffusers' "trailing"."""
+    return TimeGrid.through(torch.arange(n, 0, -1, dtype=torch.float64) * (sde.T / n))
+
+
+def log_snr(sde: SDE, n: int, eps: float) -> TimeGrid:
+    """n times from T to eps at which log-SNR is evenly spaced (Lu et al. 2022)."""
+    ends = sde.log_snr(as_time(sde.T)), sde.log_snr(as_time(eps))
+    steps = torch.linspace(0, 1, n, dtype=torch.float64)
+    return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(torch.lerp(*ends, steps)), eps))
+
+
+def karras(sde: SDE, n: int, eps: float, rho: float = 7.0) -> TimeGrid:
+    """n times from T to eps at which (sigma / alpha)^(1 / rho) is evenly spaced (Karras et al. 2022, eq. 5)."""
+    ends = (torch.exp(-0.5 * sde.log_snr(as_time(end)) / rho) for end in (sde.T, eps))
+    ratio = torch.lerp(*ends, torch.linspace(0, 1, n, dtype=torch.float64))
+    return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(-2 * rho * torch.log(ratio)), eps))
+
+
+def official(sde: SDE, n: int, eps: float) -> TimeGrid:
+    """The official code's walk: times spaced by (T - eps) / (n - 1), steps of T / n, the last one's mean as result."""
+    levels = torch.linspace(sde.T, eps, n, dtype=torch.float64)
+    return TimeGrid(levels, levels - sde.T / n, denoise=False)
+
+
+def _pin_ends(sde: SDE, levels: Tensor, eps: float) -> Tensor:
+    # The inverse of log-SNR rounds; T and eps are meant exactly.
+    levels[-1], levels[0] = eps, sde.T
+    return levels
+
+
+TIME_GRIDS: dict[str, Callable[[SDE, int, float], TimeGrid]] = {
+    "linspace": uniform,
+    "leading": leading,
+    "trailing": trailing,
+    "log_snr": log_snr,
+    "karras": karras,
+    "official": official,
+}
