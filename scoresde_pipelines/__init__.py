@@ -1,4 +1,7 @@
-"""Score-based generative modelling through SDEs (Song et al., ICLR 2021) for diffusers users."""
+"""Score-based generative modelling through SDEs (Song et al., ICLR 2021), the diffusers way.
+
+Everything public is importable from here; these are also the names that a saved pipeline's `model_index.json` holds.
+"""
 
 from pathlib import Path as _Path
 
@@ -7,4 +10,46 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
     # A bare checkout: schedulers/, models/ and training/ lie beside this folder instead of inside it.
     __path__.append(str(_Path(__file__).parent.parent))
 
+# diffusers looks the base classes of a saved component up in the namespace of the package that the index names.
+from diffusers import ModelMixin, SchedulerMixin
+
+from .models import DDPMpp, NCSNpp
+from .pipeline_output import ScoreSdePipelineOutput
+from .pipeline_score_sde import ScoreSdePipeline
+from .registration import register_with_diffusers
+from .schedulers import (
+    SDE,
+    VESDE,
+    VPSDE,
+    DiscreteVPSDE,
+    SDEScheduler,
+    SubVPSDE,
+    SubVPSDEScheduler,
+    VESDEScheduler,
+    VPSDEScheduler,
+)
+from .shipped import shipped
+
+
 __version__ = "0.1.0"
+
+register_with_diffusers(__name__)
+
+__all__ = [
+    "DDPMpp",
+    "DiscreteVPSDE",
+    "ModelMixin",
+    "NCSNpp",
+    "SDE",
+    "SDEScheduler",
+    "SchedulerMixin",
+    "ScoreSdePipeline",
+    "ScoreSdePipelineOutput",
+    "SubVPSDE",
+    "SubVPSDEScheduler",
+    "VESDE",
+    "VESDEScheduler",
+    "VPSDE",
+    "VPSDEScheduler",
+    "shipped",
+]

@@ -1,0 +1,70 @@
+"""Unconditional generation."""
+
+import torch
+from torch import Tensor
+
+from .pipeline_output import ScoreSdePipelineOutput
+from .pipeline_utils import Generator, SDEPipelineBase, StepCallback
+
+
+class ScoreSdePipeline(SDEPipelineBase):
+    """Unconditional generation with the samplers of "Score-Based Generative Modeling through SDEs" (Song et al. 2021).
+
+    Args:
+        unet: a network called as `unet(sample, timestep).sample`: `NCSNpp`, `DDPMpp`, any `UNet2DModel`.
+        scheduler: a `VESDEScheduler`, `VPSDEScheduler` or `SubVPSDEScheduler`; a stock scheduler (DDPM, DDIM,
+            ScoreSdeVe, ...) is converted by its configuration.
+        data_min, data_max (`float`, *optional*): the values that black and white had in training; by default [0, 1]
+            for the VE SDE and [-1, 1] for all others, as in the official models.
+
+    Example:
+
+    ```python
+    >>> from scoresde_pipelines import ScoreSdePipeline, shipped
+    >>> pipe = ScoreSdePipeline.from_pretrained(shipped("fashion-mnist-32-vp"))
+    >>> image = pipe(num_inference_steps=50).images[0]
+    ```
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int = 1000,
+        generator: Generator = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+    ) -> ScoreSdePipelineOutput | tuple:
+        """Generates images.
+
+        Args:
+            batch_size (`int`): number of images.
+            num_inference_steps (`int`): number of noise levels; the network is called `scheduler.order` times at each.
+            generator (`torch.Generator` or a list of them): source of all randomness. With a list of `batch_size`
+                generators each image depends on its own alone, whatever the batch it is in.
+            latents (`torch.Tensor`, *optional*): unit noise (B, channels, height, width) to start from.
+            output_type (`str`): "pil", "np", "pt", or "latent" for the raw state.
+            return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
+            callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
+                after each step; may return a dict with new `latents`.
+
+        Raises:
+            ValueError: for an argument out of its range, before any work is done.
+        """
+        self.check_inputs(
+            batch_size, num_inference_steps, generator, latents, output_type, callback_on_step_end_tensor_inputs
+        )
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        latents = self.prepare_latents(batch_size, generator, latents)
+        latents = self.run_sampler(
+            latents,
+            generator,
+            callback=callback_on_step_end,
+            callback_tensors=callback_on_step_end_tensor_inputs,
+        )
+        self.maybe_free_model_hooks()
+        output = ScoreSdePipelineOutput(self.to_images(latents, output_type), nfe=len(self.scheduler.timesteps))
+        return output if return_dict else (output.images, output.nfe)

@@ -1,0 +1,43 @@
+"""The pretrained pipelines that come inside the package."""
+
+from pathlib import Path
+from typing import overload
+
+
+_FOLDER = Path(__file__).parent / "pretrained"
+
+
+@overload
+def shipped() -> list[str]: ...
+
+
+@overload
+def shipped(name: str) -> str: ...
+
+
+def shipped(name: str | None = None) -> list[str] | str:
+    """Names of the shipped pipelines, or the folder of one of them, for `from_pretrained`.
+
+    Args:
+        name (`str`, *optional*): one of the names.
+
+    Returns:
+        A sorted list of names, or with `name` the path of its folder.
+
+    Raises:
+        ValueError: if there is no such pipeline.
+
+    Example:
+
+    ```python
+    >>> from scoresde_pipelines import ScoreSdePipeline, shipped
+    >>> pipe = ScoreSdePipeline.from_pretrained(shipped("fashion-mnist-32-vp"))
+    >>> images = pipe(batch_size=4, num_inference_steps=50).images
+    ```
+    """
+    names = sorted(path.parent.name for path in _FOLDER.glob("*/model_index.json"))
+    if name is None:
+        return names
+    if name not in names:
+        raise ValueError(f"name must be one of the shipped pipelines {names}, got {name!r}")
+    return str(_FOLDER / name)
