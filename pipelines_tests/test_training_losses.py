@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde_pipelines.schedulers.parameterization import Parameterization
-from scoresde_pipelines.schedulers.sde import SubVPSDE, VESDE, VPSDE
+from scoresde_pipelines.schedulers import VESDE, VPSDE, SubVPSDE, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from scoresde_pipelines.training.ema import ExponentialMovingAverage
-from scoresde_pipelines.training.losses import ddpm_loss, network_score_fn, score_matching_loss, smld_loss
+from scoresde_pipelines.training.losses import ddpm_loss, score_matching_loss, smld_loss
 from scoresde_pipelines.training.time_sampling import TimeSampler, stratified_draws
 
 
@@ -21,6 +20,11 @@ needs_golden = pytest.mark.skipif(
     not (SHARED / "golden" / "losses.json").exists(), reason="the recorded reference figures are not here"
 )
 SDES = {"ve": VESDE(0.01, 50.0), "vp": VPSDE(0.1, 20.0), "subvp": SubVPSDE(0.1, 20.0)}
+SCHEDULERS = {
+    "ve": lambda **options: VESDEScheduler(sigma_min=0.01, sigma_max=50.0, **options),
+    "vp": lambda **options: VPSDEScheduler(continuous=True, **options),
+    "subvp": SubVPSDEScheduler,
+}
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 TOLERANCES = {"f32": 1e-5, "f64": 1e-9}
 
@@ -38,16 +42,6 @@ class ToyNetwork(torch.nn.Module):
         return self.a * torch.tanh(x) + self.b * (labels / (1 + labels)).reshape(-1, 1, 1, 1)
 
 
-class WithOutput:
-    """The same network under diffusers' call convention."""
-
-    def __init__(self, network):
-        self.network = network
-
-    def __call__(self, x, time):
-        return type("Output", (), {"sample": self.network(x, time)})
-
-
 def golden():
     document = json.loads((SHARED / "golden" / "losses.json").read_text())
     return document, load_file(SHARED / "golden" / "losses.safetensors")
@@ -55,10 +49,6 @@ def golden():
 
 def golden_cases():
     return golden()[0]["cases"] if (SHARED / "golden" / "losses.json").exists() else []
-
-
-def parameterization(name):
-    return Parameterization("score", "sigma") if name == "ve" else Parameterization("epsilon", "scaled")
 
 
 def replay(case, network, tensors):
@@ -74,10 +64,9 @@ def replay(case, network, tensors):
         alphas_cumprod = torch.cumprod(1 - betas, dim=0).to(dtype)
         return ddpm_loss(network, alphas_cumprod, batch, tensors["labels"], noise, reduce_mean=mean).mean()
     t = tensors["u"].to(dtype) * (1 - case["eps"]) + case["eps"]
-    score_fn = network_score_fn(WithOutput(network), SDES[name], parameterization(name))
-    weighting = case["likelihood_weighting"]
+    scheduler, weighting = SCHEDULERS[name](), case["likelihood_weighting"]
     return score_matching_loss(
-        score_fn, SDES[name], batch, t, noise, likelihood_weighting=weighting, reduce_mean=mean
+        scheduler.score_fn(network), scheduler.sde, batch, t, noise, likelihood_weighting=weighting, reduce_mean=mean
     ).mean()
 
 
@@ -130,7 +119,7 @@ def test_loss_of_the_exact_score_of_gaussian_data_is_its_closed_form(name):
     for time in (0.05, 0.3, 0.7):
         t = torch.full((count,), time, dtype=torch.float64)
         signal, total = sde.alpha(t[0]) ** 2 * variance, sde.alpha(t[0]) ** 2 * variance + sde.sigma(t[0]) ** 2
-        losses = score_matching_loss(lambda x, _: -x / total, sde, x0, t, noise)
+        losses = score_matching_loss(lambda x, _, total=total: -x / total, sde, x0, t, noise)
         error = losses.std() / math.sqrt(count)
         assert losses.mean().item() == pytest.approx((signal / total).item(), abs=4 * error.item())
 
@@ -138,13 +127,12 @@ def test_loss_of_the_exact_score_of_gaussian_data_is_its_closed_form(name):
 @pytest.mark.parametrize("prediction_type", ["score", "epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("name", SDES)
 def test_a_perfect_network_has_zero_loss_under_every_prediction_type(name, prediction_type):
-    sde, form = SDES[name], Parameterization(prediction_type, "scaled")
+    scheduler = SCHEDULERS[name](prediction_type=prediction_type)
     generator = torch.Generator().manual_seed(1)
     x0, noise = torch.randn(2, 5, 2, 4, 4, generator=generator, dtype=torch.float64)
     t = torch.linspace(0.1, 1.0, 5, dtype=torch.float64)
-    target = form.target(sde, x0, noise, t)
-    model = WithOutput(lambda x, time: target)
-    losses = score_matching_loss(network_score_fn(model, sde, form), sde, x0, t, noise)
+    target = scheduler.parameterization.target(scheduler.sde, x0, noise, t)
+    losses = score_matching_loss(scheduler.score_fn(lambda x, time: target), scheduler.sde, x0, t, noise)
     assert losses.tolist() == pytest.approx([0.0] * 5, abs=1e-18)
 
 

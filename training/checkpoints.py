@@ -14,6 +14,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from .ema import ExponentialMovingAverage
+
 
 STATE_FILE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -83,3 +89,67 @@ def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
     raise ValueError(
         f"resume_from_checkpoint is {resume_from!r}, which is not a complete checkpoint; in {output_dir}: {available}"
     )
+
+
+class CheckpointManager:
+    """Saves and restores the state of a run on all its processes.
+
+    The network and its average are stored unwrapped, so that a checkpoint does not depend on the number of processes;
+    the optimizer, gradient scaler, learning-rate schedule and each process's random state are Accelerate's.
+
+    Args:
+        accelerator: of the run, everything prepared and registered.
+        output_dir: where checkpoints go.
+        unet: the network, not wrapped.
+        ema: its average.
+        total_limit: how many checkpoints are kept; None for all.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        output_dir: str | Path,
+        unet: nn.Module,
+        ema: ExponentialMovingAverage,
+        total_limit: int | None,
+    ) -> None:
+        self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
+        self.ema = ema
+        self._networks = {"unet.safetensors": unet, "unet_ema.safetensors": ema.model}
+        accelerator.register_save_state_pre_hook(self._save_networks)
+        accelerator.register_load_state_pre_hook(self._load_networks)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Writes ``checkpoint-<step>``: every process its own state, the main process what they share."""
+        accelerator, folder = self.accelerator, working_folder(self.output_dir, step)
+        if accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(folder))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            commit(self.output_dir, step, {"step": step, "ema_updates": self.ema.num_updates, **state})
+            rotate(self.output_dir, self.total_limit)
+        accelerator.wait_for_everyone()
+
+    def load(self, resume_from: str) -> dict[str, Any] | None:
+        """Restores what `find_checkpoint` finds and returns its state, or None where "latest" is nothing."""
+        path = find_checkpoint(self.output_dir, resume_from)
+        if path is None:
+            return None
+        state = read_state(path)
+        assert state is not None
+        self.accelerator.load_state(str(path))
+        self.ema.num_updates = state["ema_updates"]
+        return state
+
+    def _save_networks(self, models: list[nn.Module], weights: list[Any], folder: str) -> None:
+        weights.clear()  # Accelerate would store them under the names of the wrapped network
+        if self.accelerator.is_main_process:
+            for name, network in self._networks.items():
+                save_model(network, str(Path(folder) / name))
+
+    def _load_networks(self, models: list[nn.Module], folder: str) -> None:
+        models.clear()
+        for name, network in self._networks.items():
+            load_model(network, str(Path(folder) / name))

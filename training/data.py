@@ -7,9 +7,10 @@ resumed at any step, on any number of processes, goes on with exactly the images
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Protocol, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -106,6 +107,11 @@ class ImageFormat:
         if self.resolution < 1:
             raise ValueError(f"resolution is {self.resolution}, expected a positive number of pixels")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.resolution, self.resolution
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """A picture of any size and mode as uint8, shape (channels, resolution, resolution)."""
         image = image.convert(MODES[self.channels])
@@ -118,7 +124,7 @@ class ImageFormat:
 
     def _centre(self, pixels: np.ndarray) -> np.ndarray:
         """Crops or pads (C, H, W) to the resolution, around the centre."""
-        canvas = np.full((self.channels, self.resolution, self.resolution), self.pad_value, dtype=np.uint8)
+        canvas = np.full(self.shape, self.pad_value, dtype=np.uint8)
         spans = [_overlap(length, self.resolution) for length in pixels.shape[1:]]
         (source_y, target_y), (source_x, target_x) = spans
         canvas[:, target_y, target_x] = pixels[:, source_y, source_x]
@@ -157,8 +163,7 @@ class ImageStore(torch.utils.data.Dataset):
         self.cache = self._decode(range(len(dataset))) if size <= max_cached_gb * 1e9 else None
 
     def _decode(self, indices: Sequence[int]) -> torch.Tensor:
-        shape = (len(indices), self.format.channels, self.format.resolution, self.format.resolution)
-        images = np.empty(shape, dtype=np.uint8)
+        images = np.empty((len(indices), *self.format.shape), dtype=np.uint8)
         for position, index in enumerate(indices):
             images[position] = self.format(self.dataset[index][self.column])
         return torch.from_numpy(images)

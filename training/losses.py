@@ -12,11 +12,10 @@ targets are at least float32 whatever the network computes in: at sigma = 50 a h
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 
-from ..schedulers.parameterization import Parameterization
 from ..schedulers.sde import SDE, expand_to
 
 
@@ -41,22 +40,6 @@ def _check_batch(x0: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor, na
         raise ValueError(f"{name} has shape {tuple(levels.shape)}, expected one value per sample, ({x0.shape[0]},)")
 
 
-def network_score_fn(
-    model: Callable, sde: SDE, parameterization: Parameterization, **model_kwargs
-) -> ScoreFunction:
-    """The score function of a network that is called as ``model(x, time, **model_kwargs).sample``.
-
-    The output is cast to the dtype of x (float32 in training) before it becomes a score, so that a network under
-    autocast enters the loss in full precision.
-    """
-
-    def score_fn(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        output = model(x, parameterization.network_time(sde, t), **model_kwargs).sample
-        return parameterization.score(sde, output.to(x.dtype), x, t)
-
-    return score_fn
-
-
 def score_matching_loss(
     score_fn: ScoreFunction,
     sde: SDE,
@@ -70,7 +53,7 @@ def score_matching_loss(
     """Continuous denoising score matching, eq. 7.
 
     Args:
-        score_fn: ``(x, t) -> score`` with x of shape (B, *D) and t of shape (B,).
+        score_fn: ``(x, t) -> score`` with x of shape (B, *D) and t of shape (B,); `scheduler.score_fn(network)` is one.
         x0: clean data in the SDE's range, shape (B, *D).
         t: times in (0, T], shape (B,).
         noise: standard normal, the shape of ``x0``.
@@ -85,7 +68,7 @@ def score_matching_loss(
     noise = noise.to(x0.dtype)
     mean, std = sde.marginal(x0, t.to(x0.dtype))
     std = expand_to(std, x0)
-    score = score_fn(mean + std * noise, t.to(x0.dtype))
+    score = score_fn(mean + std * noise, t.to(x0.dtype)).to(x0.dtype)
     losses = _per_sample((score * std + noise).square(), reduce_mean)
     if likelihood_weighting:
         losses = losses * likelihood_ratio(sde, t.to(x0.dtype))

@@ -1,0 +1,57 @@
+"""Sample grids while training: the plain diffusers loop over a scheduler, and a picture of the result."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .data import to_uint8
+from .pipeline_folder import Components
+
+
+@torch.no_grad()
+def sample(
+    components: Components,
+    shape: Sequence[int],
+    *,
+    num_inference_steps: int,
+    seed: int,
+    device: torch.device | str,
+) -> torch.Tensor:
+    """Generates images.
+
+    Args:
+        components: the network, in evaluation mode on ``device``, and its scheduler, which is left as it is.
+        shape: (B, channels, height, width).
+        seed: image k is the one of generator ``seed + k``, whatever the batch.
+
+    Returns:
+        uint8 tensor of that shape, on the CPU.
+    """
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(shape[0])]
+    scheduler = copy.deepcopy(components.scheduler)
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    noise = torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
+    x = noise.to(device) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        output = components.unet(scheduler.scale_model_input(x, t), t).sample.to(x.dtype)
+        x = scheduler.step(output, t, x, generator=generators).prev_sample
+    return to_uint8(x, components.data_range).cpu()
+
+
+def image_grid(images: torch.Tensor, columns: int | None = None, scale: int = 2) -> Image.Image:
+    """One picture of many: uint8 images (B, C, H, W) in rows, each pixel ``scale`` x ``scale``, 2 pixels apart."""
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    canvas = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, channels), 255, dtype=np.uint8)
+    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        top, left = index // columns * (height + 2), index % columns * (width + 2)
+        canvas[top : top + height, left : left + width] = image
+    picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

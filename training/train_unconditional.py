@@ -1,0 +1,31 @@
+"""Trains or fine-tunes a score-based generative model on images, and writes a pipeline folder.
+
+    accelerate launch -m scoresde_pipelines.training.train_unconditional --dataset_name user/images ...
+    python training/train_unconditional.py --train_data_dir images/ ...
+
+`trainer.Trainer` is the run, `arguments` lists what can be set.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+if not __package__:
+    # Run by path: Python has put training/ first on sys.path; the package lies one folder up, or is installed.
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:1] = [str(root)] if (root / "scoresde_pipelines").is_dir() else []
+
+from scoresde_pipelines.training.arguments import parse_args
+from scoresde_pipelines.training.trainer import Trainer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the training that the command line (or ``argv``) describes."""
+    trainer = Trainer(parse_args(argv))
+    trainer.train()
+    trainer.finish()
+
+
+if __name__ == "__main__":
+    main()
