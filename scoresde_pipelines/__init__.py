@@ -13,7 +13,7 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
 # diffusers looks the base classes of a saved component up in the namespace of the package that the index names.
 from diffusers import ModelMixin, SchedulerMixin
 
-from .models import DDPMpp, NCSNpp
+from .models import DDPMpp, GaussianMixtureScoreModel, GaussianScoreModel, NCSNpp
 from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_score_sde import ScoreSdePipeline
 from .registration import register_with_diffusers
@@ -38,6 +38,8 @@ register_with_diffusers(__name__)
 __all__ = [
     "DDPMpp",
     "DiscreteVPSDE",
+    "GaussianMixtureScoreModel",
+    "GaussianScoreModel",
     "ModelMixin",
     "NCSNpp",
     "SDE",
