@@ -93,7 +93,12 @@ class Trainer:
         batch = args.train_batch_size * self.accelerator.num_processes
         self.updates_per_epoch = math.ceil(len(self.images) / (batch * args.gradient_accumulation_steps))
         self.max_steps = args.max_train_steps or args.num_epochs * self.updates_per_epoch
-        self.lr_scheduler = get_scheduler(args.lr_scheduler, optimizer, args.lr_warmup_steps, self.max_steps)
+        self.lr_scheduler = get_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps,
+            num_training_steps=self.max_steps,
+        )
         self.model, self.optimizer = self.accelerator.prepare(unet, optimizer)
         self.accelerator.register_for_checkpointing(self.lr_scheduler)
         self.checkpoints = CheckpointManager(
