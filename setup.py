@@ -1,13 +1,54 @@
-"""Packaging. Only ``scoresde_pipelines`` is installed: the sibling folders become its subpackages."""
+"""Packaging. Only `scoresde_pipelines` is installed: the folders beside it become its subpackages."""
+
+import re
+from pathlib import Path
 
 from setuptools import setup
 
 
+ROOT = Path(__file__).parent
 SIBLINGS = ("schedulers", "models", "training")
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scoresde_pipelines" / "__init__.py").read_text("utf-8"))[1]
 
 setup(
     name="scoresde_pipelines",
-    version="0.1.0",
+    version=VERSION,
+    description="Score-based generative modelling through SDEs (Song et al., ICLR 2021), the diffusers way",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=["scoresde_pipelines", *(f"scoresde_pipelines.{name}" for name in SIBLINGS)],
     package_dir={f"scoresde_pipelines.{name}": name for name in SIBLINGS},
+    package_data={"scoresde_pipelines": ["py.typed", "pretrained/*/*", "pretrained/*/*/*"]},
+    install_requires=[
+        "torch>=2.4",
+        "diffusers>=0.35",
+        "huggingface-hub>=0.34",
+        "safetensors>=0.4.3",
+        "numpy>=1.26",
+        "pillow>=10.0",
+        "accelerate>=1.0",
+        "datasets>=3.0",
+        "typer>=0.12",
+    ],
+    extras_require={
+        "training": ["tensorboard>=2.14"],
+        "test": [
+            "transformers>=4.45",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "scipy>=1.11",
+            "ruff>=0.6",
+            "mypy>=1.10",
+        ],
+    },
+    entry_points={"console_scripts": ["scoresde = scoresde_pipelines.cli:app"]},
 )
