@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .initialization import conv
-from .layers import Combine, ResnetBlock, SelfAttention, activation, group_norm
+from .layers import Combine, GroupNorm, ResnetBlock, SelfAttention, activation, group_norm
 from .resampling import Downsample, Upsample, make_filter
 
 
@@ -65,7 +65,7 @@ class BlockOptions:
         kind = Downsample if direction == "down" else Upsample
         return kind(make_filter(self.fir, self.fir_kernel), channels, channels, self.resample_with_conv)
 
-    def norm(self, channels: int) -> nn.GroupNorm:
+    def norm(self, channels: int) -> GroupNorm:
         """The normalisation in front of an output convolution."""
         return group_norm(channels, self.groups, self.eps)
 
