@@ -228,6 +228,7 @@ class VPSDE(SDE):
 
     def _t_from_integral(self, integral: Tensor) -> Tensor:
         slope = self.beta_max - self.beta_min
+        integral = integral.clamp_max(self.beta_min + self.beta_max)  # past T anyway; infinities would give NaN
         t = 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
         return t.clamp(0.0, self.T)
 
@@ -256,16 +257,22 @@ class BetaTable:
     nodes (t = 0 included) runs a monotone cubic, so that coefficients are continuous and solvers keep their order.
 
     Args:
-        betas: N numbers in (0, 1), first the least noisy step. A last alpha of zero is raised to 2^-12.
+        betas: N numbers in (0, 1), first the least noisy step. The last may be 1; its alpha of zero is raised to 2^-12,
+            or half of its neighbour if that is less.
     """
 
     T: float = 1.0
 
     def __init__(self, betas: Sequence[float] | Tensor):
         table = torch.as_tensor(betas).detach().to("cpu", torch.float64).flatten()
-        if table.numel() < 2 or not bool(((table > 0) & (table <= 1)).all()):
-            raise ValueError(f"betas must be at least 2 numbers in (0, 1], got {table.numel()}: {table[:4].tolist()} ...")
-        log_alpha = 0.5 * torch.log1p(-table).cumsum(0).clamp_min(-24 * math.log(2))
+        if table.numel() < 2 or not bool((table > 0).all() and (table[:-1] < 1).all() and table[-1] <= 1):
+            raise ValueError(
+                "betas must be at least 2 numbers in (0, 1), of which the last may be 1, "
+                f"got {table.numel()}: {table[:4].tolist()} ..."
+            )
+        log_alpha = 0.5 * torch.log1p(-table).cumsum(0)
+        if table[-1] == 1:
+            log_alpha[-1] = min(float(log_alpha[-2]) - math.log(2), -12 * math.log(2))
         self.betas = table
         self.nodes = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
         self.slopes = _monotone_slopes(self.nodes)
@@ -282,13 +289,17 @@ class BetaTable:
     def log_alpha(self, t: Tensor) -> Tensor:
         u, left, right, slope_left, slope_right = self._cell(t)
         rise = right - left
-        return left + u * (slope_left + u * (3 * rise - 2 * slope_left - slope_right + u * (slope_left + slope_right - 2 * rise)))
+        return left + u * (
+            slope_left + u * (3 * rise - 2 * slope_left - slope_right + u * (slope_left + slope_right - 2 * rise))
+        )
 
     def beta(self, t: Tensor) -> Tensor:
         """Noise rate beta(t) = -2 d log alpha / dt."""
         u, left, right, slope_left, slope_right = self._cell(t)
         rise = right - left
-        slope = slope_left + u * (2 * (3 * rise - 2 * slope_left - slope_right) + 3 * u * (slope_left + slope_right - 2 * rise))
+        slope = slope_left + u * (
+            2 * (3 * rise - 2 * slope_left - slope_right) + 3 * u * (slope_left + slope_right - 2 * rise)
+        )
         return -2 * len(self.betas) * slope
 
 
