@@ -15,7 +15,7 @@ from scoresde_pipelines import (
     VESDEScheduler,
     VPSDEScheduler,
 )
-from scoresde_pipelines.schedulers import SubVPSDE, VESDE, VPSDE
+from scoresde_pipelines.schedulers import VESDE, VPSDE, SubVPSDE
 
 
 SDES = {"ve": VESDE(0.01, 50.0), "vp": VPSDE(), "subvp": SubVPSDE()}
