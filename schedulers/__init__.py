@@ -20,7 +20,7 @@ from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_utils import SDEScheduler, SDESchedulerOutput
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
-from .sde import SDE, DiscreteVPSDE, SubVPSDE, VESDE, VPSDE
+from .sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
 
 

@@ -6,7 +6,7 @@ With (scale, d) the kernel ``sde.transition(t, s)``, all of them are first order
 
     Euler-Maruyama      mean = x + (f x - g^2 score) (s - t)        std = g sqrt(t - s)              (paper eq. 6)
     reverse diffusion   mean = (2 - scale) x + d^2 score            std = d                          (appendix E, eq. 45-46)
-    ancestral           mean = (x + d^2 score) / scale              std = d sigma_s / sigma_t        (appendix F; DDPM's beta-tilde)
+    ancestral           mean = (x + d^2 score) / scale              std = d sigma_s / sigma_t        (appendix F; DDPM)
     ancestral, large    mean = (x + d^2 score) / scale              std = d                          (DDPM's beta)
     probability flow    mean = x + (f x - g^2 score / 2) (s - t)    std = 0                          (paper eq. 13)
     exponential         mean = alpha_s E[x_0|x] + sigma_s E[z|x]    std = 0                          (DDIM: Song et al. 2021)

@@ -9,7 +9,7 @@ from .sde import SDE, DiscreteSubVPSDE, SubVPSDE
 
 
 class SubVPSDEScheduler(SDEScheduler):
-    """Predictor-corrector sampling of the sub-VP SDE (paper section 3.4 and appendix C); the network is told 999 t.
+    """Predictor-corrector sampling of the sub-VP SDE (paper eq. 12); the network is told 999 t.
 
     Args:
         beta_start (`float`), beta_end (`float`): beta(t) runs from `num_train_timesteps * beta_start` to

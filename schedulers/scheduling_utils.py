@@ -175,7 +175,11 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):
     def _custom_grid(self, timesteps: list[float] | Tensor) -> TimeGrid:
         values = torch.as_tensor(timesteps, dtype=torch.float64, device="cpu").flatten()
         levels = self.parameterization.t_from_network_time(self.sde, values)
-        if not len(levels) or not bool((levels.diff() < 0).all()) or not 0 < levels[-1] <= levels[0] <= self.sde.T + 1e-6:
+        if (
+            not len(levels)
+            or not bool((levels.diff() < 0).all())
+            or not 0 < levels[-1] <= levels[0] <= self.sde.T + 1e-6
+        ):
             raise ValueError(
                 "timesteps must decrease strictly within what the network knows, "
                 f"got {values[:3].tolist()} ... {values[-1:].tolist()}"

@@ -1,12 +1,12 @@
 """The variance-exploding SDE as a diffusers scheduler."""
 
-from diffusers.configuration_utils import register_to_config
 import numpy as np
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from .scheduling_utils import SDEScheduler
-from .sde import SDE, DiscreteVESDE, VESDE
+from .sde import SDE, VESDE, DiscreteVESDE
 
 
 class VESDEScheduler(SDEScheduler):

@@ -12,7 +12,7 @@ and **an SDE is two functions**, ``alpha(t)`` and ``sigma(t)``. The rest follows
 Times are torch tensors: 0-dim (the samplers use float64 on the CPU, which broadcasts against any state on any device
 without a synchronisation) or of shape (B,), one per sample. Coefficients come back in the shape of the time.
 
-Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021, section 3.4 and
+Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021, section 3 and
 appendices B and C.
 """
 
@@ -234,7 +234,7 @@ class VPSDE(SDE):
 
 
 class SubVPSDE(VPSDE):
-    r"""Sub-VP: the VP drift with less noise, sigma = 1 - alpha^2 (paper eq. 34-36 and appendix C).
+    r"""Sub-VP: the VP drift with less noise, sigma = 1 - alpha^2 (paper eq. 12 and 29).
 
     g^2 = beta (1 - exp(-2 int beta)) = -beta expm1(4 log alpha).
     """

@@ -21,6 +21,7 @@ StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | Non
 Network = Callable[[Tensor, Tensor], Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+NETWORK_LIBRARIES = ("diffusers", "scoresde_pipelines")  # a repository must not choose what is imported
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -61,7 +62,8 @@ class SDEPipelineBase(DiffusionPipeline):
         if (folder / "model_index.json").is_file() and "unet" not in kwargs:
             index = cls._dict_from_json_file(folder / "model_index.json")
             if "unet" not in index and "model" in index:
-                kwargs["unet"] = _load_network(folder, *index["model"], torch_dtype=kwargs.get("torch_dtype"))
+                dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
+                kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
         return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
@@ -172,6 +174,10 @@ class SDEPipelineBase(DiffusionPipeline):
 
 
 def _load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:
+    if library not in NETWORK_LIBRARIES:
+        raise ValueError(
+            f"model_index.json names {library}.{class_name} as model; known libraries: {NETWORK_LIBRARIES}"
+        )
     network_class = getattr(import_module(library), class_name)
     subfolder = folder / "model"
     return network_class.from_pretrained(str(subfolder if subfolder.is_dir() else folder), **kwargs)

@@ -1,0 +1,164 @@
+r"""The probability-flow ODE (paper eq. 13), solved adaptively in the variables in which it is easiest.
+
+The ODE  dx/dt = f x - 1/2 g^2 score  of any linear SDE loses its linear part in  y = x / alpha  as a function of the
+noise ratio  r = sigma / alpha:
+
+    dy/dr = eps(x, t) = -sigma score(x, t).
+
+What is left varies over decades of r and, at large r, grows with it. Both go when r is an angle and the state has unit
+scale: with a rough standard deviation s of the data,
+
+    r = s tan(u),     z = y cos(u) / s,     dz/du = (eps - sin(u) z) / cos(u),
+
+which is a rotation from the data (u = 0) to the noise (u = pi/2). For data N(0, s^2 I) its right side is zero, whatever
+the SDE. An error in z means the same at every u, and RK45 takes about half the evaluations that it takes on the ODE as
+it stands, at less error (`benchmarks/ode.py`).
+
+Every SDE with an invertible log-SNR is solved by this one file, forwards (data to latents) and backwards (sampling).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .runge_kutta import DORMAND_PRINCE, ODEError, Tableau, integrate
+from .sde import SDE, as_time, expand_to
+
+
+# (x of shape (b, *D), t of shape (b,), per-sample conditions by name) -> score, shape of x.
+ScoreFunction = Callable[..., Tensor]
+DATA_STD = 0.5
+
+
+@dataclass
+class FlowSolution:
+    """A solved probability-flow ODE.
+
+    Args:
+        x: states at the end, (B, *D), in the dtype of the input.
+        nfe: evaluations of the score function that each sample took, (B,), CPU int64.
+        num_steps: accepted steps per sample, (B,), CPU int64.
+    """
+
+    x: Tensor
+    nfe: Tensor
+    num_steps: Tensor
+
+
+class RotatedFlow:
+    """The probability-flow ODE as a field dz/du = F(z, u).
+
+    Args:
+        score_fn: `(x, t, **condition) -> score` with `x` (b, *D) in `dtype` and `t` (b,).
+        sde: the SDE.
+        dtype: what `score_fn` works in; the state itself is float64.
+        data_std: rough standard deviation s of the data; it moves the cost, not the result.
+        condition: per-sample tensors (B, ...), handed to `score_fn` by name for the samples under way.
+    """
+
+    def __init__(
+        self,
+        score_fn: ScoreFunction,
+        sde: SDE,
+        dtype: torch.dtype,
+        data_std: float = DATA_STD,
+        condition: Mapping[str, Tensor] | None = None,
+    ):
+        if not 0 < data_std < math.inf:
+            raise ValueError(f"data_std must be a positive number, got {data_std!r}")
+        self.score_fn, self.sde, self.dtype = score_fn, sde, dtype
+        self.data_std, self.condition = data_std, dict(condition or {})
+
+    def angle(self, t: float) -> float:
+        """u of the time t."""
+        time = as_time(t).double()
+        return math.atan2(float(self.sde.sigma(time)), self.data_std * float(self.sde.alpha(time)))
+
+    def time(self, u: Tensor) -> Tensor:
+        """t of the angles `u`, same shape, float64."""
+        return self.sde.t_from_log_snr(-2 * torch.log(self.data_std * torch.tan(u)))
+
+    def scale(self, u: Tensor | float) -> Tensor:
+        """x / z = alpha s / cos(u), in the shape of `u`, float64."""
+        u = as_time(u).double()
+        return self.sde.alpha(self.time(u)) * self.data_std / torch.cos(u)
+
+    def score(self, z: Tensor, u: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The score at x in float64, shape of `z`, and the times (b,)."""
+        t = self.time(u)
+        x = (z * expand_to(self.sde.alpha(t) * self.data_std / torch.cos(u), z)).to(self.dtype)
+        condition = {name: value[rows.to(value.device)] for name, value in self.condition.items()}
+        return self.score_fn(x, t.to(x.device, x.dtype), **condition).to(z.dtype), t
+
+    def __call__(self, z: Tensor, u: Tensor, rows: Tensor) -> Tensor:
+        """dz/du, shape of `z` (b, *D), at the angles `u` (b,) of the samples `rows` (b,)."""
+        score, t = self.score(z, u, rows)
+        cosine = torch.cos(u)
+        return score * expand_to(-self.sde.sigma(t) / cosine, z) - z * expand_to(torch.tan(u), z)
+
+
+def check_flow(sde: SDE, x: Tensor, tolerance: float, max_steps: int, *times: float) -> None:
+    """Raises ValueError or TypeError, naming the argument, for what the solver cannot start from."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor (B, *D), got {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim < 2 or not x.numel():
+        raise ValueError(f"x must have shape (B, *D) with B and D of at least 1, got {tuple(x.shape)}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}")
+    if not isinstance(max_steps, int) or max_steps < 1:
+        raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}")
+    for t in times:
+        if not 0 < t <= sde.T:
+            raise ValueError(f"times must lie in (0, T = {sde.T}], got {t!r}")
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """float64, except on devices that do not have it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+@torch.no_grad()
+def solve_probability_flow(
+    score_fn: ScoreFunction,
+    sde: SDE,
+    x: Tensor,
+    t_start: float,
+    t_end: float,
+    *,
+    tolerance: float = 1e-5,
+    data_std: float = DATA_STD,
+    tableau: Tableau = DORMAND_PRINCE,
+    max_steps: int = 1000,
+    condition: Mapping[str, Tensor] | None = None,
+) -> FlowSolution:
+    """Carries `x` along the probability-flow ODE from `t_start` to `t_end`, in either direction.
+
+    Step size, error control and number of evaluations are per sample: a result does not depend on the batch.
+
+    Args:
+        score_fn: `(x, t, **condition) -> score`, for example `scheduler.score_fn(unet)`.
+        sde: the SDE.
+        x: states at `t_start`, (B, *D). The score function gets this dtype; the solver works in float64.
+        t_start, t_end: times in (0, T].
+        tolerance: absolute and relative error per step, root mean square over a sample, in units of the data's scale.
+        data_std: rough standard deviation of the data; moves the cost, not the result.
+        tableau: the Runge-Kutta method.
+        max_steps: most steps that a sample may take.
+        condition: per-sample tensors (B, ...) for `score_fn`, by name (class labels).
+
+    Raises:
+        ValueError, TypeError: for an argument out of its range, before any work.
+        ODEError: on NaN, a vanishing step or `max_steps`, naming the sample.
+    """
+    check_flow(sde, x, tolerance, max_steps, t_start, t_end)
+    flow = RotatedFlow(score_fn, sde, x.dtype, data_std, condition)
+    start, end = flow.angle(t_start), flow.angle(t_end)
+    z = x.to(state_dtype(x)) / float(flow.scale(start))
+    solution = integrate(flow, z, start, end, tolerance=tolerance, tableau=tableau, max_steps=max_steps)
+    return FlowSolution((solution.z * float(flow.scale(end))).to(x.dtype), solution.nfe, solution.num_steps)
+
+
+__all__ = ["DATA_STD", "FlowSolution", "ODEError", "RotatedFlow", "ScoreFunction", "solve_probability_flow"]
