@@ -302,6 +302,23 @@ class BetaTable:
         )
         return -2 * len(self.betas) * slope
 
+    def _t_from_integral(self, integral: Tensor) -> Tensor:
+        # The cell by search, then Newton on its cubic, kept inside the bracket by bisection where it would leave.
+        target = (-0.5 * integral.double()).clamp_min(float(self.nodes[-1]))
+        nodes, slopes = self.nodes.to(target.device), self.slopes.to(target.device)
+        low = (torch.searchsorted(-nodes, -target) - 1).clamp(0, len(self.betas) - 1)
+        start, first, last = nodes[low], slopes[low], slopes[low + 1]
+        rise = nodes[low + 1] - start
+        square, cube = 3 * rise - 2 * first - last, first + last - 2 * rise
+        left, right = torch.zeros_like(target), torch.ones_like(target)
+        u = ((target - start) / rise).clamp(0, 1)
+        for _ in range(12):
+            miss = start + u * (first + u * (square + u * cube)) - target
+            left, right = torch.where(miss > 0, u, left), torch.where(miss > 0, right, u)
+            newton = u - miss / (first + u * (2 * square + 3 * u * cube))
+            u = torch.where((newton >= left) & (newton <= right), newton, 0.5 * (left + right))
+        return ((low + u) / len(self.betas)).to(integral.dtype)
+
 
 def _monotone_slopes(nodes: Tensor) -> Tensor:
     # Central differences, limited as in Fritsch & Carlson (1980) so that the cubic never turns upwards.
@@ -319,13 +336,9 @@ class DiscreteVPSDE(BetaTable, VPSDE):
     N(sqrt(1 - beta_i) x, beta_i I), which is DDPM's forward step.
     """
 
-    t_from_log_snr = SDE.t_from_log_snr
-
 
 class DiscreteSubVPSDE(BetaTable, SubVPSDE):
     """The sub-VP SDE with the drift of a DDPM table of betas."""
-
-    t_from_log_snr = SDE.t_from_log_snr
 
 
 class DiscreteVESDE(SDE):
