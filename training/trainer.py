@@ -12,7 +12,6 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers.optimization import get_scheduler
 from torch.utils.data import DataLoader
@@ -26,13 +25,9 @@ from .losses import score_matching_loss
 from .model_card import model_card
 from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_folder
 from .sampling import image_grid, sample
+from .seeding import combined_seed
 from .time_sampling import TimeSampler
 from .tracking import log_images, make_accelerator
-
-
-def combined_seed(*parts: int) -> int:
-    """One well-mixed 63-bit seed from several small numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class Trainer:
