@@ -15,8 +15,9 @@ class ScoreSdePipelineOutput(BaseOutput):
     Args:
         images: a list of B PIL images; or, by `output_type`, an array (B, height, width, channels) or a tensor
             (B, channels, height, width) with values in [0, 1], or the raw state in the data range ("latent").
-        nfe: number of network evaluations that each image took.
+        nfe: number of network evaluations that each image took; with `ode_tolerance`, which adapts them to the image,
+            a tensor (B,).
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
-    nfe: int
+    nfe: int | torch.Tensor
