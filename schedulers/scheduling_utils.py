@@ -17,7 +17,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .correctors import CORRECTORS, Corrector
+from .correctors import CORRECTORS, Corrector, langevin
 from .parameterization import Parameterization
 from .predictors import PREDICTORS, Predictor
 from .sde import SDE, expand_to
@@ -39,7 +39,7 @@ class SDESchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class SDEScheduler(SchedulerMixin, ConfigMixin):
+class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file, alike
     """A diffusers scheduler for one SDE; subclasses say which in `make_sde`.
 
     A scheduler for your own SDE takes three lines:
@@ -72,6 +72,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):
         ValueError: for an unknown name or a number out of its range, naming the argument.
     """
 
+    config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
     time_convention = "scaled"
     data_range = (-1.0, 1.0)
@@ -109,7 +110,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):
         self.predictor: Predictor | None = PREDICTORS[config.predictor] if config.predictor else None
         self.corrector: Corrector | None = CORRECTORS[config.corrector] if config.corrector else None
         if config.batch_mean_norm and config.corrector == "langevin":
-            self.corrector = partial(CORRECTORS["langevin"], batch_mean_norm=True)
+            self.corrector = partial(langevin, batch_mean_norm=True)
         self.set_timesteps(config.num_train_timesteps)
 
     def __len__(self) -> int:
@@ -239,7 +240,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):
         use_clipped_model_output: bool | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
-    ) -> SDESchedulerOutput | tuple[Tensor, Tensor, Tensor]:
+    ) -> SDESchedulerOutput | tuple[Tensor, ...]:
         """One entry of `timesteps`: a corrector or predictor step, by its position.
 
         Args:
@@ -260,8 +261,8 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):
             )
         entry = self._advance(timestep) - int(self.config.prologue)
         if entry < 0:
-            outputs = (sample * self.sde.prior_std,) * 3
-            return SDESchedulerOutput(*outputs) if return_dict else outputs
+            start = SDESchedulerOutput(*(sample * self.sde.prior_std,) * 3)
+            return start if return_dict else start.to_tuple()
         level, phase = divmod(entry, self.order)
         t = self.levels[level]
         # Half precision holds neither VE states (up to sigma_max) nor small steps on them.
@@ -275,8 +276,8 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):
             mean, prev = self.corrector(self.sde, x, score, t, noise, self.config.snr)
         else:
             mean, prev = self._predict(x, score, level, generator)
-        outputs = tuple(v.to(sample.dtype) for v in (prev, mean, self.sde.denoise(x, score, t)))
-        return SDESchedulerOutput(*outputs) if return_dict else outputs
+        result = SDESchedulerOutput(*(v.to(sample.dtype) for v in (prev, mean, self.sde.denoise(x, score, t))))
+        return result if return_dict else result.to_tuple()
 
     def _predict(
         self, x: Tensor, score: Tensor, level: int, generator: torch.Generator | list[torch.Generator] | None

@@ -17,7 +17,7 @@ appendices B and C.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ class SDE:
         return -0.5 * (z**2).sum(1) - z.shape[1] * (0.5 * math.log(2 * math.pi) + math.log(self.prior_std))
 
 
-def _derivative(function, t: Tensor) -> Tensor:
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     # Elementwise functions only, so the tangent of ones gives every derivative at once; works under no_grad.
     with torch.inference_mode(False):
         t = t.clone() if t.is_inference() else t
@@ -277,7 +277,7 @@ class BetaTable:
         self.nodes = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
         self.slopes = _monotone_slopes(self.nodes)
 
-    def _cell(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _cell(self, t: Tensor) -> tuple[Tensor, ...]:
         # The position u in [0, 1] inside its cell, the two nodes around it and their slopes per cell.
         position = as_time(t) * len(self.betas)
         cell = position.detach().floor().clamp(0, len(self.betas) - 1)

@@ -57,8 +57,8 @@ def log_snr(sde: SDE, n: int, eps: float) -> TimeGrid:
 
 def karras(sde: SDE, n: int, eps: float, rho: float = 7.0) -> TimeGrid:
     """n times from T to eps at which (sigma / alpha)^(1 / rho) is evenly spaced (Karras et al. 2022, eq. 5)."""
-    ends = (torch.exp(-0.5 * sde.log_snr(as_time(end)) / rho) for end in (sde.T, eps))
-    ratio = torch.lerp(*ends, torch.linspace(0, 1, n, dtype=torch.float64))
+    first, last = (torch.exp(-0.5 * sde.log_snr(as_time(end)) / rho) for end in (sde.T, eps))
+    ratio = torch.lerp(first, last, torch.linspace(0, 1, n, dtype=torch.float64))
     return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(-2 * rho * torch.log(ratio)), eps))
 
 

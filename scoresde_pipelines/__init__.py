@@ -11,7 +11,8 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
 # diffusers looks the base classes of a saved component up in the namespace of the package that the index names.
-from diffusers import ModelMixin, SchedulerMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .models import DDPMpp, GaussianMixtureScoreModel, GaussianScoreModel, NCSNpp
 from .pipeline_output import ScoreSdePipelineOutput

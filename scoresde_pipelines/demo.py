@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -53,15 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
 def terminal_picture(image: Image.Image, columns: int = 96) -> str:
     """The image as coloured half blocks, two pixels a character, for a terminal with 24-bit colour."""
     height = max(2, round(image.height * columns / image.width / 2) * 2)
-    pixels = image.convert("RGB").resize((columns, height)).load()
+    pixels = np.asarray(image.convert("RGB").resize((columns, height)))
     rows = []
     for y in range(0, height, 2):
-        blocks = (_half_block(pixels[x, y], pixels[x, y + 1]) for x in range(columns))
+        blocks = (_half_block(pixels[y, x], pixels[y + 1, x]) for x in range(columns))
         rows.append("".join(blocks) + "\x1b[0m")
     return "\n".join(rows)
 
 
-def _half_block(top: tuple[int, ...], bottom: tuple[int, ...]) -> str:
+def _half_block(top: np.ndarray, bottom: np.ndarray) -> str:
     return "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m▀".format(*top, *bottom)
 
 

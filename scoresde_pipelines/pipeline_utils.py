@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
@@ -35,7 +35,10 @@ class SDEPipelineBase(DiffusionPipeline):
             of the official models: [0, 1] for the VE SDE, [-1, 1] for all others.
     """
 
-    model_cpu_offload_seq = "unet"
+    config: Any
+    unet: Any
+    scheduler: Any
+    model_cpu_offload_seq = "unet"  # type: ignore[assignment]
     _callback_tensor_inputs = ["latents"]
 
     def __init__(

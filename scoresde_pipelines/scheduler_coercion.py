@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .schedulers import SDEScheduler, VESDEScheduler, VPSDEScheduler
 
