@@ -8,6 +8,7 @@ if __name__ == "models":
 from .analytic import AnalyticNetwork, GaussianMixtureScoreModel, GaussianScoreModel
 from .ddpmpp import DDPMpp
 from .ncsnpp import NCSNpp
+from .ncsnv2 import NCSNv2
 
 
-__all__ = ["AnalyticNetwork", "DDPMpp", "GaussianMixtureScoreModel", "GaussianScoreModel", "NCSNpp"]
+__all__ = ["AnalyticNetwork", "DDPMpp", "GaussianMixtureScoreModel", "GaussianScoreModel", "NCSNpp", "NCSNv2"]

@@ -45,6 +45,7 @@ class DDPMpp(NCSNpp):
         sigma_min: float = 0.01,
         sigma_max: float = 50.0,
         num_train_timesteps: int = 1000,
+        discrete_sigmas: bool = False,
         time_conditioning: bool = True,
         init_scale: float = 0.0,
         num_class_embeds: int | None = None,

@@ -1,4 +1,4 @@
-"""What the network is told of its noise level: Fourier features of ``log sigma``, or sinusoids of an index or of ``999 t``."""
+"""What the network is told of its noise level: Fourier features of ``log sigma``, or sinusoids of an index or ``999 t``."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from .initialization import linear
 
 
 def sinusoidal_embedding(time: torch.Tensor, dim: int) -> torch.Tensor:
-    """Transformer features ``[sin(t w_k), cos(t w_k)]``, ``w_k = 10000^(-k / (dim/2 - 1))``: ``(B,) -> (B, dim)`` in float32."""
+    """``[sin(t w_k), cos(t w_k)]`` with ``w_k = 10000^(-k / (dim/2 - 1))``: ``(B,) -> (B, dim)``, always in float32."""
     half = dim // 2
     index = torch.arange(half, dtype=torch.float32, device=time.device)
     phase = time.float()[:, None] * torch.exp(index * (-math.log(10000) / max(half - 1, 1)))[None, :]

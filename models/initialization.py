@@ -7,7 +7,7 @@ from torch import nn
 
 
 def init_uniform_(weight: torch.Tensor, scale: float = 1.0, fan: float | None = None) -> torch.Tensor:
-    """Fill ``weight`` (out, in, ...) in place with U(-a, a), ``a^2 = 3 scale / fan``; ``fan`` is the mean of fan-in and fan-out.
+    """Fill ``weight`` (out, in, ...) with U(-a, a), ``a^2 = 3 scale / fan``; ``fan`` is the mean of fan-in and fan-out.
 
     ``scale = 0`` becomes 1e-10: the layer starts as good as silent, and its gradient does not vanish.
     """

@@ -1,4 +1,4 @@
-"""Building blocks of the paper's networks: group normalisation, residual blocks (DDPM and BigGAN), attention, pyramid junction."""
+"""Building blocks of the paper's networks: group normalisation, residual blocks, attention, pyramid junction."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from .initialization import conv, linear
 from .resampling import BoxFilter, FIRFilter
+
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "swish": nn.SiLU, "relu": nn.ReLU, "elu": nn.ELU}
 
@@ -128,9 +129,7 @@ class SelfAttention(nn.Module):
         init_scale: variance scale of the output projection at initialisation.
     """
 
-    def __init__(
-        self, channels: int, *, groups: int | None, eps: float, rescale: bool, init_scale: float
-    ) -> None:
+    def __init__(self, channels: int, *, groups: int | None, eps: float, rescale: bool, init_scale: float) -> None:
         super().__init__()
         self.factor = math.sqrt(0.5) if rescale else 1.0
         self.group_norm = group_norm(channels, groups, eps)

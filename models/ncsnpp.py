@@ -1,10 +1,11 @@
-"""NCSN++ and DDPM++, the networks of "Score-Based Generative Modeling through SDEs" (Song et al. 2021, section 4 and appendix H).
+"""NCSN++ and DDPM++, the networks of "Score-Based Generative Modeling through SDEs" (Song et al. 2021, appendix H).
 
 One U-Net under two families of defaults. Every choice of the paper is an argument: Fourier or positional embedding of
 the noise level, anti-aliased (FIR) or plain resampling, BigGAN or DDPM residual blocks, image pyramids at the input and
 at the output, skip connections rescaled by 1/sqrt 2. Called and configured like `diffusers.UNet2DModel`.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
 from .initialization import conv
 from .layers import activation
 from .unet_blocks import BlockOptions, DownBlock, MidBlock, UpBlock
+
 
 CHOICES = {
     "time_embedding_type": ("fourier", "positional"),
@@ -31,7 +33,7 @@ class NCSNpp(ModelMixin, ConfigMixin):
     r"""Time-dependent U-Net; the defaults are the paper's NCSN++ (VE, continuous) for CIFAR-10.
 
     Args:
-        sample_size: height (= width) of the images, or ``(height, width)``; says which level ``attention_resolutions`` means.
+        sample_size: height (= width) of the images, or ``(height, width)``; says what ``attention_resolutions`` means.
         in_channels, out_channels: channels of the image and of the output.
         center_input_sample: map inputs from [0, 1] to [-1, 1] first.
         time_embedding_type: ``fourier`` (``timestep`` is sigma > 0) or ``positional`` (an index, or 999 t).
@@ -53,6 +55,8 @@ class NCSNpp(ModelMixin, ConfigMixin):
         skip_rescale: divide every residual sum by sqrt 2.
         scale_by_sigma: divide the output by the noise level: the ``fourier`` timestep itself, or for ``positional`` the
             entry of ``num_train_timesteps`` log-spaced levels that falls from ``sigma_max`` (index 0) to ``sigma_min``.
+        discrete_sigmas: for a ``positional`` network trained on those levels: integer timesteps stay indices, while
+            floating-point ones are noise levels sigma, and stand for the nearest of the table (what VE schedulers send).
         time_conditioning: whether the noise level is told to the network at all.
         init_scale: variance scale of the last layer of each block at initialisation.
         num_class_embeds: number of classes; one more embedding stands for "no class", label ``num_class_embeds``.
@@ -98,6 +102,7 @@ class NCSNpp(ModelMixin, ConfigMixin):
         sigma_min: float = 0.01,
         sigma_max: float = 50.0,
         num_train_timesteps: int = 1000,
+        discrete_sigmas: bool = False,
         time_conditioning: bool = True,
         init_scale: float = 0.0,
         num_class_embeds: int | None = None,
@@ -111,7 +116,11 @@ class NCSNpp(ModelMixin, ConfigMixin):
             groups=norm_num_groups,
             eps=norm_eps,
             fir_kernel=tuple(fir_kernel),
-            **{name: config[name] for name in BlockOptions.__dataclass_fields__ if name in config and name != "fir_kernel"},
+            **{
+                name: config[name]
+                for name in BlockOptions.__dataclass_fields__
+                if name in config and name != "fir_kernel"
+            },
         )
         fourier = time_embedding_type == "fourier"
         self.time_proj = FourierFeatures(base, fourier_scale) if fourier else None
@@ -191,6 +200,8 @@ class NCSNpp(ModelMixin, ConfigMixin):
         """
         self._check_inputs(sample, class_labels)
         time = expand_timestep(timestep, sample)
+        if self.config.discrete_sigmas and time.is_floating_point():
+            time = index_of_sigma(self.config, time)
         emb = self._embed(time, class_labels, len(sample))
         x = sample if sample.device.type != "cpu" else sample.contiguous(memory_format=torch.channels_last)
         x = 2 * x - 1 if self.config.center_input_sample else x
@@ -234,11 +245,9 @@ class NCSNpp(ModelMixin, ConfigMixin):
 
     def _sigma(self, time: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """The noise level (B,) that ``timestep`` stands for, in at least float32."""
-        time = time.to(torch.promote_types(sample.dtype, torch.float32))
         if self.config.time_embedding_type == "fourier":
-            return time
-        high, low = (torch.tensor(self.config[name], dtype=torch.float64).log().item() for name in ("sigma_max", "sigma_min"))
-        return (high + (low - high) / (self.config.num_train_timesteps - 1) * time.trunc()).exp()
+            return time.to(torch.promote_types(sample.dtype, torch.float32))
+        return sigma_of_index(self.config, time, sample.dtype)
 
     def _check_inputs(self, sample: torch.Tensor, class_labels: torch.Tensor | None) -> None:
         config, factor = self.config, 2 ** (len(self.config.block_out_channels) - 1)
@@ -247,7 +256,9 @@ class NCSNpp(ModelMixin, ConfigMixin):
         if sample.shape[2] % factor or sample.shape[3] % factor:
             raise ValueError(f"sample's height and width must be divisible by {factor}, got {tuple(sample.shape[2:])}")
         if class_labels is not None and config.num_class_embeds is None:
-            raise ValueError("class_labels were given, but the network has no class embedding (num_class_embeds is None)")
+            raise ValueError(
+                "class_labels were given, but the network has no class embedding (num_class_embeds is None)"
+            )
 
 
 def expand_timestep(timestep: torch.Tensor | float | int, sample: torch.Tensor) -> torch.Tensor:
@@ -261,8 +272,29 @@ def expand_timestep(timestep: torch.Tensor | float | int, sample: torch.Tensor) 
         dtype = torch.promote_types(sample.dtype, torch.float32) if isinstance(timestep, float) else torch.int64
         return torch.full((batch,), timestep, dtype=dtype, device=sample.device)
     if timestep.ndim > 1 or timestep.numel() not in (1, batch):
-        raise ValueError(f"timestep must be a number or have shape (), (1,) or ({batch},), got {tuple(timestep.shape)}")
+        raise ValueError(
+            f"timestep must be a number or have shape (), (1,) or ({batch},), got {tuple(timestep.shape)}"
+        )
     return timestep.to(sample.device).expand(batch)
+
+
+def _log_range(config: Any) -> tuple[float, float]:
+    return math.log(config["sigma_max"]), math.log(config["sigma_min"])
+
+
+def sigma_of_index(config: Any, index: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Noise level number ``index`` (truncated) of the log-spaced table that falls from ``sigma_max``, in float32 or more."""
+    high, low = _log_range(config)
+    index = index.to(torch.promote_types(dtype, torch.float32)).trunc()
+    return (high + (low - high) / (config["num_train_timesteps"] - 1) * index).exp()
+
+
+def index_of_sigma(config: Any, sigma: torch.Tensor) -> torch.Tensor:
+    """The index (int64) of the level nearest to ``sigma`` in the logarithm."""
+    high, low = _log_range(config)
+    last = config["num_train_timesteps"] - 1
+    index = (high - sigma.to(torch.promote_types(sigma.dtype, torch.float32)).log()) * (last / (high - low))
+    return index.round().clamp(0, last).long()
 
 
 def check_config(config: Any) -> None:
@@ -272,5 +304,7 @@ def check_config(config: Any) -> None:
             raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}")
     if config["layers_per_block"] < 1 or not config["block_out_channels"]:
         raise ValueError("layers_per_block and the length of block_out_channels must be at least 1")
+    if config["discrete_sigmas"] and config["time_embedding_type"] != "positional":
+        raise ValueError("discrete_sigmas needs time_embedding_type='positional'")
     if config["num_train_timesteps"] < 2:
         raise ValueError(f"num_train_timesteps must be at least 2, got {config['num_train_timesteps']}")

@@ -6,7 +6,6 @@ how it is laid out. That order is also the order of the shadow parameters of an 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,38 +13,10 @@ from torch import nn
 from .embeddings import FourierFeatures
 from .layers import Combine, ResnetBlock, SelfAttention
 from .ncsnpp import NCSNpp
+from .ncsnv2 import NCSNv2
+from .official_keys_ncsnv2 import official_tensors_ncsnv2
+from .official_tensor import OfficialTensor
 from .resampling import Downsample, FIRFilter, Upsample
-
-
-@dataclass(frozen=True)
-class OfficialTensor:
-    """One tensor of an official checkpoint.
-
-    Attributes:
-        key: its official name, without the ``module.`` of DataParallel.
-        shape: its shape there.
-        name: our parameter that holds it.
-        part: which third of our merged query-key-value projection it is, or None if it is all of ``name``.
-        transposed: it is a matrix (in, out) there and a 1x1 convolution (out, in, 1, 1) here.
-        trained: whether it receives gradients (an official EMA leaves out those that do not).
-    """
-
-    key: str
-    shape: tuple[int, ...]
-    name: str
-    part: int | None = None
-    transposed: bool = False
-    trained: bool = True
-
-    def read(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From the official layout to ours."""
-        return tensor.t()[:, :, None, None] if self.transposed else tensor
-
-    def write(self, parameter: torch.Tensor) -> torch.Tensor:
-        """From our (whole) parameter to the official layout."""
-        if self.part is not None:
-            parameter = parameter.chunk(3)[self.part]
-        return parameter[:, :, 0, 0].t() if self.transposed else parameter
 
 
 def official_modules(model: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
@@ -98,8 +69,10 @@ def _layers(module: nn.Module, biggan: bool) -> list[tuple[str, str, int | None]
     return [("", "", None)]
 
 
-def official_tensors(model: NCSNpp) -> list[OfficialTensor]:
+def official_tensors(model: NCSNpp | NCSNv2) -> list[OfficialTensor]:
     """Every tensor of the official network that ``model`` is (but for the ``sigmas`` table), in official order."""
+    if isinstance(model, NCSNv2):
+        return official_tensors_ncsnv2(model)
     biggan = model.config.resnet_type == "biggan"
     parameters = dict(model.named_parameters())
     found = []
@@ -129,7 +102,7 @@ def _tensor(
     return OfficialTensor(key, tuple(shape), name, part, transposed=nin and kind == "weight")
 
 
-def from_official(model: NCSNpp, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_official(model: NCSNpp | NCSNv2, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict for ``model`` from official tensors; ``sigmas`` and the ``module.`` prefix are ignored.
 
     Raises:
@@ -144,20 +117,25 @@ def from_official(model: NCSNpp, state: Mapping[str, torch.Tensor]) -> dict[str,
     return {name: torch.cat(parts) if len(parts) > 1 else parts[0].contiguous() for name, parts in pieces.items()}
 
 
-def to_official(model: NCSNpp) -> dict[str, torch.Tensor]:
+def to_official(model: NCSNpp | NCSNv2) -> dict[str, torch.Tensor]:
     """The official state dict of ``model`` (without the ``sigmas`` table and the ``module.`` prefix)."""
     parameters = dict(model.named_parameters())
-    return {tensor.key: tensor.write(parameters[tensor.name].detach()).contiguous() for tensor in official_tensors(model)}
+    return {
+        tensor.key: tensor.write(parameters[tensor.name].detach()).contiguous() for tensor in official_tensors(model)
+    }
 
 
 def check_tensors(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError that names every tensor by which ``state`` differs from ``expected`` (``sigmas`` is optional)."""
     problems = [f"missing: {key} {list(shape)}" for key, shape in expected.items() if key not in state]
-    problems += [f"extra: {key} {list(value.shape)}" for key, value in state.items() if key not in {*expected, "sigmas"}]
+    problems += [
+        f"extra: {key} {list(value.shape)}" for key, value in state.items() if key not in {*expected, "sigmas"}
+    ]
     problems += [
         f"misshapen: {key} {list(state[key].shape)}, expected {list(shape)}"
         for key, shape in expected.items()
         if key in state and tuple(state[key].shape) != tuple(shape)
     ]
     if problems:
-        raise ValueError(f"the checkpoint does not fit the architecture ({len(problems)} tensors):\n  " + "\n  ".join(problems))
+        listing = "\n  ".join(problems)
+        raise ValueError(f"the checkpoint does not fit the architecture ({len(problems)} tensors):\n  {listing}")

@@ -131,7 +131,7 @@ class Upsample(nn.Module):
             return self.filter.up(x)
         if not isinstance(self.filter, FIRFilter):
             return self.conv(self.filter.up(x))
-        # The convolution sees the zero-stuffed image (a transposed convolution with the mirrored weights), the filter its result.
+        # The convolution sees the zero-stuffed image (it is a transposed one with mirrored weights), the filter its result.
         stuffed = F.conv_transpose2d(x, self.conv.weight.transpose(0, 1).flip(2, 3), stride=2)
         smooth = 4.0 * self.filter.down(stuffed, stride=1)
         return smooth + self.conv.bias.to(smooth.dtype).view(1, -1, 1, 1)

@@ -7,6 +7,7 @@ resolution in ``downsampler`` / ``upsampler``, and the input or output pyramid's
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -108,7 +109,7 @@ class DownBlock(_Stage):
     ) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * layers
-        self.resnets = nn.ModuleList(options.resnet(a, b) for a, b in zip(widths, widths[1:]))
+        self.resnets = nn.ModuleList(options.resnet(a, b) for a, b in pairwise(widths))
         self.attentions = nn.ModuleList(options.attention(channels) for _ in range(layers if attention else 0))
         self.downsampler = None if last else options.change(channels, "down")
         self.pyramid_filter: nn.Module | None = None
