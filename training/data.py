@@ -63,8 +63,18 @@ def load_images(
     parquet = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if parquet:
         files = [str(file) for file in parquet if file.name.startswith(split)] or [str(file) for file in parquet]
-        return load_dataset("parquet", data_files={split: files}, split=split, cache_dir=cache_dir)
+        return _with_images(load_dataset("parquet", data_files={split: files}, split=split, cache_dir=cache_dir))
     return load_dataset("imagefolder", data_dir=str(path), split=split, cache_dir=cache_dir)
+
+
+def _with_images(table: Any) -> Any:
+    """Parquet files that `datasets` did not write hold encoded images as bare ``{"bytes": ...}``: makes them images."""
+    from datasets import Image as ImageFeature
+
+    for name, feature in table.features.items():
+        if isinstance(feature, dict) and "bytes" in feature:
+            table = table.cast_column(name, ImageFeature())
+    return table
 
 
 def find_image_column(dataset: ImageTable, image_column: str | None = None) -> str:
