@@ -11,19 +11,11 @@ from PIL import Image
 
 from .pipeline_score_sde import ScoreSdePipeline
 from .shipped import shipped
+from .training.sampling import image_grid
 
 
 # Noise levels that give good pictures in about a minute on two CPU cores.
 STEPS = {"fashion-mnist-32-vp": 100, "emoji-32-ve": 250}
-
-
-def image_grid(images: list[Image.Image], columns: int = 8, scale: int = 2) -> Image.Image:
-    """Tiles images of one size into a grid, row by row, enlarged by the whole number `scale`."""
-    width, height = images[0].size
-    grid = Image.new(images[0].mode, (columns * width, -(-len(images) // columns) * height))
-    for i, image in enumerate(images):
-        grid.paste(image, (i % columns * width, i // columns * height))
-    return grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,9 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
         scheduler = pipe.scheduler
         print(f"\n{name}: {type(scheduler).__name__}, {scheduler.config.predictor} + {scheduler.config.corrector}")
         start = time.perf_counter()
-        result = pipe(args.batch_size, steps, generator=torch.Generator().manual_seed(args.seed))
+        result = pipe(args.batch_size, steps, torch.Generator().manual_seed(args.seed), output_type="pt")
         seconds = time.perf_counter() - start
-        picture = image_grid(result.images)
+        picture = image_grid((result.images * 255).round().to(torch.uint8), columns=8)
         path = args.output_dir / f"{name}.png"
         picture.save(path)
         if sys.stdout.isatty():
