@@ -1,0 +1,218 @@
+"""The training script from end to end on eight-pixel images: resuming, fine-tuning, launching, publishing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+
+pytest.importorskip("datasets")
+
+from accelerate.state import AcceleratorState
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from scoresde_pipelines import ScoreSdePipeline, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines.training import pipeline_folder, train_unconditional
+from scoresde_pipelines.training.arguments import parse_args
+from scoresde_pipelines.training.data import to_uint8
+from scoresde_pipelines.training.model_card import command_line
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--attention_resolutions", "4"]
+QUICK = ["--resolution", "8", "--train_batch_size", "4", "--lr_warmup_steps", "0", "--eval_batch_size", "0"]
+QUIET = ["--logger", "none", "--cpu"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Ten 8 x 8 RGB images in a folder."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    for k, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{k}.png")
+    return folder
+
+
+@pytest.fixture
+def train(images, tmp_path):
+    """Runs the script in this process: ``train(output_name, *arguments) -> output folder``."""
+
+    def run(name, *arguments):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        output = tmp_path / name
+        data = ["--train_data_dir", str(images), "--cache_dir", str(tmp_path / "cache")]
+        train_unconditional.main([*data, "--output_dir", str(output), *QUICK, *QUIET, *arguments])
+        return output
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def assert_equal_checkpoints(first, second):
+    for name in ("unet.safetensors", "unet_ema.safetensors"):
+        ours, theirs = load_file(first / name), load_file(second / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    ours, theirs = (torch.load(folder / "optimizer.bin")["state"] for folder in (first, second))
+    assert all(torch.equal(ours[k][name], theirs[k][name]) for k in ours for name in ("exp_avg", "exp_avg_sq"))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, tmp_path):
+    # Mid-epoch (10 images, 8 per update), with everything that draws random numbers, in mixed precision.
+    options = ["--sde", "ve", *SIZE, "--dropout", "0.2", "--random_flip", "--gradient_accumulation_steps", "2"]
+    options += ["--max_train_steps", "4", "--mixed_precision", "bf16", "--lr_scheduler", "cosine"]
+    whole = train("whole", *options, "--checkpointing_steps", "2", "--checkpoints_total_limit", "2")
+    resumed = tmp_path / "resumed"
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    shutil.copytree(whole / "checkpoint-4", resumed / "checkpoint-3")
+    (resumed / "checkpoint-3" / "unet.safetensors").write_bytes(b"cut off")
+    train("resumed", *options, "--checkpointing_steps", "3", "--resume_from_checkpoint", "latest")
+    assert_equal_checkpoints(whole / "checkpoint-4", resumed / "checkpoint-4")
+    assert sorted(path.name for path in whole.glob("*checkpoint*")) == ["checkpoint-2", "checkpoint-4"]
+    # The last checkpoint is of the end although 4 is no multiple of 3.
+    assert (resumed / "checkpoint-4" / "trainer_state.json").exists()
+
+
+@pytest.mark.parametrize(
+    "sde, scheduler", [("ve", VESDEScheduler), ("vp", VPSDEScheduler), ("subvp", SubVPSDEScheduler)]
+)
+def test_the_output_is_a_pipeline_that_draws_the_sample_grid(train, sde, scheduler):
+    output = train(
+        "run", "--sde", sde, *SIZE, "--max_train_steps", "1", "--eval_batch_size", "3", "--num_inference_steps", "4"
+    )
+    pipeline = ScoreSdePipeline.from_pretrained(output)
+    pipeline.set_progress_bar_config(disable=True)
+    assert type(pipeline.scheduler) is scheduler
+    ema = load_file(output / "checkpoint-1" / "unet_ema.safetensors")
+    assert all(torch.equal(ema[key], value) for key, value in pipeline.unet.state_dict().items())
+    generators = [torch.Generator().manual_seed(k) for k in range(3)]
+    drawn = pipeline(batch_size=3, num_inference_steps=4, generator=generators, output_type="pt").images
+    grid = np.asarray(Image.open(output / "samples" / "00000001.png"))[::2, ::2]
+    for k, image in enumerate(to_uint8(drawn, (0.0, 1.0)).permute(0, 2, 3, 1).numpy()):
+        top, left = k // 2 * 10, k % 2 * 10
+        assert np.abs(grid[top : top + 8, left : left + 8].astype(int) - image).max() <= 1
+
+
+def test_fine_tuning_starts_from_the_pretrained_weights(train):
+    first = train("first", "--sde", "ve", "--sigma_max", "7", *SIZE, "--max_train_steps", "1")
+    pretrained = ["--pretrained_model_name_or_path", str(first)]
+    second = train("second", *pretrained, "--max_train_steps", "1", "--learning_rate", "0")
+    ours, theirs = (load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (first, second))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert ScoreSdePipeline.from_pretrained(second).scheduler.config.sigma_max == 7
+    with pytest.raises(ValueError, match="--sde is vp, but the pretrained network was trained with ve"):
+        train("third", *pretrained, "--sde", "vp", "--max_train_steps", "1")
+    with pytest.raises(ValueError, match="--channels is 1, but the network is made for 3"):
+        train("fourth", *pretrained, "--channels", "1", "--max_train_steps", "1")
+
+
+def test_a_stock_ddpm_pipeline_can_be_fine_tuned(train, tmp_path):
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
+    )  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler(beta_end=0.01)).save_pretrained(tmp_path / "stock")
+    options = ["--max_train_steps", "1", "--learning_rate", "0"]
+    output = train("tuned", "--pretrained_model_name_or_path", str(tmp_path / "stock"), *options)
+    tuned = ScoreSdePipeline.from_pretrained(output)
+    assert type(tuned.unet) is UNet2DModel and type(tuned.scheduler) is VPSDEScheduler
+    assert tuned.scheduler.config.beta_end == 0.01
+    assert all(torch.equal(value, tuned.unet.state_dict()[key]) for key, value in unet.state_dict().items())
+
+
+def launch(*command, **environment):
+    return subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_it_runs_by_path_and_by_accelerate_launch(images, tmp_path):
+    options = ["--train_data_dir", str(images), "--cache_dir", str(tmp_path / "cache"), *QUICK, *QUIET, *SIZE]
+    options += ["--max_train_steps", "1"]
+    script = str(ROOT / "training" / "train_unconditional.py")
+    module = "scoresde_pipelines.training.train_unconditional"
+    by_path = launch(script, *options, "--output_dir", str(tmp_path / "path"))
+    assert by_path.returncode == 0, by_path.stderr
+    accelerate = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", module]
+    by_module = launch(*accelerate, *options, "--output_dir", str(tmp_path / "module"), PYTHONPATH=str(ROOT))
+    assert by_module.returncode == 0, by_module.stderr
+    assert_equal_checkpoints(tmp_path / "path" / "checkpoint-1", tmp_path / "module" / "checkpoint-1")
+
+
+def test_two_processes_save_both_states_and_one_process_resumes(images, train, tmp_path):
+    options = ["--train_data_dir", str(images), "--cache_dir", str(tmp_path / "cache"), *QUICK, *QUIET, *SIZE]
+    output = tmp_path / "two"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    torchrun += ["-m", "scoresde_pipelines.training.train_unconditional"]
+    both = launch(*torchrun, *options, "--max_train_steps", "1", "--output_dir", str(output), PYTHONPATH=str(ROOT))
+    assert both.returncode == 0, both.stderr
+    states = [torch.load(output / "checkpoint-1" / f"random_states_{k}.pkl", weights_only=False) for k in range(2)]
+    assert not torch.equal(states[0]["torch_manual_seed"], states[1]["torch_manual_seed"])
+    train("two", *SIZE, "--max_train_steps", "2", "--resume_from_checkpoint", "latest")
+    state = train_unconditional.Trainer(
+        parse_args(
+            ["--train_data_dir", str(images), "--cache_dir", str(tmp_path / "cache"), *QUICK, *QUIET, *SIZE,
+             "--output_dir", str(output), "--resume_from_checkpoint", "latest"]
+        )
+    )  # fmt: skip
+    assert (state.step, state.images_seen, state.ema.num_updates) == (2, 8 + 4, 2)
+
+
+def test_publishing_respects_privacy_and_leaves_checkpoints_at_home(monkeypatch, tmp_path):
+    calls = {}
+
+    class Api:
+        def __init__(self, token):
+            calls["token"] = token
+
+        def create_repo(self, repo_id, **options):
+            calls["create"] = (repo_id, options)
+            return type("Url", (str,), {"repo_id": "me/" + repo_id})("address")
+
+        def upload_folder(self, **options):
+            calls["upload"] = options
+
+    monkeypatch.setattr(pipeline_folder, "HfApi", Api)
+    assert pipeline_folder.push_pipeline_folder(tmp_path / "run", None, True, "secret") == "address"
+    assert calls["token"] == "secret"
+    assert calls["create"] == ("run", {"private": True, "exist_ok": True})
+    assert calls["upload"]["repo_id"] == "me/run"
+    assert calls["upload"]["allow_patterns"] == ["model_index.json", "README.md", "unet/*", "scheduler/*", "samples/*"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "give either --dataset_name"),
+        (["--train_data_dir", "a", "--dataset_name", "b"], "give either --dataset_name"),
+        (["--train_data_dir", "a", "--train_batch_size", "0"], "--train_batch_size is 0, expected at least 1"),
+        (["--train_data_dir", "a", "--sigma_max", "9", "--sde", "vp"], "--sigma_max belongs to --sde ve"),
+        (["--train_data_dir", "a", "--pretrained_model_name_or_path", "b", "--dropout", "0"], "--dropout describes a new"),
+        (["--train_data_dir", "a", "--likelihood_weighting", "--importance_sampling"], "leave out"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_the_card_repeats_the_command_without_secrets_and_paths():
+    arguments = ["--train_data_dir", "/home/me/data", "--hub_token", "secret", "--output_dir", "/home/me/out"]
+    args = parse_args([*arguments, "--no-use_ema", "--random_flip", "--block_out_channels", "8", "16"])
+    words = command_line(args, "data").replace("\\\n", "").split()
+    launcher = ["accelerate", "launch", "-m", "scoresde_pipelines.training.train_unconditional"]
+    options = ["--train_data_dir", "data", "--random_flip", "--block_out_channels", "8", "16", "--no-use_ema"]
+    assert words == launcher + options
