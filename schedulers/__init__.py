@@ -6,6 +6,7 @@ if __name__ == "schedulers":
     )
 
 from .correctors import CORRECTORS, annealed_langevin, langevin
+from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
 from .parameterization import Parameterization
 from .predictors import (
     PREDICTORS,
@@ -27,6 +28,8 @@ from .time_grids import TIME_GRIDS, TimeGrid
 __all__ = [
     "CORRECTORS",
     "DiscreteVPSDE",
+    "ExponentialMultistep",
+    "MULTISTEP_PREDICTORS",
     "PREDICTORS",
     "Parameterization",
     "SDE",

@@ -18,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .correctors import CORRECTORS, Corrector, langevin
+from .multistep import MULTISTEP_PREDICTORS
 from .parameterization import Parameterization
 from .predictors import PREDICTORS, Predictor
 from .sde import SDE, expand_to
@@ -57,7 +58,8 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         num_train_timesteps (`int`): number of noise levels that `timesteps` holds before `set_timesteps`, and that a
             discretely trained network knows.
         prediction_type (`str`): "epsilon", "score", "sample" or "v_prediction".
-        predictor (`str` or `None`): a key of `PREDICTORS`; `None` samples with the corrector alone.
+        predictor (`str` or `None`): a key of `PREDICTORS` or `MULTISTEP_PREDICTORS`; `None` samples with the corrector
+            alone.
         corrector (`str` or `None`): a key of `CORRECTORS`, or `None`.
         snr (`float`): signal-to-noise ratio of the corrector's steps.
         correct_steps (`int`): corrector steps per noise level; unused without a corrector.
@@ -107,7 +109,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         self.parameterization = Parameterization(
             config.prediction_type, self.time_convention, config.num_train_timesteps
         )
-        self.predictor: Predictor | None = PREDICTORS[config.predictor] if config.predictor else None
+        self.predictor: Predictor | None = _make_predictor(config.predictor)
         self.corrector: Corrector | None = CORRECTORS[config.corrector] if config.corrector else None
         if config.batch_mean_norm and config.corrector == "langevin":
             self.corrector = partial(langevin, batch_mean_norm=True)
@@ -167,6 +169,8 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         self.timesteps = entries.to(device)
         self._step_index: int | None = None
         self._begin_index: int | None = None
+        # A multistep predictor forgets the last walk and ends the new one in its own way.
+        getattr(self.predictor, "start", lambda: None)()
 
     def _make_grid(self, n: Any) -> TimeGrid:
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
@@ -199,6 +203,13 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
     def step_index(self) -> int | None:
         """Index of the next `step` in `timesteps`; `None` before the first."""
         return self._step_index
+
+    @property
+    def state_time(self) -> Tensor:
+        """The SDE's time of the current state, 0-dim float64: that of the next network call, and 0 after the last step."""
+        done = max((self._step_index or self._begin_index or 0) - int(self.config.prologue), 0)
+        level = done // self.order
+        return self.levels[level] if level < len(self.levels) else torch.zeros_like(self.levels[0])
 
     @property
     def begin_index(self) -> int | None:
@@ -270,7 +281,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         score = self.parameterization.score(self.sde, output, x, t)
 
         if entry == len(self.levels) * self.order - 1 and self._denoise_at_end:
-            mean = prev = self.sde.denoise(x, score, t)
+            mean = prev = self._denoise(x, score, t)
         elif self.corrector is not None and phase < self.order - (self.predictor is not None):
             noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             mean, prev = self.corrector(self.sde, x, score, t, noise, self.config.snr)
@@ -288,6 +299,11 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
             return mean, mean
         noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return mean, mean + std * noise
+
+    def _denoise(self, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
+        if hasattr(self.predictor, "denoise"):
+            return self.predictor.denoise(self.sde, x, score, t)
+        return self.sde.denoise(x, score, t)
 
     # ------------------------------------------------------------------ what training and pipelines ask for
 
@@ -338,8 +354,17 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         return score
 
 
+def _make_predictor(name: str | None) -> Predictor | None:
+    # Multistep predictors remember, so every scheduler has its own.
+    return MULTISTEP_PREDICTORS[name]() if name in MULTISTEP_PREDICTORS else PREDICTORS.get(name or "")
+
+
 def _check_config(config: Any) -> None:
-    for key, known in (("predictor", PREDICTORS), ("corrector", CORRECTORS), ("timestep_spacing", TIME_GRIDS)):
+    for key, known in (
+        ("predictor", {**PREDICTORS, **MULTISTEP_PREDICTORS}),
+        ("corrector", CORRECTORS),
+        ("timestep_spacing", TIME_GRIDS),
+    ):
         name = config[key]
         if name not in known and not (name is None and key != "timestep_spacing"):
             raise ValueError(f"{key} must be one of {sorted(known)}, got {name!r}")
