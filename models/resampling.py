@@ -56,9 +56,9 @@ class FIRFilter(nn.Module):
 
     def __init__(self, kernel: Sequence[float]) -> None:
         super().__init__()
-        taps = torch.tensor(kernel, dtype=torch.float64)
-        if taps.ndim != 1 or taps.numel() < 2 or taps.sum() == 0:
+        if len(kernel) < 2 or sum(kernel) == 0:
             raise ValueError(f"fir_kernel must be at least 2 numbers whose sum is not 0, got {kernel}")
+        taps = torch.tensor(kernel, dtype=torch.float64)
         square = torch.outer(taps, taps)
         self.register_buffer("kernel", (square / square.sum()).float(), persistent=False)
 
