@@ -14,7 +14,7 @@ from .predictors import (
     ancestral_large,
     euler_maruyama,
     exponential,
-    probability_flow,
+    probability_flow_euler,
     reverse_diffusion,
 )
 from .scheduling_subvp_sde import SubVPSDEScheduler
@@ -49,6 +49,6 @@ __all__ = [
     "euler_maruyama",
     "exponential",
     "langevin",
-    "probability_flow",
+    "probability_flow_euler",
     "reverse_diffusion",
 ]

@@ -49,7 +49,7 @@ def ancestral_large(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) ->
     return (x + std**2 * score) / scale, std
 
 
-def probability_flow(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+def probability_flow_euler(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Euler on the probability-flow ODE (paper eq. 13)."""
     return x + (sde.drift(x, t) - 0.5 * sde.diffusion(t) ** 2 * score) * (s - t), torch.zeros_like(t)
 
@@ -65,6 +65,6 @@ PREDICTORS: dict[str, Predictor] = {
     "reverse_diffusion": reverse_diffusion,
     "ancestral": ancestral,
     "ancestral_large": ancestral_large,
-    "probability_flow": probability_flow,
+    "probability_flow": probability_flow_euler,
     "exponential": exponential,
 }
