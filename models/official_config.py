@@ -160,9 +160,10 @@ def _scheduler(sde: str, continuous: bool, model: _Section, sampling: _Section) 
         "num_train_timesteps": steps,
         "predictor": sampling.choose("predictor", _PREDICTORS, predictor),
         "corrector": sampling.choose("corrector", _CORRECTORS, corrector),
-        "snr": float(sampling.get("snr", 0.16)),
-        "correct_steps": int(sampling.get("n_steps_each", 1)),
     }
+    if common["corrector"] is not None:
+        common["snr"] = float(sampling.get("snr", 0.16))
+        common["correct_steps"] = int(sampling.get("n_steps_each", 1))
     if sde == "vesde":
         low, high = float(model.get("sigma_min", 0.01)), float(model.get("sigma_max", 50.0))
         return "VESDEScheduler", common | {"sigma_min": low, "sigma_max": high, "sampling_eps": 1e-5}

@@ -58,7 +58,8 @@ def _entries(state: Mapping[str, torch.Tensor]) -> list[_Entry]:
         match = re.fullmatch(r"all_modules\.(\d+)\.(.+)", key)
         if match:
             found.setdefault(int(match[1]), {})[match[2]] = tuple(tensor.shape)
-    return [_Entry(_kind(found[index]), found[index]) for index in sorted(found)]
+    # A place in the list without tensors is a resampling layer without convolution.
+    return [_Entry(_kind(found[i]), found[i]) if i in found else _Entry("D", {}) for i in range(max(found) + 1)]
 
 
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
@@ -74,7 +75,7 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str
         if "begin_conv.weight" in state:
             return "NCSNv2", _ncsnv2(state) | _sigma_table(state)
         return "NCSNpp", _ncsnpp(_entries(state)) | _sigma_table(state)
-    except (IndexError, KeyError, StopIteration) as error:
+    except (IndexError, KeyError, ValueError, StopIteration) as error:
         raise ValueError(f"the architecture cannot be read off these tensors ({error!r}): pass config") from error
 
 
@@ -146,7 +147,7 @@ def _layers_per_block(body: list[_Entry]) -> int:
 def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
     """Walk the encoder: ``layers`` blocks per level, then what leads to the next, as long as something does."""
     position, widths, attention = 0, [], []
-    pyramid, combine, ddpm = "none", "sum", False
+    pyramid, combine, ddpm, with_conv = "none", "sum", False, True
     while True:
         for _ in range(layers):
             block = body[position]
@@ -159,6 +160,7 @@ def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
         if not _is_resampling(body[position]):
             break
         ddpm = ddpm or body[position].kind == "D"
+        with_conv = with_conv and bool(body[position].shapes)
         position += 1
         if body[position].kind == "C":
             pyramid = "input_skip"
@@ -174,6 +176,7 @@ def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
         "block_out_channels": tuple(widths),
         "attention_resolutions": tuple(sorted({size // 2**level for level in attention}, reverse=True)),
         "resnet_type": "ddpm" if ddpm else "biggan",
+        "resample_with_conv": with_conv,
         "input_pyramid": pyramid,
         "pyramid_combine": combine,
     }
