@@ -97,6 +97,16 @@ class Step:
     slopes: list[Tensor]
     tableau: Tableau = field(repr=False)
 
+    @property
+    def end(self) -> Tensor:
+        """The state at the end of the step, shape (b, *D)."""
+        return self.origin + self.combine(self.tableau.stages[-1])
+
+    @property
+    def error(self) -> Tensor:
+        """The embedded estimate of the step's error, shape (b, *D)."""
+        return self.combine(self.tableau.error)
+
     def combine(self, weights: tuple[float, ...]) -> Tensor:
         """width * sum_i weights_i slopes_i, shape (b, *D)."""
         total = torch.zeros_like(self.origin)
@@ -152,6 +162,7 @@ def integrate(
     tolerance: float = 1e-5,
     tableau: Tableau = DORMAND_PRINCE,
     max_steps: int = 1000,
+    first_step: float = 0.05,
     on_step: Callable[[Step], None] | None = None,
 ) -> Solution:
     """Solves dz/du = F(z, u) from u = `start` to `end` for every sample on its own.
@@ -164,6 +175,7 @@ def integrate(
         tolerance: relative and absolute error allowed per step.
         tableau: the method.
         max_steps: most steps, rejected ones included, that a sample may take.
+        first_step: the first step that is tried, as a fraction of the whole way.
         on_step: called with every accepted step.
 
     Raises:
@@ -172,16 +184,16 @@ def integrate(
     count, span = len(z), end - start
     everyone = torch.arange(count)
     z, slope = z.clone(), function(z, torch.full((count,), start, dtype=torch.float64), everyone)
-    controller = _Controller(count, span, tableau.order)
+    controller = _Controller(count, span, first_step, tableau.order)
     position = torch.full((count,), start, dtype=torch.float64)
     while len(rows := everyone[(position != end)]):
         there = rows.to(z.device)
         width, last = controller.propose(rows, end - position[rows])
-        origin, first = (z, slope) if len(rows) == count else (z[there], slope[there])
-        step = Step(rows, position[rows], width, origin, [first], tableau)
+        origin = z[there]  # a copy: `z` is written to before `on_step` reads the step
+        step = Step(rows, position[rows], width, origin, [slope[there]], tableau)
         step, landing = take_step(function, step)
         scale = tolerance * (1 + torch.maximum(origin.abs(), landing.abs()))
-        ratio = (step.combine(tableau.error) / scale).flatten(1).square().mean(1).sqrt()
+        ratio = (step.error / scale).flatten(1).square().mean(1).sqrt()
         accepted = controller.judge(rows, width, ratio.double().cpu())
         done = accepted.to(z.device)
         z[there[done]], slope[there[done]] = landing[done], step.slopes[-1][done]
@@ -196,9 +208,9 @@ def integrate(
 class _Controller:
     """Step sizes per sample on the host: a proportional-integral controller (Gustafsson 1991)."""
 
-    def __init__(self, count: int, span: float, order: int):
+    def __init__(self, count: int, span: float, first_step: float, order: int):
         self.direction = 1.0 if span > 0 else -1.0
-        self.size = torch.full((count,), 0.05 * abs(span), dtype=torch.float64)
+        self.size = torch.full((count,), first_step * abs(span), dtype=torch.float64)
         self.smallest = 1e-12 * abs(span)
         self.exponents = (-0.7 / order, 0.4 / order)
         self.previous = torch.ones(count, dtype=torch.float64)
@@ -216,7 +228,7 @@ class _Controller:
         ratio = torch.where(finite, ratio, torch.full_like(ratio, 1e10)).clamp_min(1e-12)
         accepted = ratio <= 1
         factor = 0.9 * ratio ** self.exponents[0] * self.previous[rows] ** self.exponents[1]
-        factor = factor.clamp(0.2, 10.0)
+        factor = factor.clamp(0.2, 3.0)
         self.size[rows] = width.abs() * torch.where(accepted, factor, factor.clamp_max(0.9))
         self.previous[rows[accepted]] = ratio[accepted].clamp_min(1e-4)
         self.taken[rows] += 1
