@@ -17,6 +17,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from .coefficient_table import tabulate
 from .correctors import CORRECTORS, Corrector, langevin
 from .multistep import MULTISTEP_PREDICTORS
 from .parameterization import Parameterization
@@ -162,6 +163,8 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         grid = self._make_grid(num_inference_steps) if timesteps is None else self._custom_grid(timesteps)
         self.levels, self.targets, self._denoise_at_end = grid.levels, grid.targets, grid.denoise
         self.num_inference_steps = len(grid.levels)
+        self._times, self._next_times = list(grid.levels.unbind()), list(grid.targets.unbind())
+        self._walk_sde = tabulate(self.sde, self._times + self._next_times)
 
         entries = self._network_levels().repeat_interleave(self.order)
         if self.config.prologue:
@@ -275,26 +278,26 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
             start = SDESchedulerOutput(*(sample * self.sde.prior_std,) * 3)
             return start if return_dict else start.to_tuple()
         level, phase = divmod(entry, self.order)
-        t = self.levels[level]
+        sde, t = self._walk_sde, self._times[level]
         # Half precision holds neither VE states (up to sigma_max) nor small steps on them.
         x, output = (v if v.dtype == torch.float64 else v.float() for v in (sample, model_output))
-        score = self.parameterization.score(self.sde, output, x, t)
+        score = self.parameterization.score(sde, output, x, t)
 
         if entry == len(self.levels) * self.order - 1 and self._denoise_at_end:
             mean = prev = self._denoise(x, score, t)
         elif self.corrector is not None and phase < self.order - (self.predictor is not None):
             noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            mean, prev = self.corrector(self.sde, x, score, t, noise, self.config.snr)
+            mean, prev = self.corrector(sde, x, score, t, noise, self.config.snr)
         else:
             mean, prev = self._predict(x, score, level, generator)
-        result = SDESchedulerOutput(*(v.to(sample.dtype) for v in (prev, mean, self.sde.denoise(x, score, t))))
+        result = SDESchedulerOutput(*(v.to(sample.dtype) for v in (prev, mean, sde.denoise(x, score, t))))
         return result if return_dict else result.to_tuple()
 
     def _predict(
         self, x: Tensor, score: Tensor, level: int, generator: torch.Generator | list[torch.Generator] | None
     ) -> tuple[Tensor, Tensor]:
         assert self.predictor is not None
-        mean, std = self.predictor(self.sde, x, score, self.levels[level], self.targets[level])
+        mean, std = self.predictor(self._walk_sde, x, score, self._times[level], self._next_times[level])
         if level == len(self.levels) - 1 or not bool(torch.as_tensor(std).gt(0).any()):
             return mean, mean
         noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -302,8 +305,8 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
 
     def _denoise(self, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
         if hasattr(self.predictor, "denoise"):
-            return self.predictor.denoise(self.sde, x, score, t)
-        return self.sde.denoise(x, score, t)
+            return self.predictor.denoise(self._walk_sde, x, score, t)
+        return self._walk_sde.denoise(x, score, t)
 
     # ------------------------------------------------------------------ what training and pipelines ask for
 
