@@ -1,0 +1,54 @@
+"""Every code block of the README and of the docs runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(language, code, id=f"{page.stem}-{number}")
+    for page in PAGES
+    if page.is_file()
+    for number, (language, code) in enumerate(re.findall(r"```(\w+)\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+]
+# The set-up itself: `.ci/run` and the packaging tests run these.
+SET_UP = re.compile(r"^(make \w+|pip install .*)$")
+
+
+@pytest.mark.parametrize(("language", "code"), BLOCKS)
+def test_block_runs(language, code, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    if language == "python":
+        command = [sys.executable, "-c", code]
+    else:
+        assert language == "bash", f"a code block in {language} cannot be tested"
+        lines = [line.split("#")[0].strip() for line in code.splitlines()]
+        script = "\n".join(line for line in lines if line and not SET_UP.match(line))
+        if not script:
+            return
+        _picture_folder(tmp_path / "my_images")
+        command = ["bash", "-euc", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+
+
+def test_the_pages_show_pictures_that_exist():
+    for page in PAGES:
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name} shows {target}"
+
+
+def _picture_folder(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(8):
+        Image.new("RGB", (16, 16), (30 * i, 255 - 30 * i, 128)).save(folder / f"{i}.png")
+    shutil.copy(folder / "0.png", folder / "8.png")
