@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin
-
 from ..models import NCSNpp
 from .pipeline_folder import (
     NETWORKS,
@@ -75,7 +73,7 @@ def _pretrained(args: argparse.Namespace) -> Components:
     return components
 
 
-def _network(args: argparse.Namespace, name: str, channels: int) -> ModelMixin:
+def _network(args: argparse.Namespace, name: str, channels: int) -> Any:
     if args.model_config_name_or_path is not None:
         config = _read_config(args)
         return network_class(config.get("_class_name", "NCSNpp")).from_config(config)
@@ -95,13 +93,13 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
     return NCSNpp.load_config(args.model_config_name_or_path, cache_dir=args.cache_dir, token=args.hub_token)
 
 
-def network_resolution(unet: ModelMixin) -> int | None:
+def network_resolution(unet: Any) -> int | None:
     """The side of the (square) images that a network was configured for, if it says so."""
     size = unet.config.get("sample_size")
     return size if size is None or isinstance(size, int) else int(size[0])
 
 
-def _check_shape(args: argparse.Namespace, unet: ModelMixin) -> None:
+def _check_shape(args: argparse.Namespace, unet: Any) -> None:
     own = {"channels": unet.config.in_channels, "resolution": network_resolution(unet)}
     for name, value in own.items():
         given = getattr(args, name)

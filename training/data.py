@@ -37,8 +37,8 @@ def load_images(
     train_data_dir: str | None = None,
     split: str = "train",
     cache_dir: str | None = None,
-) -> ImageTable:
-    """Opens a data set with the `datasets` library.
+) -> Any:
+    """Opens a data set with the `datasets` library; returns a `datasets.Dataset`.
 
     Args:
         dataset_name: a Hub id, or a local folder that `datasets` understands.
@@ -57,7 +57,7 @@ def load_images(
         raise ValueError("give either dataset_name (a Hub id) or train_data_dir (a folder or parquet file), not both")
     if dataset_name is not None:
         return load_dataset(dataset_name, dataset_config_name, split=split, cache_dir=cache_dir)
-    path = Path(train_data_dir)
+    path = Path(str(train_data_dir))
     if not path.exists():
         raise ValueError(f"train_data_dir is {train_data_dir!r}, which does not exist")
     parquet = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
@@ -127,8 +127,8 @@ class ImageFormat:
         image = image.convert(MODES[self.channels])
         side = min(image.size) if self.fit == "crop" else max(max(image.size), self.resolution)
         if side != self.resolution:
-            size = tuple(max(1, round(length * self.resolution / side)) for length in image.size)
-            image = image.resize(size, Image.Resampling.LANCZOS)
+            width, height = (max(1, round(length * self.resolution / side)) for length in image.size)
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
         return self._centre(pixels)
 

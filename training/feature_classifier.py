@@ -22,7 +22,7 @@ from .data import ImageFormat, ImageStore, load_images
 from .seeding import combined_seed
 
 
-class FeatureClassifier(ModelMixin, ConfigMixin):
+class FeatureClassifier(ModelMixin, nn.Module, ConfigMixin):
     """Four convolutions (the last three halve the resolution), a mean over the pixels, a feature layer, class scores.
 
     Args:
@@ -54,7 +54,7 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, C, H, W) -> float features (B, num_features)."""
-        x = images.to(self.device).to(self.dtype) / 127.5 - 1
+        x = images.to(self.to_features.weight) / 127.5 - 1
         return self.to_features(self.body(x).mean(dim=(2, 3)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
     @property
     def image_format(self) -> ImageFormat:
         """The form of images that `features` expects."""
-        return ImageFormat(self.config.sample_size, self.config.in_channels, self.config.image_fit)
+        return ImageFormat(self.config["sample_size"], self.config["in_channels"], self.config["image_fit"])
 
 
 def shift_at_random(images: torch.Tensor, generator: torch.Generator, pixels: int = 2) -> torch.Tensor:
@@ -138,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
     parser.add_argument("--image_fit", choices=("crop", "pad"), default="crop")
     parser.add_argument("--label_column", default="label")
-    parser.add_argument("--max_train_steps", type=int, default=2000)
+    parser.add_argument("--max_train_steps", type=int, default=1200)
+    parser.add_argument("--train_batch_size", type=int, default=128)
     parser.add_argument("--random_flip", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -149,7 +150,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     classifier = FeatureClassifier(
         args.channels, int(train[1].max()) + 1, sample_size=args.resolution, image_fit=args.image_fit
     )
-    fit(classifier, *train, steps=args.max_train_steps, flip=args.random_flip, seed=args.seed)
+    classifier.to(memory_format=torch.channels_last)  # 1.4 x as fast on a CPU
+    options = {"steps": args.max_train_steps, "batch_size": args.train_batch_size}
+    fit(classifier, *train, **options, flip=args.random_flip, seed=args.seed)
     print(f"accuracy on the test split: {accuracy(classifier, *test):.4f}")
     classifier.to(torch.float16).save_pretrained(args.output_dir)
 

@@ -29,9 +29,12 @@ INDEX = "model_index.json"
 
 @dataclass
 class Components:
-    """What is trained: a network, the scheduler that fixes its SDE and parameterization, and the range of its data."""
+    """What is trained: a network, the scheduler that fixes its SDE and parameterization, and the range of its data.
 
-    unet: ModelMixin
+    ``unet`` is a diffusers model (`ModelMixin` and `torch.nn.Module`), ``scheduler`` one of `SCHEDULERS`.
+    """
+
+    unet: Any
     scheduler: Any
     data_range: tuple[float, float]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -123,7 +124,7 @@ class Trainer:
             self._between_updates()
         bar.close()
 
-    def _batches(self):
+    def _batches(self) -> Iterator[torch.Tensor]:
         """Endless iterator over uint8 batches (B, C, H, W) of this process, from the current position on."""
         args, accelerator = self.args, self.accelerator
         stream = ShuffledBatches(
@@ -149,7 +150,7 @@ class Trainer:
             )
         )
 
-    def _update(self, batches) -> torch.Tensor:
+    def _update(self, batches: Iterator[torch.Tensor]) -> torch.Tensor:
         """One optimizer step over ``gradient_accumulation_steps`` batches; returns the mean loss, not synchronised."""
         args, accelerator = self.args, self.accelerator
         total = torch.zeros((), device=accelerator.device)
