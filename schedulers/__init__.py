@@ -5,8 +5,18 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
+from .conditioning import ClassifierGuidance, LinearPosterior, Replacement, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
+from .operators import (
+    AveragePoolOperator,
+    BlurOperator,
+    Composition,
+    GrayOperator,
+    LinearOperator,
+    MaskOperator,
+    check_operator,
+)
 from .parameterization import Parameterization
 from .predictors import (
     PREDICTORS,
@@ -26,12 +36,21 @@ from .time_grids import TIME_GRIDS, TimeGrid
 
 
 __all__ = [
+    "AveragePoolOperator",
+    "BlurOperator",
     "CORRECTORS",
+    "ClassifierGuidance",
+    "Composition",
     "DiscreteVPSDE",
     "ExponentialMultistep",
+    "GrayOperator",
+    "LinearOperator",
+    "LinearPosterior",
     "MULTISTEP_PREDICTORS",
+    "MaskOperator",
     "PREDICTORS",
     "Parameterization",
+    "Replacement",
     "SDE",
     "SDEScheduler",
     "SDESchedulerOutput",
@@ -46,9 +65,11 @@ __all__ = [
     "ancestral",
     "ancestral_large",
     "annealed_langevin",
+    "check_operator",
     "euler_maruyama",
     "exponential",
     "langevin",
+    "matched_prior",
     "probability_flow_euler",
     "reverse_diffusion",
 ]

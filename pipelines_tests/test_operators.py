@@ -1,0 +1,126 @@
+"""Measurement operators: adjoints, linear systems and pseudo-inverses against their definitions as matrices."""
+
+import pytest
+import torch
+
+from scoresde_pipelines.schedulers import (
+    AveragePoolOperator,
+    BlurOperator,
+    GrayOperator,
+    LinearOperator,
+    MaskOperator,
+    check_operator,
+)
+
+
+SHAPE = (3, 8, 8)
+MASK = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.4
+
+
+class EverySecondRow(LinearOperator):
+    """A user's own operator."""
+
+    def A(self, x):
+        return x[:, :, ::2]
+
+    def At(self, y):
+        x = y.new_zeros(len(y), y.shape[1], 2 * y.shape[2], y.shape[3])
+        x[:, :, ::2] = y
+        return x
+
+
+OPERATORS = {
+    "mask": MaskOperator(MASK),
+    "gray": GrayOperator(),
+    "luma": GrayOperator((0.299, 0.587, 0.114)),
+    "pool": AveragePoolOperator(4),
+    "blur": BlurOperator.gaussian(0.7),
+    "uneven_blur": BlurOperator(torch.arange(15.0, dtype=torch.float64).reshape(3, 5)),
+    "user": EverySecondRow(),
+    "gray_of_pool": GrayOperator() @ AveragePoolOperator(2),
+    "pool_of_blur": AveragePoolOperator(2) @ BlurOperator.gaussian(1.0, size=5),
+}
+
+
+def as_matrix(operator):
+    """(m, d), from the images of the basis."""
+    basis = torch.eye(192, dtype=torch.float64).reshape(192, *SHAPE)
+    return operator.A(basis).flatten(1).T
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_adjoint_is_the_transposed_matrix(name):
+    operator = OPERATORS[name]
+    shape = operator.A(torch.zeros(1, *SHAPE)).shape[1:]
+    basis = torch.eye(shape.numel(), dtype=torch.float64).reshape(-1, *shape)
+    torch.testing.assert_close(operator.At(basis).flatten(1), as_matrix(operator), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_systems_and_pseudo_inverses_are_those_of_the_matrix(name):
+    operator, matrix = OPERATORS[name], as_matrix(OPERATORS[name])
+    y = operator.A(torch.randn(5, *SHAPE, dtype=torch.float64))
+    flat = y.flatten(1)
+    system = 0.3 * matrix @ matrix.T + 0.01 * torch.eye(len(matrix), dtype=torch.float64)
+    expected = torch.linalg.solve(system, flat.T).T
+    torch.testing.assert_close(operator.solve(y, 0.3, 0.01).flatten(1), expected, rtol=1e-4, atol=1e-4)
+    again = operator.A(operator.pseudo_inverse(y))
+    torch.testing.assert_close(again, y, rtol=1e-4, atol=1e-4)
+    if name not in ("blur", "uneven_blur", "pool_of_blur"):  # these are close to singular
+        torch.testing.assert_close(
+            operator.pseudo_inverse(y).flatten(1), flat @ torch.linalg.pinv(matrix).T, rtol=1e-6, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["mask", "gray", "luma", "pool"])
+def test_the_declared_gram_is_the_one_on_the_range(name):
+    operator, matrix = OPERATORS[name], as_matrix(OPERATORS[name])
+    torch.testing.assert_close(matrix @ matrix.T @ matrix, operator.gram * matrix, rtol=1e-12, atol=1e-12)
+
+
+def test_what_the_operators_measure():
+    x = torch.randn(2, *SHAPE)
+    torch.testing.assert_close(OPERATORS["mask"].A(x), torch.where(MASK, x, 0.0))
+    torch.testing.assert_close(OPERATORS["gray"].A(x), x.mean(1, keepdim=True))
+    torch.testing.assert_close(OPERATORS["pool"].A(x)[1, 2, 0, 1], x[1, 2, :4, 4:].mean())
+    blur = BlurOperator(torch.tensor([[0.0, 0.0, 1.0]]))  # correlation: each pixel takes its right neighbour's value
+    torch.testing.assert_close(blur.A(x), x.roll(-1, dims=-1))
+    torch.testing.assert_close(OPERATORS["blur"].A(torch.ones(1, *SHAPE)), torch.ones(1, *SHAPE))
+    torch.testing.assert_close(OPERATORS["gray_of_pool"].A(x)[0, 0, 0, 0], x[0, :, :2, :2].mean())
+
+
+@pytest.mark.parametrize("name", ["mask", "gray", "pool", "user"])
+def test_measure_adds_noise_of_the_given_size_in_the_range(name):
+    operator, x = OPERATORS[name], torch.zeros(4000, *SHAPE)
+    y = operator.measure(x, 0.2, torch.Generator().manual_seed(0))
+    known = operator.A(torch.ones(1, *SHAPE)) != 0
+    assert float(y[known.expand_as(y)].std()) == pytest.approx(0.2, rel=0.01)
+    assert not bool(y[~known.expand_as(y)].any())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_good_operators_pass_the_check(name):
+    x = torch.randn(2, *SHAPE)
+    check_operator(OPERATORS[name], SHAPE, OPERATORS[name].A(x))
+
+
+def test_bad_operators_and_measurements_are_refused():
+    class Wrong(EverySecondRow):
+        def At(self, y):
+            return y.repeat_interleave(2, dim=2)
+
+    y = torch.zeros(2, 3, 4, 8)
+    with pytest.raises(ValueError, match=r"Wrong.At is not the adjoint of A"):
+        check_operator(Wrong(), SHAPE, y)
+    with pytest.raises(ValueError, match=r"measurement must have the shape .* \(2, 3, 4, 8\), got \(2, 3, 8, 8\)"):
+        check_operator(EverySecondRow(), SHAPE, torch.zeros(2, *SHAPE))
+    with pytest.raises(ValueError, match="factor must be an integer of at least 1, got 0"):
+        AveragePoolOperator(0)
+    with pytest.raises(ValueError, match=r"factor 3 must divide the image's sides, got \(8, 8\)"):
+        AveragePoolOperator(3).A(torch.zeros(1, *SHAPE))
+    with pytest.raises(ValueError, match="weights for 3 channels, the image has 1"):
+        GrayOperator().A(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="mask without a known pixel"):
+        MaskOperator(torch.zeros(8, 8))
+    with pytest.raises(ValueError, match=r"odd sides, got shape \(2, 3\)"):
+        BlurOperator(torch.ones(2, 3))
