@@ -119,6 +119,11 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
+    @classmethod
+    def _get_compatibles(cls) -> list[type[SchedulerMixin]]:
+        # Without a scheduler's library (torchsde) diffusers lists a placeholder that only raises.
+        return [other for other in super()._get_compatibles() if issubclass(other, SchedulerMixin)]
+
     # ------------------------------------------------------------------ the walk
 
     @property
