@@ -1,0 +1,180 @@
+r"""From the density of a continuous model to the probability of an image with discrete pixels.
+
+A pixel of `levels` values stands for a cell of the model's range, and the probability of an image is the model's mass in
+its cell, a cube of D dimensions. With noise x ~ q inside the cell,
+
+    log P(image) >= E_q[log p(x) - log q(x)],      bits/dim = -log2 P / D,
+
+whatever the data range: widths enter through q, there is no offset to add. Averages of p / q over K draws inside the
+logarithm give a tighter bound (importance weighting; Burda et al. 2016).
+
+    none              x is the centre of the cell, p the density there times the cell's volume (no bound)
+    uniform           x uniform in the cell, taken to be at t = eps (the paper)
+    truncated_normal  x = alpha centre + sigma n at the time when the noise fills the cell, |n| <= 3 (Zheng et al. 2023):
+                      the model sees the noise that it was trained on
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .sde import SDE
+
+
+# Half the width of a cell in standard deviations of the truncated noise.
+TRUNCATION = 3.0
+
+
+@dataclass(frozen=True)
+class PixelCells:
+    """How pixel values tile the range of a model's data.
+
+    Args:
+        data_min, data_max: the values that the lowest and the highest pixel had in training.
+        levels: number of pixel values.
+        official: cells of width 1 / levels from `data_min` on, as in the official evaluation ((255 x + u) / 256), instead of
+            cells of width 1 / (levels - 1) centred on the training values.
+    """
+
+    data_min: float
+    data_max: float
+    levels: int = 256
+    official: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.data_min < self.data_max:
+            raise ValueError(f"data_min must be less than data_max, got {self.data_min} and {self.data_max}")
+        if not isinstance(self.levels, int) or self.levels < 2:
+            raise ValueError(f"levels must be an integer of at least 2, got {self.levels!r}")
+
+    @property
+    def width(self) -> float:
+        """Width of a cell in the units of the model's data."""
+        return (self.data_max - self.data_min) / (self.levels if self.official else self.levels - 1)
+
+    def centres(self, pixels: Tensor) -> Tensor:
+        """Centres of the cells of integer `pixels` (B, *D) from 0 to levels - 1, float64.
+
+        Raises:
+            TypeError: for pixels that are not integers.
+            ValueError: for pixels out of their range.
+        """
+        if pixels.is_floating_point() or pixels.is_complex() or pixels.dtype == torch.bool:
+            raise TypeError(f"pixels must be integers, got {pixels.dtype}")
+        if pixels.numel() and not (int(pixels.min()) >= 0 and int(pixels.max()) < self.levels):
+            raise ValueError(
+                f"pixels must lie in 0 ... {self.levels - 1}, got {int(pixels.min())} to {int(pixels.max())}"
+            )
+        return self.data_min + self.width * (pixels.double() + (0.5 if self.official else 0.0))
+
+
+@dataclass
+class Dequantized:
+    """Noisy images inside their cells.
+
+    Args:
+        x: (B, *D), float64, at the time `t`.
+        t: time at which the flow starts.
+        log_q: log density of the noise in nats, (B,).
+    """
+
+    x: Tensor
+    t: float
+    log_q: Tensor
+
+
+Dequantization = Callable[[SDE, Tensor, float, float, Sequence[torch.Generator]], Dequantized]
+
+
+def none(sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]) -> Dequantized:
+    """No noise: the centre of each cell, with the cell's volume."""
+    volume = centres[0].numel() * math.log(width)
+    return Dequantized(centres, eps, torch.full((len(centres),), -volume, dtype=torch.float64))
+
+
+def uniform(sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]) -> Dequantized:
+    """Uniform noise in the cell (the paper's)."""
+    still = none(sde, centres, width, eps, generators)
+    return Dequantized(centres + width * (_uniform(centres, generators) - 0.5), eps, still.log_q)
+
+
+def truncated_normal(
+    sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]
+) -> Dequantized:
+    """The forward process' own noise, cut off at the cell, at the time when it fills the cell (or eps if that is later)."""
+    ratio = torch.tensor(width / (2 * TRUNCATION), dtype=torch.float64)
+    t = max(eps, float(sde.t_from_log_snr(-2 * torch.log(ratio))))
+    time = torch.tensor(t, dtype=torch.float64)
+    alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
+    mass = math.erf(alpha * width / (2 * sigma) / math.sqrt(2))
+    noise = math.sqrt(2) * torch.erfinv((2 * _uniform(centres, generators) - 1) * mass)
+    log_q = -0.5 * noise.square().flatten(1).sum(1)
+    log_q -= centres[0].numel() * (0.5 * math.log(2 * math.pi) + math.log(sigma) + math.log(mass))
+    return Dequantized(alpha * centres + sigma * noise, t, log_q.cpu())
+
+
+DEQUANTIZATIONS: dict[str, Dequantization] = {
+    "none": none,
+    "uniform": uniform,
+    "truncated_normal": truncated_normal,
+}
+
+
+def _uniform(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    draws = [torch.rand(x.shape[1:], generator=g, device=g.device, dtype=torch.float64).cpu() for g in generators]
+    return torch.stack(draws).to(x.device)
+
+
+@dataclass
+class LogMass:
+    """log P of images in nats with its errors, all (B,).
+
+    Args:
+        value: the estimate.
+        probe_error: standard error from the trace estimator's probes.
+        dequantization_error: standard error from the K draws; zero without noise, NaN for one draw, which cannot tell.
+        solver_error: estimated error of the ODE solver.
+    """
+
+    value: Tensor
+    probe_error: Tensor
+    dequantization_error: Tensor
+    solver_error: Tensor
+
+    @property
+    def standard_error(self) -> Tensor:
+        """All parts that are known, together."""
+        parts = (self.probe_error, self.dequantization_error, self.solver_error)
+        return torch.stack([part.nan_to_num(0.0) ** 2 for part in parts]).sum(0).sqrt()
+
+
+def combine(
+    log_weights: Tensor, probe_errors: Tensor, solver_errors: Tensor, *, noisy: bool, importance_weighted: bool
+) -> LogMass:
+    """From K draws to log P.
+
+    Args:
+        log_weights: log p - log q, (K, B), nats.
+        probe_errors, solver_errors: of each log p, (K, B), nats.
+        noisy: whether the draws differ by dequantization noise.
+        importance_weighted: log of the mean of the weights (tighter) instead of the mean of their logarithms.
+    """
+    count = len(log_weights)
+    value, share = log_weights.mean(0), torch.full_like(log_weights, 1 / count)
+    if importance_weighted:
+        value, share = torch.logsumexp(log_weights, 0) - math.log(count), torch.softmax(log_weights, 0)
+    spread = torch.zeros_like(value)
+    if noisy:
+        # Delta method: each draw moves the result by share times its log-weight's deviation; probes are their own part.
+        deviations = count * share - 1 if importance_weighted else log_weights - value
+        variance = deviations.square().sum(0) / (count - 1) if count > 1 else torch.full_like(value, math.nan)
+        spread = ((variance - probe_errors.square().mean(0).nan_to_num(0.0)).clamp_min(0) / count).sqrt()
+    return LogMass(
+        value=value,
+        probe_error=(share * probe_errors).square().sum(0).sqrt(),
+        dequantization_error=spread,
+        solver_error=(share * solver_errors).sum(0),
+    )
