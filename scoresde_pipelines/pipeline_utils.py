@@ -14,11 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from .scheduler_coercion import to_sde_scheduler
+from .schedulers import SDEScheduler
+from .schedulers.probability_flow import solve_probability_flow
 
 
 Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Network = Callable[[Tensor, Tensor], Tensor]
+Constraint = Callable[[Tensor, Tensor], Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 NETWORK_LIBRARIES = ("diffusers", "scoresde_pipelines")  # a repository must not choose what is imported
@@ -85,6 +88,11 @@ class SDEPipelineBase(DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return (self.unet.config.in_channels, height, width)
 
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the sampling loop, for callbacks: the last one has the index `num_timesteps - 1`."""
+        return len(self.scheduler.timesteps)
+
     def check_inputs(
         self,
         batch_size: int,
@@ -116,14 +124,16 @@ class SDEPipelineBase(DiffusionPipeline):
                 f"callback_on_step_end_tensor_inputs must be among {self._callback_tensor_inputs}, got {sorted(unknown)}"
             )
 
-    def prepare_latents(self, batch_size: int, generator: Generator, latents: Tensor | None) -> Tensor:
+    def prepare_latents(
+        self, batch_size: int, generator: Generator, latents: Tensor | None, scheduler: SDEScheduler | None = None
+    ) -> Tensor:
         """A draw from the prior in float32, shape (B, channels, height, width); `latents` is unit noise to use instead."""
         device = self._execution_device
         if latents is None:
             latents = randn_tensor(
                 (batch_size, *self.sample_shape), generator=generator, device=device, dtype=torch.float32
             )
-        return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+        return latents.to(device, torch.float32) * (scheduler or self.scheduler).init_noise_sigma
 
     # ------------------------------------------------------------------ the loop
 
@@ -138,6 +148,8 @@ class SDEPipelineBase(DiffusionPipeline):
         network: Network | None = None,
         callback: StepCallback | None = None,
         callback_tensors: list[str] = ["latents"],  # noqa: B006 - diffusers' convention, never changed here
+        scheduler: SDEScheduler | None = None,
+        constrain: Constraint | None = None,
     ) -> Tensor:
         """The sampling loop of every pipeline: one network call and one `scheduler.step` per entry of `timesteps`.
 
@@ -146,18 +158,38 @@ class SDEPipelineBase(DiffusionPipeline):
             generator: source of every random draw.
             network: `(x, timestep) -> output`; a guidance or another condition wraps `self.network`.
             callback: called as `callback(pipe, i, timestep, {"latents": ...})` after each step.
+            scheduler: instead of the pipeline's own.
+            constrain: `(x, t) -> x`, applied to the start and after each step; t is the SDE's time of the state.
         """
-        network = network or self.network
-        accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        network, scheduler = network or self.network, scheduler or self.scheduler
+        accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
         step_kwargs = {"generator": generator} if accepts_generator else {}
-        for i, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            output = network(self.scheduler.scale_model_input(latents, timestep), timestep)
-            latents = self.scheduler.step(output, timestep, latents, **step_kwargs, return_dict=False)[0]
+        if constrain is not None:
+            latents = constrain(latents, scheduler.state_time)
+        for i, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
+            output = network(scheduler.scale_model_input(latents, timestep), timestep)
+            latents = scheduler.step(output, timestep, latents, **step_kwargs, return_dict=False)[0]
+            if constrain is not None:
+                latents = constrain(latents, scheduler.state_time)
             if callback is not None:
                 available = {"latents": latents}
                 changed = callback(self, i, timestep, {name: available[name] for name in callback_tensors})
                 latents = (changed or {}).get("latents", latents)
         return latents
+
+    def solve_ode(
+        self, latents: Tensor, tolerance: float, score_fn: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,).
+
+        `score_fn`, `(x, t) -> score` with t of shape (B,), replaces the network's score.
+        """
+        sde, end = self.scheduler.sde, self.scheduler.smallest_time
+        score_fn = score_fn or self.scheduler.score_fn(self.network)
+        x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
+        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance)
+        t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
+        return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
 
     # ------------------------------------------------------------------ images
 
@@ -166,14 +198,18 @@ class SDEPipelineBase(DiffusionPipeline):
         if output_type == "latent":
             return x
         low, high = self.config.data_min, self.config.data_max
-        images = ((x.float() - low) / (high - low)).clamp(0, 1)
-        if output_type == "pt":
-            return images
-        array = images.permute(0, 2, 3, 1).cpu().numpy()
-        if output_type == "np":
-            return array
-        pixels = (array * 255).round().astype(np.uint8)
-        return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
+        return export_images(((x.float() - low) / (high - low)).clamp(0, 1), output_type)
+
+
+def export_images(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    """Images in [0, 1], (B, C, H, W), as PIL images ("pil"), an array (B, H, W, C) ("np") or as they are ("pt")."""
+    if output_type == "pt":
+        return images
+    array = images.permute(0, 2, 3, 1).cpu().numpy()
+    if output_type == "np":
+        return array
+    pixels = (array * 255).round().astype(np.uint8)
+    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
 
 
 def _load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:
