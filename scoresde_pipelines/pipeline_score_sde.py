@@ -5,7 +5,6 @@ from torch import Tensor
 
 from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_utils import Generator, SDEPipelineBase, StepCallback
-from .schedulers.probability_flow import solve_probability_flow
 
 
 class ScoreSdePipeline(SDEPipelineBase):
@@ -80,12 +79,3 @@ class ScoreSdePipeline(SDEPipelineBase):
         self.maybe_free_model_hooks()
         output = ScoreSdePipelineOutput(self.to_images(latents, output_type), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)
-
-    def solve_ode(self, latents: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,)."""
-        sde, end = self.scheduler.sde, self.scheduler.smallest_time
-        score_fn = self.scheduler.score_fn(self.network)
-        x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
-        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance)
-        t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
-        return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
