@@ -225,7 +225,7 @@ class NCSNpp(ModelMixin, ConfigMixin):
             h, image = block(h, emb, skips, image)
         if self.conv_out is None or self.conv_norm_out is None:
             return image
-        return self.conv_out(self.act(self.conv_norm_out(h)))
+        return self.conv_out(self.conv_norm_out(h, self.act))
 
     def _embed(self, time: torch.Tensor, class_labels: torch.Tensor | None, batch: int) -> torch.Tensor | None:
         emb = None

@@ -233,7 +233,7 @@ class UpBlock(_Stage):
     def _join(self, x: torch.Tensor, pyramid: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         raised = None if self.pyramid_upsampler is None else self.pyramid_upsampler(pyramid)
         if self.pyramid_conv is not None and self.pyramid_norm is not None:
-            own = self.pyramid_conv(self.act(self.pyramid_norm(x)))
+            own = self.pyramid_conv(self.pyramid_norm(x, self.act))
             return x, own if raised is None else raised + own
         mixed = (raised + x) * self.factor
         return mixed, mixed
