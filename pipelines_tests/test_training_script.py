@@ -128,6 +128,13 @@ def test_a_stock_ddpm_pipeline_can_be_fine_tuned(train, tmp_path):
     assert all(torch.equal(value, tuned.unet.state_dict()[key]) for key, value in unet.state_dict().items())
 
 
+def test_a_pipeline_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere' is neither a folder nor a Hub id"):
+        pipeline_folder.load_pipeline_folder(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"is not a pipeline: it has no model_index.json"):
+        pipeline_folder.load_pipeline_folder(str(tmp_path))
+
+
 def launch(*command, **environment):
     return subprocess.run(
         [sys.executable, *command],

@@ -16,6 +16,7 @@ from typing import Any
 import diffusers
 from diffusers import ModelMixin
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
 
 from ..models import DDPMpp, NCSNpp
 from ..schedulers import SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
@@ -62,10 +63,7 @@ def load_pipeline_folder(name_or_path: str, cache_dir: str | None = None, token:
     Raises:
         ValueError: there is no pipeline, or it has no network we know.
     """
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        patterns = ["*.json", "*.safetensors", "*.bin"]
-        folder = Path(snapshot_download(name_or_path, cache_dir=cache_dir, token=token, allow_patterns=patterns))
+    folder = _local_folder(name_or_path, cache_dir, token)
     if not (folder / INDEX).is_file():
         raise ValueError(f"{name_or_path!r} is not a pipeline: it has no {INDEX}")
     index = json.loads((folder / INDEX).read_text())
@@ -78,6 +76,17 @@ def load_pipeline_folder(name_or_path: str, cache_dir: str | None = None, token:
     low, high = (index.get(name) for name in ("data_min", "data_max"))
     data_range = scheduler.data_range if low is None or high is None else (float(low), float(high))
     return Components(unet, scheduler, data_range)
+
+
+def _local_folder(name_or_path: str, cache_dir: str | None, token: str | None) -> Path:
+    """The folder itself, or the download of a Hub repository."""
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    patterns = ["*.json", "*.safetensors", "*.bin"]
+    try:
+        return Path(snapshot_download(name_or_path, cache_dir=cache_dir, token=token, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ValueError(f"{name_or_path!r} is neither a folder nor a Hub id") from error
 
 
 def _load_scheduler(folder: Path) -> Any:
