@@ -1,0 +1,198 @@
+"""Reading official checkpoints: what is read, what is refused, and what the errors say."""
+
+import json
+import os
+import pickle
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde_pipelines.models import DDPMpp, NCSNpp
+from scoresde_pipelines.models.official_checkpoint import load_official_checkpoint
+from scoresde_pipelines.models.official_keys import official_tensors, to_official
+
+
+CONFIG: dict[str, Any] = {
+    "data": {"image_size": 32, "num_channels": 3, "centered": False},
+    "model": {
+        "name": "ncsnpp", "nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (16,), "dropout": 0.1,
+        "resamp_with_conv": True, "conditional": True, "scale_by_sigma": True, "num_scales": 1000,
+        "embedding_type": "fourier", "resblock_type": "biggan", "fir": True, "progressive_input": "residual",
+        "progressive": "none", "progressive_combine": "sum", "skip_rescale": True,
+    },
+    "training": {"sde": "vesde", "continuous": True},
+}  # fmt: skip
+
+
+def network(**arguments: Any) -> NCSNpp:
+    """The network of `CONFIG`, with weights that are nowhere near zero."""
+    torch.manual_seed(3)
+    model = NCSNpp(block_out_channels=(8, 16), layers_per_block=1, init_scale=1.0, **arguments)
+    return model.eval()
+
+
+def official_file(model: NCSNpp) -> dict[str, Any]:
+    """What the official code would have saved: averaged weights = ``model``, last weights = twice those."""
+    averaged = to_official(model)
+    frozen = {tensor.key for tensor in official_tensors(model) if not tensor.trained}
+    last = OrderedDict((f"module.{key}", value if key in frozen else 2 * value) for key, value in averaged.items())
+    last["module.sigmas"] = torch.linspace(np.log(50), np.log(0.01), 1000, dtype=torch.float64).exp()
+    shadow = [value for key, value in averaged.items() if key not in frozen]
+    ema = {"decay": np.float64(0.999), "num_updates": np.int64(5), "shadow_params": shadow}
+    return {"optimizer": {"state": {}, "param_groups": []}, "model": last, "ema": ema, "step": np.int64(5)}
+
+
+def saved(folder: Path, content: Any, **options: Any) -> Path:
+    """The content as a file."""
+    path = folder / "checkpoint_1.pth"
+    torch.save(content, path, **options)
+    return path
+
+
+@pytest.fixture
+def sample() -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch and its noise levels."""
+    return torch.rand(2, 3, 32, 32), torch.tensor([0.3, 20.0])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_averaged_weights_by_default(tmp_path: Path, sample: Any, legacy: bool) -> None:
+    expected = network()
+    path = saved(tmp_path, official_file(expected), _use_new_zipfile_serialization=not legacy)
+    model, scheduler = load_official_checkpoint(path, CONFIG)
+    assert torch.equal(model(*sample).sample, expected(*sample).sample)
+    assert not model.training
+    assert type(scheduler).__name__ == "VESDEScheduler"
+    assert scheduler.config.sigma_max == 50.0
+
+
+def test_last_weights_on_request(tmp_path: Path) -> None:
+    expected = network()
+    model, _ = load_official_checkpoint(saved(tmp_path, official_file(expected)), CONFIG, use_ema=False)
+    state = expected.state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name] if name == "time_proj.weight" else 2 * state[name])
+
+
+def test_keys_and_not_positions_decide(tmp_path: Path, sample: Any) -> None:
+    expected = network()
+    content = official_file(expected)
+    content["model"] = OrderedDict(reversed(content["model"].items()))
+    model, _ = load_official_checkpoint(saved(tmp_path, content), CONFIG)
+    assert torch.equal(model(*sample).sample, expected(*sample).sample)
+
+
+def test_architecture_without_a_configuration(tmp_path: Path, sample: Any) -> None:
+    expected = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, scheduler = load_official_checkpoint(saved(tmp_path, official_file(expected)))
+    assert isinstance(model, NCSNpp)
+    assert torch.equal(model(*sample).sample, expected(*sample).sample)
+    assert (scheduler.config.sigma_min, scheduler.config.sigma_max) == (0.01, 50.0)
+
+
+def test_positional_networks_are_told_apart_by_folder_or_with_a_warning(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    content = official_file(DDPMpp(block_out_channels=(8, 16), layers_per_block=1))
+    with pytest.warns(UserWarning, match=r"taking 'vp/cifar10_ddpmpp_continuous'.*'subvp/cifar10_ddpmpp_continuous'"):
+        _, scheduler = load_official_checkpoint(saved(tmp_path, content))
+    assert type(scheduler).__name__ == "VPSDEScheduler"
+    folder = tmp_path / "subvp" / "cifar10_ddpmpp_continuous"
+    folder.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, scheduler = load_official_checkpoint(saved(folder, content))
+    assert type(scheduler).__name__ == "SubVPSDEScheduler"
+    assert model.config.block_out_channels == (8, 16)
+
+
+def test_every_misfit_is_named(tmp_path: Path) -> None:
+    content = official_file(network())
+    del content["model"]["module.all_modules.3.bias"]
+    content["model"]["module.all_modules.99.weight"] = torch.zeros(2)
+    content["model"]["module.all_modules.1.weight"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match="3 tensors") as error:
+        load_official_checkpoint(saved(tmp_path, content), CONFIG)
+    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+    assert lines == [
+        "missing: all_modules.3.bias [8]",
+        "extra: all_modules.99.weight [2]",
+        "misshapen: all_modules.1.weight [3, 3], expected [32, 16]",
+    ]
+
+
+def test_a_preset_that_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not fit the architecture"):
+        load_official_checkpoint(saved(tmp_path, official_file(network())), "vp/ddpm/cifar10")
+
+
+def test_misfits_of_the_average_are_named(tmp_path: Path) -> None:
+    content = official_file(network())
+    short = content["ema"] | {"shadow_params": content["ema"]["shadow_params"][:-1]}
+    with pytest.raises(ValueError, match=r"ema.shadow_params has \d+ tensors, the architecture \d+ trained"):
+        load_official_checkpoint(saved(tmp_path, content | {"ema": short}), CONFIG)
+    shadow = list(content["ema"]["shadow_params"])
+    shadow[0] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"misshapen: ema all_modules.1.weight \[1\], expected \[32, 16\]"):
+        load_official_checkpoint(saved(tmp_path, content | {"ema": {"shadow_params": shadow}}), CONFIG)
+    del content["ema"]
+    with pytest.raises(ValueError, match="pass use_ema=False"):
+        load_official_checkpoint(saved(tmp_path, content), CONFIG)
+
+
+class Hostile:
+    """Runs a command when unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("where", ["model", "step", "plain"])
+def test_a_hostile_file_runs_nothing(tmp_path: Path, where: str) -> None:
+    target = tmp_path / "executed"
+    content = official_file(network()) | {where: Hostile(target)}
+    path = tmp_path / "checkpoint_1.pth"
+    if where == "plain":
+        path.write_bytes(pickle.dumps(Hostile(target)))
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=r"(refused|cannot be read).*"):
+        load_official_checkpoint(path, CONFIG)
+    assert not target.exists()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["checkpoint_1.pth"]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+def test_a_truncated_file(tmp_path: Path, keep: float) -> None:
+    path = saved(tmp_path, official_file(network()))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match=r"checkpoint_1.pth (cannot be read|is refused)"):
+        load_official_checkpoint(path, CONFIG)
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint file"):
+        load_official_checkpoint(tmp_path / "nothing.pth", CONFIG)
+    with pytest.raises(ValueError, match=r"no official checkpoint: expected .*got \['weights'\]"):
+        load_official_checkpoint(saved(tmp_path, {"weights": torch.zeros(1)}), CONFIG)
+    with pytest.raises(ValueError, match="must be a state dict"):
+        load_official_checkpoint(saved(tmp_path, {"model": [torch.zeros(1)]}), CONFIG)
+    with pytest.raises(ValueError, match="cannot be read off"):
+        load_official_checkpoint(saved(tmp_path, {"model": {"weight": torch.zeros(1)}}))
+    path = tmp_path / "text.pth"
+    path.write_text(json.dumps(CONFIG))
+    with pytest.raises(ValueError, match=r"text.pth (cannot be read|is refused)"):
+        load_official_checkpoint(path, CONFIG)
+    with pytest.raises(TypeError, match="config must be a preset's name, a nested mapping or None, got int"):
+        load_official_checkpoint(path, 3)  # type: ignore[arg-type]
