@@ -21,6 +21,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from scoresde_pipelines import ScoreSdePipeline, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from scoresde_pipelines.training import pipeline_folder, train_unconditional
 from scoresde_pipelines.training.arguments import parse_args
+from scoresde_pipelines.training.components import build_components
 from scoresde_pipelines.training.data import to_uint8
 from scoresde_pipelines.training.model_card import command_line
 
@@ -126,6 +127,18 @@ def test_a_stock_ddpm_pipeline_can_be_fine_tuned(train, tmp_path):
     assert type(tuned.unet) is UNet2DModel and type(tuned.scheduler) is VPSDEScheduler
     assert tuned.scheduler.config.beta_end == 0.01
     assert all(torch.equal(value, tuned.unet.state_dict()[key]) for key, value in unet.state_dict().items())
+
+
+@pytest.mark.parametrize("sde, default", [("ve", "score"), ("vp", "epsilon"), ("subvp", "epsilon")])
+def test_network_and_scheduler_follow_the_arguments(sde, default):
+    arguments = ["--train_data_dir", "images", "--sde", sde, "--resolution", "8", *SIZE, "--snr", "0.1"]
+    built = build_components(parse_args([*arguments, "--network", "ncsnpp"]), image_channels=1)
+    assert built.scheduler.config.prediction_type == default and built.scheduler.config.snr == 0.1
+    assert built.unet.config.time_embedding_type == ("fourier" if sde == "ve" else "positional")
+    assert built.unet.config.in_channels == 1 and tuple(built.unet.config.block_out_channels) == (8, 8)
+    assert built.data_range == ((0.0, 1.0) if sde == "ve" else (-1.0, 1.0))
+    changed = build_components(parse_args([*arguments, "--prediction_type", "v_prediction"]), image_channels=3)
+    assert changed.scheduler.config.prediction_type == "v_prediction" and changed.unet.config.in_channels == 3
 
 
 def test_a_pipeline_that_is_not_there_is_named(tmp_path):

@@ -76,6 +76,8 @@ def _model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attention_resolutions", type=int, nargs="*", help="resolutions with self-attention")
     group.add_argument("--dropout", type=float, help="dropout inside the residual blocks")
     group.add_argument("--sde", choices=SDE_NAMES, help="default: vp, or the SDE of the pretrained pipeline")
+    group.add_argument("--prediction_type", choices=("epsilon", "score", "sample", "v_prediction"),
+                       help="what the network's output means; default: the SDE's in the paper")  # fmt: skip
     group.add_argument("--sigma_min", type=float, help="smallest noise of the VE SDE")
     group.add_argument("--sigma_max", type=float, help="largest noise of the VE SDE")
     group.add_argument("--predictor", help="predictor that the saved scheduler uses")
@@ -169,7 +171,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)")
     if args.pretrained_model_name_or_path is not None:
         for name in ("network", "model_config_name_or_path", "block_out_channels", "layers_per_block",
-                     "attention_resolutions", "dropout"):  # fmt: skip
+                     "attention_resolutions", "dropout", "prediction_type"):  # fmt: skip
             if getattr(args, name) is not None:
                 parser.error(f"--{name} describes a new network; --pretrained_model_name_or_path brings its own")
     for name in ("sigma_min", "sigma_max"):

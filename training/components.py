@@ -48,7 +48,7 @@ def build_components(args: argparse.Namespace, image_channels: int) -> Component
         components = _pretrained(args)
     else:
         name = args.sde or "vp"
-        options = {**SCHEDULER_FOR_SDE[name], **_given(args, "sigma_min", "sigma_max", *SAMPLING)}
+        options = {**SCHEDULER_FOR_SDE[name], **_given(args, "prediction_type", "sigma_min", "sigma_max", *SAMPLING)}
         scheduler = SCHEDULERS[name](**options)
         unet = _network(args, name, args.channels or image_channels)
         components = Components(unet, scheduler, scheduler.data_range)
