@@ -85,6 +85,8 @@ class SDEPipelineBase(DiffusionPipeline):
     def sample_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images of this network."""
         size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError("unet.config.sample_size must be the size of the images, got None")
         height, width = (size, size) if isinstance(size, int) else size
         return (self.unet.config.in_channels, height, width)
 

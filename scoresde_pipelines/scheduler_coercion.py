@@ -8,6 +8,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from .schedulers import SDEScheduler, VESDEScheduler, VPSDEScheduler
 
 
+SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+
+
 def to_sde_scheduler(scheduler: Any) -> SDEScheduler:
     """The SDE scheduler of a stock scheduler's configuration; an SDE scheduler is returned as it is.
 
@@ -38,7 +41,10 @@ def to_sde_scheduler(scheduler: Any) -> SDEScheduler:
             continuous=True,
         )
     if "beta_start" in config:
-        overrides = {"predictor": "exponential"} if name == "DDIMScheduler" and "predictor" not in config else {}
+        # Named one by one: `from_config` drops what was at the source's own default, which may differ from ours.
+        overrides = {key: config[key] for key in SCHEDULE_KEYS if key in config}
+        if name == "DDIMScheduler" and "predictor" not in config:
+            overrides["predictor"] = "exponential"
         return VPSDEScheduler.from_config(config, **overrides)
     raise ValueError(
         f"{name} has no table of betas and is no score SDE: pass a VESDEScheduler, VPSDEScheduler or SubVPSDEScheduler "
