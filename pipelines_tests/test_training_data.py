@@ -14,6 +14,7 @@ from scoresde_pipelines.training.data import (
     ImageStore,
     ShuffledBatches,
     find_image_column,
+    image_batches,
     load_images,
     random_flip,
     to_data_range,
@@ -82,6 +83,16 @@ def test_the_image_column_is_found_or_named():
     blind = Table([{"label": 1, "picture": 2}])
     with pytest.raises(ValueError, match=r"no column of .* holds images; name it with image_column"):
         find_image_column(blind)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_follow_the_stream_without_touching_the_global_generator(num_workers):
+    store = ImageStore(Table([{"label": 0, "picture": constant(k)} for k in range(10)]), ImageFormat(4, 1))
+    before = torch.get_rng_state()
+    batches = image_batches(store, ShuffledBatches(10, 4, seed=3), num_workers)
+    seen = [next(batches)[:, 0, 0, 0].tolist() for _ in range(5)]
+    assert seen == list(islice(ShuffledBatches(10, 4, seed=3), 5))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_decoding_on_demand_equals_the_cache():

@@ -1,4 +1,4 @@
-"""training"""
+"""Training: losses, time sampling, data, checkpoints, the training script, and the Frechet distance to real data."""
 
 if __name__ == "training":
     raise ImportError(

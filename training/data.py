@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -148,7 +148,7 @@ def _overlap(source: int, target: int) -> tuple[slice, slice]:
     return slice(start, start + length), slice(offset, offset + length)
 
 
-class ImageStore(torch.utils.data.Dataset):
+class ImageStore(Dataset):
     """Formatted images by index: a list of indices gives a uint8 tensor (len, channels, resolution, resolution).
 
     Args:
@@ -218,6 +218,18 @@ class ShuffledBatches(Sampler):
         while True:
             yield [self._index(position + k) for k in range(self.batch_size)]
             position += self.world_size * self.batch_size
+
+
+def image_batches(
+    store: ImageStore, stream: ShuffledBatches, num_workers: int = 0, pin_memory: bool = False
+) -> Iterator[torch.Tensor]:
+    """Endless iterator over uint8 batches (B, C, H, W) in the order of ``stream``."""
+    # A generator of its own: the loader would otherwise draw from the global one.
+    generator = torch.Generator().manual_seed(stream.seed)
+    loader = DataLoader(
+        store, batch_size=None, sampler=stream, num_workers=num_workers, pin_memory=pin_memory, generator=generator
+    )
+    return iter(loader)
 
 
 def to_data_range(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Tensor:

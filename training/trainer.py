@@ -15,12 +15,20 @@ from pathlib import Path
 
 import torch
 from diffusers.optimization import get_scheduler
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointManager
 from .components import DEFAULT_RESOLUTION, build_components, network_resolution
-from .data import ImageFormat, ImageStore, ShuffledBatches, find_image_column, load_images, random_flip, to_data_range
+from .data import (
+    ImageFormat,
+    ImageStore,
+    ShuffledBatches,
+    find_image_column,
+    image_batches,
+    load_images,
+    random_flip,
+    to_data_range,
+)
 from .ema import ExponentialMovingAverage
 from .losses import score_matching_loss
 from .model_card import model_card
@@ -79,12 +87,9 @@ class Trainer:
         self.ema = ExponentialMovingAverage(
             unet, args.ema_max_decay if args.use_ema else 0.0, args.ema_inv_gamma, args.ema_power
         )
+        betas, decay = (args.adam_beta1, args.adam_beta2), args.adam_weight_decay
         optimizer = torch.optim.AdamW(
-            unet.parameters(),
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            weight_decay=args.adam_weight_decay,
-            eps=args.adam_epsilon,
+            unet.parameters(), lr=args.learning_rate, betas=betas, weight_decay=decay, eps=args.adam_epsilon
         )
         batch = args.train_batch_size * self.accelerator.num_processes
         self.updates_per_epoch = math.ceil(len(self.images) / (batch * args.gradient_accumulation_steps))
@@ -125,30 +130,13 @@ class Trainer:
         bar.close()
 
     def _batches(self) -> Iterator[torch.Tensor]:
-        """Endless iterator over uint8 batches (B, C, H, W) of this process, from the current position on."""
-        args, accelerator = self.args, self.accelerator
+        accelerator = self.accelerator
+        ranks = accelerator.process_index, accelerator.num_processes
         stream = ShuffledBatches(
-            len(self.images),
-            args.train_batch_size,
-            args.seed,
-            self.images_seen,
-            accelerator.process_index,
-            accelerator.num_processes,
+            len(self.images), self.args.train_batch_size, self.args.seed, self.images_seen, *ranks
         )
-        workers = args.dataloader_num_workers
         pinned = accelerator.device.type == "cuda"
-        # A generator of its own: the loader would otherwise draw from the global one.
-        generator = torch.Generator().manual_seed(args.seed)
-        return iter(
-            DataLoader(
-                self.images,
-                batch_size=None,
-                sampler=stream,
-                num_workers=workers,
-                pin_memory=pinned,
-                generator=generator,
-            )
-        )
+        return image_batches(self.images, stream, self.args.dataloader_num_workers, pinned)
 
     def _update(self, batches: Iterator[torch.Tensor]) -> torch.Tensor:
         """One optimizer step over ``gradient_accumulation_steps`` batches; returns the mean loss, not synchronised."""
