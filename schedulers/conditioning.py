@@ -84,7 +84,7 @@ class LinearPosterior:
         noise_std: float = 0.0,
         covariance: str = "moment_matching",
         data_std: float = 1.0,
-        tolerance: float = 0.007,
+        tolerance: float = 0.003,
         max_iterations: int = 16,
     ):
         if covariance not in COVARIANCES:
@@ -145,14 +145,17 @@ class LinearPosterior:
             size = inner(image, image)
             for earlier, earlier_back, earlier_image, square in done:
                 overlap = _quotient(inner(image, earlier_image), square)
-                direction, back = direction - overlap * earlier, back - overlap * earlier_back
-                image = image - overlap * earlier_image
+                direction, image = (
+                    v - expand_to(overlap, v) * w for v, w in ((direction, earlier), (image, earlier_image))
+                )
+                back = back - expand_to(overlap, back) * earlier_back
             square = inner(image, image)
             # A direction that is a combination of earlier ones up to rounding says nothing new.
             active = (inner(residual, residual) > goal) & (square > 1e-9 * size)
             step = torch.where(active, _quotient(inner(image, residual), square), 0.0)
-            solution, residual = solution + step * direction, residual - step * image
-            pulled = pulled + step.reshape(-1, *(1,) * (back.ndim - 1)) * back
+            solution = solution + expand_to(step, direction) * direction
+            residual = residual - expand_to(step, image) * image
+            pulled = pulled + expand_to(step, back) * back
             done.append((direction, back, image, square))
             direction = residual
             if not bool((inner(residual, residual) > goal).any()):
@@ -188,7 +191,8 @@ class Replacement:
         if self._known is None:
             self._known = self.operator.pseudo_inverse(self.measurement.to(x))
         if float(t) == 0:
-            return x + self._known - self.operator.pseudo_inverse(self.operator.A(x))
+            # In this order a known pixel becomes exactly the given one.
+            return (x - self.operator.pseudo_inverse(self.operator.A(x))) + self._known
         mean, std = self.sde.marginal(self._known, t)
         other = self.draw(x) * expand_to(std, x) - x
         return x + mean + self.operator.pseudo_inverse(self.operator.A(other))

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .sde import expand_to
+
 
 class LinearOperator:
     """A linear measurement; a subclass implements `A` and `At`.
@@ -190,8 +192,8 @@ class BlurOperator(LinearOperator):
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> of each sample, in a shape that multiplies (B, *M)."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))
+    """<a, b> of each sample, shape (B,), for tensors (B, *M)."""
+    return (a * b).flatten(1).sum(1)
 
 
 def conjugate_gradients(
@@ -210,9 +212,10 @@ def conjugate_gradients(
             break
         image = matrix(direction)
         step = torch.where(active, square / inner(direction, image).clamp_min(torch.finfo(y.dtype).tiny), 0.0)
-        solution, residual = solution + step * direction, residual - step * image
+        solution = solution + expand_to(step, y) * direction
+        residual = residual - expand_to(step, y) * image
         before, square = square, inner(residual, residual)
-        direction = residual + torch.where(active, square / before, 0.0) * direction
+        direction = residual + expand_to(torch.where(active, square / before, 0.0), y) * direction
     return solution
 
 

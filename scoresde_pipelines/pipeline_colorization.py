@@ -1,0 +1,96 @@
+"""Colorization: colors for a gray image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .image_inputs import check_count, images_to_tensor
+from .pipeline_inverse_problem import LinearInversePipeline, Walk
+from .pipeline_output import ScoreSdePipelineOutput
+from .pipeline_utils import Generator, StepCallback
+from .schedulers import GrayOperator
+
+
+class ScoreSdeColorizationPipeline(LinearInversePipeline):
+    """Colors gray images with an unconditional model of color images (paper section 5 and appendix I.2).
+
+    Args:
+        unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
+
+    Example:
+
+    ```python
+    >>> from scoresde_pipelines import ScoreSdeColorizationPipeline, shipped
+    >>> pipe = ScoreSdeColorizationPipeline.from_pretrained(shipped("emoji-32-ve"))
+    >>> images = pipe(image=image.convert("L"), num_samples=4).images
+    ```
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Any,
+        method: str = "moment_matching",
+        num_inference_steps: int | None = None,
+        num_samples: int = 1,
+        generator: Generator = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        gray_weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
+        noise_std: float = 0.0,
+        sampler: str | None = None,
+        solver_tolerance: float = 0.003,
+        solver_iterations: int = 16,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+    ) -> ScoreSdePipelineOutput | tuple:
+        """Colors gray images.
+
+        Args:
+            image: the gray image or images, in the network's size: PIL of any mode, an array (H, W) or (H, W, 1), a
+                tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1]. Of a color
+                tensor or array the mean is taken.
+            method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
+                step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
+            num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
+            gray_weights (`tuple`): how the gray value was made of the channels: by default their mean (the paper);
+                (0.299, 0.587, 0.114) is Pillow's conversion to "L".
+            noise_std (`float`): noise of the gray values, for images in [0, 1]; 8-bit rounding has 0.0011.
+
+        The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`.
+
+        Raises:
+            TypeError, ValueError: for images of another size or out of range, a network without color, and arguments
+                out of their range, before any sampling.
+        """
+        check_count("num_samples", num_samples)
+        walk = Walk(
+            method,
+            num_inference_steps,
+            sampler,
+            solver_tolerance,
+            solver_iterations,
+            generator,
+            latents,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        channels, *size = self.sample_shape
+        if channels != len(gray_weights):
+            raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
+        if not 0 <= noise_std < float("inf"):
+            raise ValueError(f"noise_std must be a finite number of at least 0, got {noise_std!r}")
+        operator = GrayOperator(gray_weights)
+        gray = images_to_tensor(image, 1, (size[0], size[1]))
+        self.check_walk(walk, len(gray) * num_samples, output_type)
+
+        gray = gray.to(self._execution_device).repeat_interleave(num_samples, dim=0)
+        low, high = self.config.data_min, self.config.data_max
+        y = (high - low) * gray + low * sum(operator.weights)
+        x, nfe = self.restore(y, operator, noise_std * (high - low), walk)
+        self.maybe_free_model_hooks()
+        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
+        return output if return_dict else (output.images, output.nfe)

@@ -1,0 +1,255 @@
+"""Restoration: samples of the image given a linear measurement of it."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from .image_inputs import check_count
+from .pipeline_output import ScoreSdePipelineOutput
+from .pipeline_utils import Generator, Network, SDEPipelineBase, StepCallback
+from .schedulers import (
+    ExponentialMultistep,
+    LinearOperator,
+    LinearPosterior,
+    Replacement,
+    SDEScheduler,
+    check_operator,
+    matched_prior,
+)
+
+
+DEFAULT_STEPS = {"moment_matching": 20, "pseudo_inverse": 50, "replacement": 1000}
+SAMPLERS = ("ode", "scheduler")
+FINEST_RATIO = 0.01
+
+
+def posterior_scheduler(scheduler: SDEScheduler, data_std: float) -> SDEScheduler:
+    """A copy of `scheduler` that solves the probability-flow ODE: fourth order, on a log-SNR grid.
+
+    The grid ends where sigma / alpha is a hundredth of `data_std`, or earlier where the scheduler's own ends earlier.
+    """
+    solver = copy.copy(scheduler)
+    finest = float(
+        solver.sde.t_from_log_snr(torch.tensor(-2 * math.log(FINEST_RATIO * data_std), dtype=torch.float64))
+    )
+    end = max(finest, scheduler.smallest_time)
+    solver.register_to_config(timestep_spacing="log_snr", sampling_eps=end, prologue=False)
+    solver.predictor, solver.corrector = ExponentialMultistep(), None
+    return solver
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to sample: what `LinearInversePipeline` needs to know beside the problem itself."""
+
+    method: str
+    num_inference_steps: int | None
+    sampler: str | None
+    solver_tolerance: float
+    solver_iterations: int
+    generator: Generator
+    latents: Tensor | None
+    callback: StepCallback | None
+    callback_tensors: list[str]
+
+    def __post_init__(self) -> None:
+        if self.method not in DEFAULT_STEPS:
+            raise ValueError(f"method must be one of {sorted(DEFAULT_STEPS)}, got {self.method!r}")
+
+    @property
+    def steps(self) -> int:
+        """Number of noise levels."""
+        return DEFAULT_STEPS[self.method] if self.num_inference_steps is None else self.num_inference_steps
+
+    @property
+    def ode(self) -> bool:
+        """Whether to solve the probability-flow ODE instead of following the pipeline's scheduler."""
+        return (self.sampler or ("scheduler" if self.method == "replacement" else "ode")) == "ode"
+
+
+class LinearInversePipeline(SDEPipelineBase):
+    """What inpainting, colorization and general inverse problems share: from y = A x + noise to samples of p(x | y).
+
+    Args:
+        unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
+    """
+
+    @property
+    def data_std(self) -> float:
+        """The scale of the data: half their range."""
+        return 0.5 * (self.config.data_max - self.config.data_min)
+
+    def check_walk(self, walk: Walk, batch_size: int, output_type: str) -> None:
+        """Raises ValueError, naming the argument, before any work is done."""
+        if walk.sampler not in (None, *SAMPLERS):
+            raise ValueError(f"sampler must be None or one of {SAMPLERS}, got {walk.sampler!r}")
+        if not 0 <= walk.solver_tolerance < 1:
+            raise ValueError(f"solver_tolerance must lie in [0, 1), got {walk.solver_tolerance!r}")
+        if not isinstance(walk.solver_iterations, int) or walk.solver_iterations < 1:
+            raise ValueError(f"solver_iterations must be an integer of at least 1, got {walk.solver_iterations!r}")
+        self.check_inputs(batch_size, walk.steps, walk.generator, walk.latents, output_type, walk.callback_tensors)
+
+    def restore(
+        self, measurement: Tensor, operator: LinearOperator, noise_std: float, walk: Walk
+    ) -> tuple[Tensor, int]:
+        """Draws one image for each measurement y = A x + noise.
+
+        Args:
+            measurement: (B, *M), in the units of the data range, as is `noise_std`.
+
+        Returns:
+            The images in the data range, (B, channels, height, width), and the number of network evaluations.
+        """
+        scheduler = posterior_scheduler(self.scheduler, self.data_std) if walk.ode else self.scheduler
+        scheduler.set_timesteps(walk.steps, device=self._execution_device)
+        x = self.prepare_latents(len(measurement), walk.generator, walk.latents, scheduler)
+
+        def draw(like: Tensor) -> Tensor:
+            return randn_tensor(like.shape, generator=walk.generator, device=like.device, dtype=like.dtype)
+
+        known = Replacement(scheduler.sde, operator, measurement, draw)
+        settings: dict[str, Any] = {
+            "generator": walk.generator,
+            "scheduler": scheduler,
+            "callback": walk.callback,
+            "callback_tensors": walk.callback_tensors,
+        }
+        if walk.method == "replacement":
+            return self.run_sampler(x, constrain=known, **settings), len(scheduler.timesteps)
+        posterior = LinearPosterior(
+            scheduler.sde,
+            operator,
+            measurement,
+            noise_std,
+            walk.method,
+            data_std=self.data_std,
+            tolerance=walk.solver_tolerance,
+            max_iterations=walk.solver_iterations,
+        )
+        score_fn = scheduler.score_fn(self.network)
+        if not scheduler.config.prologue:
+            x = matched_prior(posterior, score_fn, scheduler.sde, x, scheduler.levels[0])
+        x = self.run_sampler(x, network=conditioned_network(posterior, score_fn, scheduler), **settings)
+        if noise_std == 0:
+            x = known(x, torch.zeros(()))
+        return x, posterior.evaluations
+
+
+class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
+    """Samples of an image given any linear measurement y = A x + noise of it.
+
+    Args:
+        unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
+
+    Example: four times super-resolution.
+
+    ```python
+    >>> from scoresde_pipelines import ScoreSdeInverseProblemPipeline, shipped
+    >>> from scoresde_pipelines.schedulers import AveragePoolOperator
+    >>> pipe = ScoreSdeInverseProblemPipeline.from_pretrained(shipped("emoji-32-ve"))
+    >>> images = pipe(small, AveragePoolOperator(4), noise_std=0.01, num_samples=4).images
+    ```
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        measurement: Tensor,
+        operator: LinearOperator,
+        noise_std: float = 0.0,
+        method: str = "moment_matching",
+        num_inference_steps: int | None = None,
+        num_samples: int = 1,
+        generator: Generator = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        sampler: str | None = None,
+        solver_tolerance: float = 0.003,
+        solver_iterations: int = 16,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+    ) -> ScoreSdePipelineOutput | tuple:
+        """Restores images.
+
+        Args:
+            measurement (`torch.Tensor`): y of B images, `operator.A` of images (B, channels, height, width) with values
+                in [0, 1], plus noise. Whatever the range that the network was trained on is accounted for.
+            operator (`LinearOperator`): A; see `scoresde_pipelines.schedulers.operators`. A class of your own needs
+                the two methods `A` and `At`.
+            noise_std (`float`): standard deviation of the measurement's noise, in the units of `measurement`.
+            method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
+                step) or "replacement" (the paper's; takes the measurement as exact, and is biased).
+            num_inference_steps (`int`, *optional*): number of noise levels; by default 20, 50 or 1000, by the method.
+            num_samples (`int`): samples per measurement; image `k` of measurement `b` is number `b * num_samples + k`.
+            generator (`torch.Generator` or a list of B * num_samples): source of all randomness.
+            latents (`torch.Tensor`, *optional*): unit noise (B * num_samples, channels, height, width) to start from.
+            output_type (`str`): "pil", "np", "pt", or "latent" for the raw state in the data range.
+            return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
+            sampler (`str`, *optional*): "scheduler" samples with the scheduler's own predictor and corrector, "ode"
+                solves the probability-flow ODE to fourth order, which needs far fewer steps: the default for all
+                methods but "replacement".
+            solver_tolerance (`float`), solver_iterations (`int`): of the linear system that moment matching solves at
+                each step; an iteration costs one vector-Jacobian product through the network.
+            callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
+                after each step; may return a dict with new `latents`.
+
+        Returns:
+            `images` and `nfe`: forward passes plus vector-Jacobian products through the network, each counted as one.
+
+        Raises:
+            ValueError: for an argument out of its range, a measurement that does not fit the operator, or an `At` that
+                is not the adjoint of `A`, before any sampling.
+        """
+        check_count("num_samples", num_samples)
+        walk = Walk(
+            method,
+            num_inference_steps,
+            sampler,
+            solver_tolerance,
+            solver_iterations,
+            generator,
+            latents,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        self.check_problem(measurement, operator, noise_std)
+        self.check_walk(walk, len(measurement) * num_samples, output_type)
+        low, high = self.config.data_min, self.config.data_max
+        y = measurement.to(self._execution_device, torch.float32)
+        black = torch.full((len(y), *self.sample_shape), low, device=y.device)
+        y = ((high - low) * y + operator.A(black)).repeat_interleave(num_samples, dim=0)
+        x, nfe = self.restore(y, operator, noise_std * (high - low), walk)
+        self.maybe_free_model_hooks()
+        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
+        return output if return_dict else (output.images, output.nfe)
+
+    def check_problem(self, measurement: Any, operator: Any, noise_std: float) -> None:
+        """Raises TypeError or ValueError unless this is a linear problem for images of this network."""
+        if not isinstance(operator, LinearOperator):
+            raise TypeError(f"operator must be a LinearOperator, got {type(operator).__name__}")
+        if not isinstance(measurement, Tensor) or not measurement.is_floating_point() or measurement.ndim < 2:
+            raise TypeError("measurement must be a floating-point tensor (B, ...), as operator.A returns it")
+        if not bool(measurement.isfinite().all()):
+            raise ValueError("measurement must be finite, got NaN or infinity")
+        if not 0 <= noise_std < math.inf:
+            raise ValueError(f"noise_std must be a finite number of at least 0, got {noise_std!r}")
+        check_operator(operator, self.sample_shape, measurement)
+
+
+def conditioned_network(
+    transform: Callable, score_fn: Callable[[Tensor, Tensor], Tensor], scheduler: SDEScheduler
+) -> Network:
+    """A network whose score is the transformed one, for `run_sampler`."""
+
+    def network(x: Tensor, timestep: Tensor) -> Tensor:
+        t = scheduler.state_time
+        return scheduler.parameterization.output(scheduler.sde, transform(score_fn, x, t), x, t)
+
+    return network
