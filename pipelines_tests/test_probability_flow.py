@@ -262,7 +262,7 @@ def test_pipeline_solves_to_the_exact_image(scheduler):
     (a1, s1), (a0, s0) = ((scheduler.sde.alpha(v), scheduler.sde.sigma(v)) for v in (torch.ones_like(t), t))
     z = (noise * scheduler.sde.prior_std - a1 * mean) / (a1**2 * variance + s1**2).sqrt()
     exact = mean + a0 * variance / (a0**2 * variance + s0**2).sqrt() * z
-    assert torch.allclose(output.images.double(), exact.double(), atol=2e-5, rtol=0)
+    assert torch.allclose(output.images.double(), exact.double(), atol=1e-4, rtol=0)
     assert output.nfe.shape == (3,) and int(output.nfe.max()) < 60
 
 

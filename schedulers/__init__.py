@@ -7,6 +7,9 @@ if __name__ == "schedulers":
 
 from .conditioning import ClassifierGuidance, LinearPosterior, Replacement, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
+from .dequantization import DEQUANTIZATIONS, PixelCells
+from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
+from .likelihood import LogLikelihood, log_likelihood
 from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
 from .operators import (
     AveragePoolOperator,
@@ -27,6 +30,7 @@ from .predictors import (
     probability_flow_euler,
     reverse_diffusion,
 )
+from .probability_flow import FlowSolution, ODEError, solve_probability_flow
 from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_utils import SDEScheduler, SDESchedulerOutput
 from .scheduling_ve_sde import VESDEScheduler
@@ -39,17 +43,26 @@ __all__ = [
     "AveragePoolOperator",
     "BlurOperator",
     "CORRECTORS",
+    "DEQUANTIZATIONS",
+    "DIVERGENCES",
     "ClassifierGuidance",
     "Composition",
     "DiscreteVPSDE",
+    "Divergence",
+    "ExactDivergence",
     "ExponentialMultistep",
     "GrayOperator",
     "LinearOperator",
     "LinearPosterior",
+    "FlowSolution",
+    "HutchinsonDivergence",
+    "LogLikelihood",
     "MULTISTEP_PREDICTORS",
     "MaskOperator",
+    "ODEError",
     "PREDICTORS",
     "Parameterization",
+    "PixelCells",
     "Replacement",
     "SDE",
     "SDEScheduler",
@@ -69,7 +82,9 @@ __all__ = [
     "euler_maruyama",
     "exponential",
     "langevin",
+    "log_likelihood",
     "matched_prior",
     "probability_flow_euler",
     "reverse_diffusion",
+    "solve_probability_flow",
 ]

@@ -205,6 +205,11 @@ def integrate(
     return Solution(z, evaluations, controller.taken - controller.rejected)
 
 
+def _round_down(size: Tensor) -> Tensor:
+    # To eighths of an octave: a network's rounding errors, which vary with the batch, then leave the steps as they are.
+    return 2 ** (torch.floor(8 * torch.log2(size)) / 8)
+
+
 class _Controller:
     """Step sizes per sample on the host: a proportional-integral controller (Gustafsson 1991)."""
 
@@ -229,7 +234,7 @@ class _Controller:
         accepted = ratio <= 1
         factor = 0.9 * ratio ** self.exponents[0] * self.previous[rows] ** self.exponents[1]
         factor = factor.clamp(0.2, 3.0)
-        self.size[rows] = width.abs() * torch.where(accepted, factor, factor.clamp_max(0.9))
+        self.size[rows] = _round_down(width.abs() * torch.where(accepted, factor, factor.clamp_max(0.9)))
         self.previous[rows[accepted]] = ratio[accepted].clamp_min(1e-4)
         self.taken[rows] += 1
         self.rejected[rows[~accepted]] += 1

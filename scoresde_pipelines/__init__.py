@@ -15,7 +15,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .models import DDPMpp, GaussianMixtureScoreModel, GaussianScoreModel, NCSNpp
-from .pipeline_output import ScoreSdePipelineOutput
+from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
+from .pipeline_output import ScoreSdeLikelihoodOutput, ScoreSdePipelineOutput
 from .pipeline_score_sde import ScoreSdePipeline
 from .registration import register_with_diffusers
 from .schedulers import (
@@ -28,6 +29,8 @@ from .schedulers import (
     SubVPSDEScheduler,
     VESDEScheduler,
     VPSDEScheduler,
+    log_likelihood,
+    solve_probability_flow,
 )
 from .shipped import shipped
 
@@ -46,6 +49,8 @@ __all__ = [
     "SDE",
     "SDEScheduler",
     "SchedulerMixin",
+    "ScoreSdeLikelihoodOutput",
+    "ScoreSdeLikelihoodPipeline",
     "ScoreSdePipeline",
     "ScoreSdePipelineOutput",
     "SubVPSDE",
@@ -54,5 +59,7 @@ __all__ = [
     "VESDEScheduler",
     "VPSDE",
     "VPSDEScheduler",
+    "log_likelihood",
     "shipped",
+    "solve_probability_flow",
 ]

@@ -21,3 +21,27 @@ class ScoreSdePipelineOutput(BaseOutput):
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
     nfe: int | torch.Tensor
+
+
+@dataclass
+class ScoreSdeLikelihoodOutput(BaseOutput):
+    """Output of `ScoreSdeLikelihoodPipeline`. Everything is per image, (B,) on the CPU, but `latents`.
+
+    Args:
+        bits_per_dim: -log2 P / D, float64.
+        standard_error: of `bits_per_dim`, from the three parts below as far as they are known.
+        latents: codes of the (first) dequantized images, (B, *D), in units of the prior's standard deviation.
+        nfe: network evaluations that each image took, those under a vector-Jacobian product included.
+        probe_error: standard error from the random probes; zero for the exact divergence, NaN where a single probe is
+            shared along the path and cannot tell.
+        dequantization_error: standard error from the dequantization noise; NaN for a single draw, which cannot tell.
+        solver_error: estimated error of the ODE solver.
+    """
+
+    bits_per_dim: torch.Tensor
+    standard_error: torch.Tensor
+    latents: torch.Tensor
+    nfe: torch.Tensor
+    probe_error: torch.Tensor
+    dequantization_error: torch.Tensor
+    solver_error: torch.Tensor
