@@ -11,11 +11,11 @@ from torch import nn
 from .initialization import linear
 
 
-def sinusoidal_embedding(time: torch.Tensor, dim: int) -> torch.Tensor:
-    """``[sin(t w_k), cos(t w_k)]`` with ``w_k = 10000^(-k / (dim/2 - 1))``: ``(B,) -> (B, dim)``, always in float32."""
+def sinusoidal_embedding(time: torch.Tensor, dim: int, shift: float = 1.0) -> torch.Tensor:
+    """``[sin(t w_k), cos(t w_k)]``, ``w_k = 10000^(-k / (dim/2 - shift))``: ``(B,) -> (B, dim)``, always in float32."""
     half = dim // 2
     index = torch.arange(half, dtype=torch.float32, device=time.device)
-    phase = time.float()[:, None] * torch.exp(index * (-math.log(10000) / max(half - 1, 1)))[None, :]
+    phase = time.float()[:, None] * torch.exp(index * (-math.log(10000) / max(half - shift, 1)))[None, :]
     return F.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, dim % 2))
 
 

@@ -123,16 +123,29 @@ class ResnetBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Single-head attention over all pixels: ``x -> (x + out(softmax(q k^T / sqrt C) v)) / sqrt 2``.
+    """Attention over all pixels: ``x -> (x + out(softmax(q k^T / sqrt d) v)) / sqrt 2``.
 
     Args:
         channels: channels of the image, and of query, key and value.
+        head_dim: channels ``d`` per head; None for a single head.
         rescale: divide the sum by sqrt 2.
         init_scale: variance scale of the output projection at initialisation.
     """
 
-    def __init__(self, channels: int, *, groups: int | None, eps: float, rescale: bool, init_scale: float) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int | None,
+        eps: float,
+        rescale: bool,
+        init_scale: float,
+        head_dim: int | None = None,
+    ) -> None:
         super().__init__()
+        self.head_dim = channels if head_dim is None else head_dim
+        if channels % self.head_dim:
+            raise ValueError(f"attention_head_dim: {channels} channels cannot be divided into heads of {head_dim}")
         self.factor = math.sqrt(0.5) if rescale else 1.0
         self.group_norm = group_norm(channels, groups, eps)
         self.to_qkv = conv(channels, 3 * channels, 1, scale=0.1, fan=channels)
@@ -141,9 +154,10 @@ class SelfAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``; with channels_last inputs every reshape here is a view."""
         batch, channels, height, width = x.shape
-        qkv = self.to_qkv(self.group_norm(x)).permute(0, 2, 3, 1).reshape(batch, 1, height * width, 3 * channels)
-        query, key, value = qkv.chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(query, key, value)
+        qkv = self.to_qkv(self.group_norm(x)).permute(0, 2, 3, 1)
+        qkv = qkv.reshape(batch, height * width, 3, channels // self.head_dim, self.head_dim)
+        query, key, value = qkv.transpose(1, 3).unbind(2)
+        h = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         h = self.to_out(h.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
         out = x + h
         return out * self.factor if self.factor != 1.0 else out

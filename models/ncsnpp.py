@@ -26,6 +26,8 @@ CHOICES = {
     "input_pyramid": ("none", "input_skip", "residual"),
     "output_pyramid": ("none", "output_skip", "residual"),
     "pyramid_combine": ("sum", "cat"),
+    "up_attention": ("last", "every"),
+    "downsample_padding": (0, 1),
 }
 
 
@@ -40,14 +42,18 @@ class NCSNpp(ModelMixin, ConfigMixin):
         block_out_channels: channels of each resolution, from the highest.
         layers_per_block: residual blocks per resolution going down (one more going up).
         attention_resolutions: resolutions with self-attention.
+        attention_head_dim: channels per head; None for a single head.
+        up_attention: going up, attention after the ``last`` block of a level (the paper) or after ``every`` one (DDPM).
         dropout: probability, inside residual blocks.
         act_fn: ``silu``, ``relu``, ``elu`` or ``lrelu``.
         norm_num_groups: groups of every normalisation; None is the paper's ``min(channels // 4, 32)``.
         norm_eps: epsilon of every normalisation.
         base_channels: channels after the first convolution; None for ``block_out_channels[0]``.
         fourier_scale: standard deviation of the Fourier frequencies.
+        freq_shift: the positional frequencies are ``10000^(-k / (dim/2 - freq_shift))``.
         resnet_type: ``biggan`` blocks (which also resample) or ``ddpm`` blocks with separate resampling layers.
         resample_with_conv: whether those layers have a convolution.
+        downsample_padding: 0 pads it at the right and the bottom alone (the paper), 1 on every side.
         fir, fir_kernel: resample with this anti-aliasing filter instead of box / nearest neighbour.
         input_pyramid: ``input_skip`` adds the shrunk image to each level, ``residual`` a convolved one.
         output_pyramid: ``output_skip`` sums an image per level, ``residual`` a feature stream.
@@ -84,14 +90,18 @@ class NCSNpp(ModelMixin, ConfigMixin):
         block_out_channels: tuple[int, ...] = (128, 256, 256, 256),
         layers_per_block: int = 4,
         attention_resolutions: tuple[int, ...] = (16,),
+        attention_head_dim: int | None = None,
+        up_attention: str = "last",
         dropout: float = 0.1,
         act_fn: str = "silu",
         norm_num_groups: int | None = None,
         norm_eps: float = 1e-6,
         base_channels: int | None = None,
         fourier_scale: float = 16.0,
+        freq_shift: float = 1.0,
         resnet_type: str = "biggan",
         resample_with_conv: bool = True,
+        downsample_padding: int = 0,
         fir: bool = True,
         fir_kernel: tuple[float, ...] = (1, 3, 3, 1),
         input_pyramid: str = "residual",
@@ -230,7 +240,7 @@ class NCSNpp(ModelMixin, ConfigMixin):
     def _embed(self, time: torch.Tensor, class_labels: torch.Tensor | None, batch: int) -> torch.Tensor | None:
         emb = None
         if self.time_embedding is not None:
-            features = self.time_proj(time) if self.time_proj else sinusoidal_embedding(time, self._base_channels)
+            features = self._time_features(time)
             emb = self.time_embedding(features)
         if self.class_embedding is not None:
             if class_labels is None:
@@ -239,9 +249,11 @@ class NCSNpp(ModelMixin, ConfigMixin):
             emb = label.expand(batch, -1) if emb is None else emb + label
         return None if emb is None else self.act(emb)
 
-    @property
-    def _base_channels(self) -> int:
-        return self.config.base_channels or self.config.block_out_channels[0]
+    def _time_features(self, time: torch.Tensor) -> torch.Tensor:
+        if self.time_proj is not None:
+            return self.time_proj(time)
+        width = self.config.base_channels or self.config.block_out_channels[0]
+        return sinusoidal_embedding(time, width, self.config.freq_shift)
 
     def _sigma(self, time: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """The noise level (B,) that ``timestep`` stands for, in at least float32."""

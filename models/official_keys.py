@@ -73,6 +73,8 @@ def official_tensors(model: NCSNpp | NCSNv2) -> list[OfficialTensor]:
     """Every tensor of the official network that ``model`` is (but for the ``sigmas`` table), in official order."""
     if isinstance(model, NCSNv2):
         return official_tensors_ncsnv2(model)
+    if model.config.up_attention != "last":
+        raise ValueError("official networks have up_attention='last'")
     biggan = model.config.resnet_type == "biggan"
     parameters = dict(model.named_parameters())
     found = []

@@ -101,12 +101,23 @@ def make_filter(fir: bool, kernel: Sequence[float]) -> FIRFilter | BoxFilter:
 
 
 class Downsample(nn.Module):
-    """Halve an image, with a 3x3 convolution if ``with_conv``: strided (plain) or fused after the FIR filter."""
+    """Halve an image, with a 3x3 convolution if ``with_conv``: strided (plain) or fused after the FIR filter.
 
-    def __init__(self, filter: FIRFilter | BoxFilter, in_channels: int, out_channels: int, with_conv: bool) -> None:
+    The plain convolution is padded by ``padding`` pixels on every side, or for 0 by one at the right and the bottom alone.
+    """
+
+    def __init__(
+        self,
+        filter: FIRFilter | BoxFilter,
+        in_channels: int,
+        out_channels: int,
+        with_conv: bool,
+        padding: int = 0,
+    ) -> None:
         super().__init__()
         self.filter = filter
-        self.conv = conv(in_channels, out_channels, 3, stride=2, padding=0) if with_conv else None
+        padding = 0 if isinstance(filter, FIRFilter) else padding
+        self.conv = conv(in_channels, out_channels, 3, stride=2, padding=padding) if with_conv else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W) -> (B, C', H/2, W/2)``."""
@@ -114,7 +125,7 @@ class Downsample(nn.Module):
             return self.filter.down(x)
         if isinstance(self.filter, FIRFilter):
             return self.conv(self.filter.down(x, stride=1, extra=2))
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):

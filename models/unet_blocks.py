@@ -30,6 +30,9 @@ class BlockOptions:
     fir: bool
     fir_kernel: tuple[float, ...]
     resample_with_conv: bool
+    downsample_padding: int
+    attention_head_dim: int | None
+    up_attention: str
     input_pyramid: str
     output_pyramid: str
     pyramid_combine: str
@@ -56,15 +59,22 @@ class BlockOptions:
     def attention(self, channels: int) -> SelfAttention:
         """An attention block at this number of channels."""
         return SelfAttention(
-            channels, groups=self.groups, eps=self.eps, rescale=self.skip_rescale, init_scale=self.init_scale
+            channels,
+            groups=self.groups,
+            eps=self.eps,
+            rescale=self.skip_rescale,
+            init_scale=self.init_scale,
+            head_dim=self.attention_head_dim,
         )
 
     def change(self, channels: int, direction: str) -> nn.Module:
         """What halves ("down") or doubles ("up") the resolution of the feature stream."""
         if self.resnet_type == "biggan":
             return self.resnet(channels, channels, direction)
-        kind = Downsample if direction == "down" else Upsample
-        return kind(make_filter(self.fir, self.fir_kernel), channels, channels, self.resample_with_conv)
+        filter = make_filter(self.fir, self.fir_kernel)
+        if direction == "up":
+            return Upsample(filter, channels, channels, self.resample_with_conv)
+        return Downsample(filter, channels, channels, self.resample_with_conv, self.downsample_padding)
 
     def norm(self, channels: int) -> GroupNorm:
         """The normalisation in front of an output convolution."""
@@ -174,7 +184,7 @@ class MidBlock(_Stage):
 
 
 class UpBlock(_Stage):
-    """One resolution of the decoder: a residual block per skip connection, one attention, the way to the next resolution.
+    """One resolution of the decoder: a residual block per skip connection, attention, the way to the next resolution.
 
     With ``output_skip`` each resolution adds ``pyramid_conv(act(pyramid_norm(x)))`` to the doubled image of the one
     below; with ``residual`` the pyramid is a feature stream that the level's features join. ``first`` is the lowest
@@ -197,7 +207,8 @@ class UpBlock(_Stage):
         super().__init__()
         widths = [in_channels] + [channels] * (len(skip_channels) - 1)
         self.resnets = nn.ModuleList(options.resnet(a + b, channels) for a, b in zip(widths, skip_channels))
-        self.attentions = nn.ModuleList(options.attention(channels) for _ in range(1 if attention else 0))
+        attentions = 1 if options.up_attention == "last" else len(skip_channels)
+        self.attentions = nn.ModuleList(options.attention(channels) for _ in range(attentions if attention else 0))
         self.pyramid_norm: nn.Module | None = None
         self.pyramid_conv: nn.Module | None = None
         self.pyramid_upsampler: nn.Module | None = None
@@ -220,10 +231,11 @@ class UpBlock(_Stage):
         self, x: torch.Tensor, emb: torch.Tensor | None, skips: list[torch.Tensor], pyramid: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Uses up one entry of ``skips`` per residual block, from its end. Returns the features and the pyramid."""
-        for resnet in self.resnets:
+        first = len(self.resnets) - len(self.attentions)
+        for index, resnet in enumerate(self.resnets):
             x = self._run(resnet, torch.cat([x, skips.pop()], dim=1), emb)
-        for attention in self.attentions:
-            x = self._run(attention, x)
+            if index >= first:
+                x = self._run(self.attentions[index - first], x)
         if self.kind != "none":
             x, pyramid = self._join(x, pyramid)
         if self.upsampler is not None:
