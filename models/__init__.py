@@ -9,6 +9,25 @@ from .analytic import AnalyticNetwork, GaussianMixtureScoreModel, GaussianScoreM
 from .ddpmpp import DDPMpp
 from .ncsnpp import NCSNpp
 from .ncsnv2 import NCSNv2
+from .noise_conditional_classifier import NoiseConditionalClassifier, NoiseConditionalClassifierOutput
+from .official_checkpoint import load_official_checkpoint
+from .presets import PRESETS, Preset, preset
+from .unet2d_conversion import from_unet2d, to_unet2d
 
 
-__all__ = ["AnalyticNetwork", "DDPMpp", "GaussianMixtureScoreModel", "GaussianScoreModel", "NCSNpp", "NCSNv2"]
+__all__ = [
+    "AnalyticNetwork",
+    "DDPMpp",
+    "GaussianMixtureScoreModel",
+    "GaussianScoreModel",
+    "NCSNpp",
+    "NCSNv2",
+    "NoiseConditionalClassifier",
+    "NoiseConditionalClassifierOutput",
+    "PRESETS",
+    "Preset",
+    "from_unet2d",
+    "load_official_checkpoint",
+    "preset",
+    "to_unet2d",
+]
