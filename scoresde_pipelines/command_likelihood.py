@@ -1,0 +1,127 @@
+"""`scoresde likelihood`: bits/dim of a data set under a model, as a table that grows row by row."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tqdm.auto import tqdm
+
+from .likelihood_table import LikelihoodTable, Row
+from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
+from .schedulers.dequantization import DEQUANTIZATIONS
+from .schedulers.divergence import DIVERGENCES
+from .shipped import shipped
+from .training.data import ImageFormat, ImageStore, load_images
+
+
+def likelihood(
+    model: Annotated[str, typer.Option(help="Pipeline folder, Hub id, or the name of a shipped pipeline.")],
+    data: Annotated[str, typer.Option(help="Folder or parquet file of images, or a Hub data set.")],
+    output: Annotated[Path, typer.Option(help="Table to write or to go on with: .csv or .jsonl.")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Measure the first so many images only.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; results do not depend on it.")] = 16,
+    fit: Annotated[str, typer.Option(help="'crop' or 'pad' to the model's resolution.")] = "crop",
+    dequantization: Annotated[str, typer.Option(help=f"One of {', '.join(DEQUANTIZATIONS)}.")] = "uniform",
+    num_dequantizations: Annotated[int, typer.Option(help="Draws of dequantization noise per image.")] = 1,
+    importance_weighted: Annotated[bool, typer.Option(help="Tighter bound from several draws.")] = False,
+    divergence: Annotated[str, typer.Option(help=f"One of {', '.join(DIVERGENCES)}.")] = "hutchinson",
+    num_probes: Annotated[int, typer.Option(help="Probes per image and quadrature node.")] = 1,
+    tolerance: Annotated[float, typer.Option(help="Error per step of the ODE solver.")] = 1e-5,
+    official_cells: Annotated[
+        bool, typer.Option(help="Dequantize as (255 x + u) / 256, like the official code.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Together with an image's index it decides all randomness.")] = 0,
+    device: Annotated[str | None, typer.Option(help="Where to compute; the best there is by default.")] = None,
+) -> None:
+    """Mean bits/dim of a data set with its standard error. Run it again to go on after an interruption.
+
+    On several processes: accelerate launch -m scoresde_pipelines.cli likelihood ...
+    """
+    settings = {
+        "model": model,
+        "data": data,
+        "split": split,
+        "fit": fit,
+        "dequantization": dequantization,
+        "num_dequantizations": num_dequantizations,
+        "importance_weighted": importance_weighted,
+        "divergence": divergence,
+        "num_probes": num_probes,
+        "tolerance": tolerance,
+        "official_cells": official_cells,
+        "seed": seed,
+    }
+    try:
+        table = LikelihoodTable(output, settings)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    pipe = ScoreSdeLikelihoodPipeline.from_pretrained(shipped(model) if model in shipped() else model)
+    pipe.to(_device(device))
+    images = _open_images(data, split, fit, pipe.sample_shape)
+    count = len(images) if limit is None else min(limit, len(images))
+    options = {name: settings[name] for name in _PIPELINE_OPTIONS}
+    measure(pipe, images, table, count, batch_size, seed, options)
+    mean, error, done = table.summary()
+    if done >= count:
+        typer.echo(f"{mean:.4f} +- {error:.4f} bits/dim over {done} images of {data} ({split}): {output}")
+
+
+_PIPELINE_OPTIONS = (
+    "dequantization",
+    "num_dequantizations",
+    "importance_weighted",
+    "divergence",
+    "num_probes",
+    "tolerance",
+    "official_cells",
+)
+
+
+def measure(
+    pipe: ScoreSdeLikelihoodPipeline,
+    images: ImageStore,
+    table: LikelihoodTable,
+    count: int,
+    batch_size: int,
+    seed: int,
+    options: dict,
+) -> None:
+    """Fills in the rows 0 ... count - 1 that are missing; of these every process takes its share.
+
+    The random numbers of an image follow from (seed, index): not from batches, processes or interruptions.
+    """
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    finished = table.rows()
+    left = [index for index in range(rank, count, world_size) if index not in finished]
+    with tqdm(total=len(left), unit="image", disable=rank != 0) as bar:
+        for start in range(0, len(left), batch_size):
+            indices = left[start : start + batch_size]
+            generators = [torch.Generator().manual_seed(seed * 2**32 + index) for index in indices]
+            result = pipe(images[indices], generator=generators, **options)
+            for position, index in enumerate(indices):
+                values = {name: float(result[name][position]) for name in _COLUMNS}
+                table.append(Row(index=index, nfe=int(result.nfe[position]), **values))
+            bar.update(len(indices))
+            bar.set_postfix_str(f"{table.summary()[0]:.4f} bits/dim")
+
+
+_COLUMNS = ("bits_per_dim", "standard_error", "probe_error", "dequantization_error", "solver_error")
+
+
+def _device(name: str | None) -> str:
+    if name is not None:
+        return name
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return "cpu"
+
+
+def _open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) -> ImageStore:
+    channels, height, width = shape
+    if height != width:
+        raise typer.BadParameter(f"the model's images must be square, they are {height} x {width}")
+    source = {"train_data_dir": data} if Path(data).exists() else {"dataset_name": data}
+    return ImageStore(load_images(**source, split=split), ImageFormat(height, channels, fit), max_cached_gb=0)

@@ -1,0 +1,121 @@
+"""A table of per-image likelihoods on disk, written row by row by any number of processes, resumable.
+
+Every process appends whole lines to one file, one write per row, and reads the file to see what is left: there is
+nothing to wait for, so processes with different amounts of work cannot hang, and a run that was cut off goes on. A file
+beside the table keeps the settings, so that rows of different settings never mix.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image: its index in the data set, and the fields of `ScoreSdeLikelihoodOutput`."""
+
+    index: int
+    bits_per_dim: float
+    standard_error: float
+    probe_error: float
+    dequantization_error: float
+    solver_error: float
+    nfe: int
+
+
+COLUMNS = [field.name for field in fields(Row)]
+FORMATS = (".csv", ".jsonl")
+
+
+class LikelihoodTable:
+    """The table at `path`, ".csv" or ".jsonl" (one JSON object a line), and `path`.settings.json.
+
+    Args:
+        path: where it is or will be.
+        settings: everything that decides the values; JSON-serialisable.
+
+    Raises:
+        ValueError: for another ending, or if the table there was made with other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        if path.suffix not in FORMATS:
+            raise ValueError(f"output must end in one of {FORMATS}, got {str(path)!r}")
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = path.with_name(path.name + ".settings.json")
+        _create_whole(kept, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        old = json.loads(kept.read_text("utf-8"))
+        changed = sorted(name for name in {*old, *settings} if old.get(name) != settings.get(name))
+        if changed:
+            raise ValueError(
+                f"{path} was begun with other settings of {changed}: {[old.get(name) for name in changed]} instead of "
+                f"{[settings.get(name) for name in changed]}; choose another output"
+            )
+        _create_whole(path, ",".join(COLUMNS) + "\n" if path.suffix == ".csv" else "")
+        self._end_broken_line()
+
+    def rows(self) -> dict[int, Row]:
+        """The complete rows by index; a line that a crash cut off is not one."""
+        return {row.index: row for row in self._parse()}
+
+    def append(self, row: Row) -> None:
+        """Adds a row in a single write to the end of the file."""
+        self._write(self._format(row))
+
+    def summary(self) -> tuple[float, float, int]:
+        """Mean bits/dim, its standard error over the images, and their number."""
+        values = [row.bits_per_dim for row in self.rows().values()]
+        count = len(values)
+        if not count:
+            return math.nan, math.nan, 0
+        mean = math.fsum(values) / count
+        variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1) if count > 1 else math.nan
+        return mean, math.sqrt(variance / count), count
+
+    def _format(self, row: Row) -> str:
+        if self.path.suffix == ".jsonl":
+            return json.dumps(asdict(row)) + "\n"
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(asdict(row).values())
+        return line.getvalue()
+
+    def _parse(self) -> Iterator[Row]:
+        for line in self.path.read_text("utf-8").splitlines(keepends=True):
+            try:
+                values = json.loads(line) if self.path.suffix == ".jsonl" else dict(zip(COLUMNS, line.split(",")))
+                row = Row(**{field.name: field.type(values[field.name]) for field in fields(Row)})  # type: ignore[operator]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if line.endswith("\n"):
+                yield row
+
+    def _write(self, text: str) -> None:
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(handle, text.encode("utf-8"))
+        finally:
+            os.close(handle)
+
+    def _end_broken_line(self) -> None:
+        content = self.path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            self._write("\n")
+
+
+def _create_whole(path: Path, text: str) -> None:
+    # Appears with its contents or not at all, and once, however many processes try.
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(text, "utf-8")
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink()
