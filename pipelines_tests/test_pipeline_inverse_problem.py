@@ -67,7 +67,7 @@ def test_gaussians_of_64_dimensions_within_100_evaluations(name, rho, matrix):
 def check(ours: Moments, truth: Moments) -> None:
     assert float((ours.mean - truth.mean).abs().max()) <= 0.01
     ratios = ours.variance_ratios(truth)
-    assert 0.95 <= float(ratios.min()) and float(ratios.max()) <= 1.05
+    assert float(ratios.min()) >= 0.95 and float(ratios.max()) <= 1.05
     assert ours.kl_to(truth) <= 0.005
 
 

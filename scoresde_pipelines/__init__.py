@@ -15,6 +15,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .models import DDPMpp, GaussianMixtureScoreModel, GaussianScoreModel, NCSNpp
+from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
+from .pipeline_colorization import ScoreSdeColorizationPipeline
+from .pipeline_inpaint import ScoreSdeInpaintPipeline
+from .pipeline_inverse_problem import ScoreSdeInverseProblemPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput, ScoreSdePipelineOutput
 from .pipeline_score_sde import ScoreSdePipeline
@@ -49,6 +53,10 @@ __all__ = [
     "SDE",
     "SDEScheduler",
     "SchedulerMixin",
+    "ScoreSdeClassConditionalPipeline",
+    "ScoreSdeColorizationPipeline",
+    "ScoreSdeInpaintPipeline",
+    "ScoreSdeInverseProblemPipeline",
     "ScoreSdeLikelihoodOutput",
     "ScoreSdeLikelihoodPipeline",
     "ScoreSdePipeline",

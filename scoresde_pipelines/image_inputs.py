@@ -38,7 +38,8 @@ def images_to_tensor(images: Any, channels: int, size: tuple[int, int] | None = 
     if isinstance(images, Image.Image):
         tensor = _from_pil(images, channels, name)
     elif isinstance(images, np.ndarray):
-        tensor = _from_array(_to_float(torch.from_numpy(np.ascontiguousarray(images)), name), channels, name)
+        values = _to_float(torch.from_numpy(np.ascontiguousarray(images)), name)
+        tensor = _from_array(values, channels, name, size)
     elif isinstance(images, Tensor):
         tensor = _from_tensor(_to_float(images, name), channels, name)
     else:
@@ -109,11 +110,12 @@ def _to_float(values: Tensor, name: str) -> Tensor:
     return values.float()
 
 
-def _from_array(values: Tensor, channels: int, name: str) -> Tensor:
+def _from_array(values: Tensor, channels: int, name: str, size: tuple[int, int] | None = None) -> Tensor:
     if values.ndim == 2:
         values = values[None, :, :, None]
     elif values.ndim == 3:
-        values = values[None] if values.shape[-1] in PIL_MODES else values[..., None]
+        color = values.shape[-1] in PIL_MODES and (size is None or tuple(values.shape[:2]) == tuple(size))
+        values = values[None] if color else values[..., None]
     return _with_channels(values.movedim(-1, 1) if values.ndim == 4 else values, channels, name)
 
 

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .image_inputs import check_count
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, Network, SDEPipelineBase, StepCallback
+from .pipeline_utils import Generator, Network, ScoreFunction, SDEPipelineBase, StepCallback
 from .schedulers import (
     ExponentialMultistep,
     LinearOperator,
@@ -135,7 +135,7 @@ class LinearInversePipeline(SDEPipelineBase):
         score_fn = scheduler.score_fn(self.network)
         if not scheduler.config.prologue:
             x = matched_prior(posterior, score_fn, scheduler.sde, x, scheduler.levels[0])
-        x = self.run_sampler(x, network=conditioned_network(posterior, score_fn, scheduler), **settings)
+        x = self.run_sampler(x, network=conditioned_network(partial(posterior, score_fn), scheduler), **settings)
         if noise_std == 0:
             x = known(x, torch.zeros(()))
         return x, posterior.evaluations
@@ -243,13 +243,11 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
         check_operator(operator, self.sample_shape, measurement)
 
 
-def conditioned_network(
-    transform: Callable, score_fn: Callable[[Tensor, Tensor], Tensor], scheduler: SDEScheduler
-) -> Network:
-    """A network whose score is the transformed one, for `run_sampler`."""
+def conditioned_network(score_fn: ScoreFunction, scheduler: SDEScheduler) -> Network:
+    """A network whose score is `score_fn`, for `run_sampler` with this scheduler."""
 
     def network(x: Tensor, timestep: Tensor) -> Tensor:
         t = scheduler.state_time
-        return scheduler.parameterization.output(scheduler.sde, transform(score_fn, x, t), x, t)
+        return scheduler.parameterization.output(scheduler.sde, score_fn(x, t), x, t)
 
     return network

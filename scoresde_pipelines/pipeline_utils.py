@@ -22,6 +22,7 @@ Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Network = Callable[[Tensor, Tensor], Tensor]
 Constraint = Callable[[Tensor, Tensor], Tensor]
+ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 NETWORK_LIBRARIES = ("diffusers", "scoresde_pipelines")  # a repository must not choose what is imported
@@ -180,18 +181,23 @@ class SDEPipelineBase(DiffusionPipeline):
         return latents
 
     def solve_ode(
-        self, latents: Tensor, tolerance: float, score_fn: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        latents: Tensor,
+        tolerance: float,
+        score_fn: Callable[..., Tensor] | None = None,
+        condition: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,).
 
-        `score_fn`, `(x, t) -> score` with t of shape (B,), replaces the network's score.
+        `score_fn`, `(x, t, **condition) -> score` with t of shape (B,), replaces the network's score; `condition` holds
+        per-sample tensors (B, ...).
         """
         sde, end = self.scheduler.sde, self.scheduler.smallest_time
         score_fn = score_fn or self.scheduler.score_fn(self.network)
         x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
-        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance)
+        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance, condition=condition)
         t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
-        return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
+        return sde.denoise(solution.x, score_fn(solution.x, t, **(condition or {})), t), solution.nfe + 1
 
     # ------------------------------------------------------------------ images
 
