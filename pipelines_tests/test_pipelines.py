@@ -259,6 +259,16 @@ def test_half_precision_networks_run_on_a_single_precision_state(kind):
     assert float((half - exact).norm() / exact.norm()) < 0.1
 
 
+@pytest.mark.parametrize("state", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_scores_of_a_network_are_in_single_precision_at_least(state, weights):
+    pipe, x = pipeline(), torch.randn(2, 3, 8, 8)
+    exact = pipe.scheduler.score_fn(pipe.unet)(x, torch.tensor(0.5)).detach()
+    score = pipe.scheduler.score_fn(pipe.unet.to(weights))(x.to(state), torch.tensor(0.5))
+    assert score.dtype == (torch.float64 if state == torch.float64 else torch.float32)
+    assert float((score - exact).norm() / exact.norm()) < (1e-5 if torch.bfloat16 not in (state, weights) else 0.05)
+
+
 # ---------------------------------------------------------------------- bad inputs
 
 

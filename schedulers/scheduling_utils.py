@@ -345,7 +345,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
 
         Args:
             model (`torch.nn.Module` or callable): called as `model(x, network_time, **model_kwargs)`; returns a tensor
-                or an object with `.sample`.
+                or an object with `.sample`. If it has a `dtype`, as diffusers' models do, it gets the state in it.
 
         Returns:
             A function `(x, t) -> score`: `x` of shape (B, *D), `t` in (0, T] of shape (B,) or scalar; the score has
@@ -355,7 +355,8 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         def score(x: Tensor, t: Tensor) -> Tensor:
             precise = x if x.dtype == torch.float64 else x.float()
             t = torch.as_tensor(t, device=x.device).to(precise.dtype).expand(len(x))
-            output = model(x, self.parameterization.network_time(self.sde, t), **model_kwargs)
+            state = x.to(getattr(model, "dtype", x.dtype))
+            output = model(state, self.parameterization.network_time(self.sde, t), **model_kwargs)
             output = output.sample if hasattr(output, "sample") else output
             return self.parameterization.score(self.sde, output.to(precise.dtype), precise, t)
 
