@@ -81,7 +81,9 @@ def test_parameter_gradients(golden: Golden) -> None:
         gradient = parameters[tensor.name].grad
         assert (gradient is None) == (tensor.key in golden.info["params_without_grad"])
         if gradient is not None:
-            assert tensor.write(gradient).norm().item() == pytest.approx(norms[tensor.key], rel=1e-3, abs=1e-6 * largest)
+            assert tensor.write(gradient).norm().item() == pytest.approx(
+                norms[tensor.key], rel=1e-3, abs=1e-6 * largest
+            )
 
 
 def test_key_map_is_complete_and_ordered(golden: Golden) -> None:
