@@ -74,6 +74,8 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):
         embedding_channels: number of Fourier frequencies of log noise_level.
         fourier_scale: their standard deviation.
         min_noise_level: smaller levels (and clean images, level 0) are taken for this one.
+        sample_size: side of the images it was trained on, if it is to be held to it.
+        data_min, data_max: range of the clean images that noise_level refers to.
 
     Example:
         >>> classifier = NoiseConditionalClassifier(depth=10, width=1)
@@ -97,6 +99,9 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):
         embedding_channels: int = 128,
         fourier_scale: float = 16.0,
         min_noise_level: float = 1e-3,
+        sample_size: int | None = None,
+        data_min: float = -1.0,
+        data_max: float = 1.0,
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:

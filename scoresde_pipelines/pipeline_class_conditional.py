@@ -148,7 +148,8 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     def _check_classifier(self) -> None:
         config, (channels, *size) = self.classifier.config, self.sample_shape
-        own = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
+        own = config.get("sample_size") or tuple(size)
+        own = (own, own) if isinstance(own, int) else tuple(own)
         if (config.in_channels, *own) != (channels, *size):
             raise ValueError(
                 f"classifier must be made for images of shape {self.sample_shape} as the network is, "

@@ -1,0 +1,32 @@
+"""Trains a noise-conditional classifier for `ScoreSdeClassConditionalPipeline`.
+
+    accelerate launch -m scoresde_pipelines.training.train_classifier --train_data_dir fashion_mnist --channels 1 ...
+    python training/train_classifier.py --train_data_dir fashion_mnist --channels 1 ...
+
+The classifier sees a clean image plus noise of a known size, which is what every SDE's state is after division by
+alpha: whatever `--sde` it was trained with, it guides any other whose noise levels lie in the same range.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+if not __package__:
+    # Run by path: Python has put training/ first on sys.path; the package lies one folder up, or is installed.
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:1] = [str(root)] if (root / "scoresde_pipelines").is_dir() else []
+
+from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
+from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the training that the command line (or ``argv``) describes."""
+    trainer = ClassifierTrainer(parse_classifier_args(argv))
+    trainer.train()
+    trainer.finish()
+
+
+if __name__ == "__main__":
+    main()
