@@ -2,6 +2,7 @@
 
 import typer
 
+from .command_convert import convert
 from .command_likelihood import likelihood
 
 
@@ -15,6 +16,7 @@ def scoresde() -> None:
     """Score-based generative modelling through SDEs."""
 
 
+app.command()(convert)
 app.command()(likelihood)
 
 
