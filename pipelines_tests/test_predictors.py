@@ -24,13 +24,15 @@ class CosineSDE(SDE):
 
 
 SDES["cosine"] = CosineSDE()
-CLOSED_FORMS["cosine"] = ClosedForm(
-    lambda t: math.cos(1.55 * t),
-    lambda t: math.sin(1.55 * t),
-    lambda t: -1.55 * math.tan(1.55 * t),
-    lambda t: 2 * 1.55 * math.tan(1.55 * t),
-    math.sin(1.55),
-)
+FORMS = CLOSED_FORMS | {
+    "cosine": ClosedForm(
+        lambda t: math.cos(1.55 * t),
+        lambda t: math.sin(1.55 * t),
+        lambda t: -1.55 * math.tan(1.55 * t),
+        lambda t: 2 * 1.55 * math.tan(1.55 * t),
+        math.sin(1.55),
+    )
+}
 
 
 def probe(predictor, sde: SDE, t: list[float], s: list[float], m: float, v: float) -> list[Linear]:
@@ -62,7 +64,7 @@ def walk(predictor, sde: SDE, levels: list[float], m: float, v: float) -> tuple[
 def test_every_step_is_its_formula(predictor, name, t, s):
     for m, v in ((0.0, 1.0), (0.3, 0.04), (-2.0, 1e-4)):
         ours = probe(PREDICTORS[predictor], SDES[name], [t], [s], m, v)[0]
-        expected = predictor_step(predictor, CLOSED_FORMS[name], t, s, m, v)
+        expected = predictor_step(predictor, FORMS[name], t, s, m, v)
         for field in ("slope", "shift", "noise"):
             value, truth = getattr(ours, field), getattr(expected, field)
             # The recursion's own sigma_t^2 - scale^2 sigma_s^2 cancels up to 1e-8 for the closest times.
@@ -74,7 +76,7 @@ def test_every_step_is_its_formula(predictor, name, t, s):
 def test_convergence_is_of_first_order_to_the_truth(predictor, name):
     # From the exact marginal at t = 0.8 on: both moments, no final denoising, no prior mismatch. Each end is chosen so
     # that the first-order terms of the error do not cancel by chance (Euler-Maruyama, VE, t = 0.02).
-    sde, form, m, v = SDES[name], CLOSED_FORMS[name], 0.7, 0.25
+    sde, form, m, v = SDES[name], FORMS[name], 0.7, 0.25
     end, errors = 0.5 if name == "ve" else 0.02, []
     truth_mean, truth_std = form.alpha(end) * m, math.sqrt(form.variance(end, v))
     for n in (400, 800):
@@ -107,11 +109,11 @@ def test_ancestral_steps_sample_the_exact_posterior_when_the_clean_image_is_know
     # p(x_s | x_t, x_0) = N((scale sigma_s^2 x_t + alpha_s d^2 x_0) / sigma_t^2, d^2 sigma_s^2 / sigma_t^2).
     sde, t, s = SDES[name], torch.tensor(0.6, dtype=DOUBLE), torch.tensor(0.3, dtype=DOUBLE)
     x0, x = torch.randn(2, 3, 5, dtype=DOUBLE)
-    scale, d = CLOSED_FORMS[name].transition(0.6, 0.3)
+    scale, d = FORMS[name].transition(0.6, 0.3)
     alpha_s, sigma_s, sigma_t = (
-        CLOSED_FORMS[name].alpha(0.3),
-        CLOSED_FORMS[name].sigma(0.3),
-        CLOSED_FORMS[name].sigma(0.6),
+        FORMS[name].alpha(0.3),
+        FORMS[name].sigma(0.3),
+        FORMS[name].sigma(0.6),
     )
     score = -(x - sde.alpha(t) * x0) / sde.sigma(t) ** 2
     mean, std = PREDICTORS["ancestral"](sde, x, score, t, s)

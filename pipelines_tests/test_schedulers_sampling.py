@@ -17,7 +17,14 @@ from linear_recursions import (
 )
 
 from scoresde_pipelines import GaussianMixtureScoreModel, GaussianScoreModel
-from scoresde_pipelines.schedulers import CORRECTORS, PREDICTORS, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines.schedulers import (
+    CORRECTORS,
+    PREDICTORS,
+    TIME_GRIDS,
+    SubVPSDEScheduler,
+    VESDEScheduler,
+    VPSDEScheduler,
+)
 
 
 DOUBLE = torch.float64
@@ -127,19 +134,17 @@ def test_a_thousand_steps_are_within_the_quoted_error_of_the_truth(name, correct
     assert abs(error) < (0.013 if corrector else 0.01) + tolerance
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
 @pytest.mark.parametrize("name", [*CLOSED_FORMS, "table"])
-def test_few_steps_stay_finite_for_every_combination(name, n):
-    x = torch.randn(4, 3, 8, 8)
-    for predictor, corrector in COMBINATIONS:
-        for spacing in ("linspace", "leading", "trailing", "log_snr", "karras", "official"):
-            config = {"predictor": predictor, "corrector": corrector, "timestep_spacing": spacing}
-            scheduler = VPSDEScheduler(**config) if name == "table" else scheduler_of(name, **config)
+def test_few_steps_stay_finite_for_every_combination(name):
+    x, score = torch.randn(4, 3, 8, 8), gaussian_score("vp" if name == "table" else name, 0.0, 0.25)
+    choices = [(*pair, "linspace") for pair in COMBINATIONS]
+    choices += [("reverse_diffusion", "langevin", spacing) for spacing in TIME_GRIDS]
+    for predictor, corrector, spacing in choices:
+        config = {"predictor": predictor, "corrector": corrector, "timestep_spacing": spacing}
+        scheduler = VPSDEScheduler(**config) if name == "table" else scheduler_of(name, **config)
+        for n in (1, 2, 5):
             scheduler.set_timesteps(n)
-            form = CLOSED_FORMS["vp" if name == "table" else name]
-            form_score = gaussian_score("vp" if name == "table" else name, 0.0, 0.25)
-            assert form.alpha(1.0) > 0
-            assert bool(torch.isfinite(sample(scheduler, form_score, x)).all()), config
+            assert bool(torch.isfinite(sample(scheduler, score, x)).all()), (config, n)
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
