@@ -14,7 +14,17 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from .models import DDPMpp, GaussianMixtureScoreModel, GaussianScoreModel, NCSNpp
+from .models import (
+    DDPMpp,
+    GaussianMixtureScoreModel,
+    GaussianScoreModel,
+    NCSNpp,
+    NCSNv2,
+    NoiseConditionalClassifier,
+    from_unet2d,
+    load_official_checkpoint,
+    to_unet2d,
+)
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_colorization import ScoreSdeColorizationPipeline
 from .pipeline_inpaint import ScoreSdeInpaintPipeline
@@ -50,6 +60,8 @@ __all__ = [
     "GaussianScoreModel",
     "ModelMixin",
     "NCSNpp",
+    "NCSNv2",
+    "NoiseConditionalClassifier",
     "SDE",
     "SDEScheduler",
     "SchedulerMixin",
@@ -67,7 +79,10 @@ __all__ = [
     "VESDEScheduler",
     "VPSDE",
     "VPSDEScheduler",
+    "from_unet2d",
+    "load_official_checkpoint",
     "log_likelihood",
     "shipped",
     "solve_probability_flow",
+    "to_unet2d",
 ]
