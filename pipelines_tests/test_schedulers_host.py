@@ -1,6 +1,8 @@
 """Our schedulers as guests of diffusers: configurations, stock pipelines and loops, DDPM and DDIM step for step."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -280,6 +282,23 @@ def test_bfloat16_states_keep_their_dtype_and_single_precision_arithmetic(schedu
             assert half.dtype == torch.bfloat16 and single.dtype == torch.float32
             assert torch.equal(half, single.bfloat16())
         x = result.prev_sample
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))])
+@pytest.mark.parametrize("scheduler_class", SCHEDULERS)
+def test_a_copy_made_in_the_middle_of_a_walk_goes_on_alike(scheduler_class, copy_of):
+    scheduler = scheduler_class(corrector="annealed_langevin")
+    scheduler.set_timesteps(4)
+    x = torch.randn(2, 3, 4, 4)
+    for timestep in scheduler.timesteps[:3]:
+        x = scheduler.step(toy_network(x, timestep), timestep, x).prev_sample
+    twin, ends = copy_of(scheduler), []
+    for one in (scheduler, twin):
+        state, generator = x, torch.Generator().manual_seed(0)
+        for timestep in one.timesteps[3:]:
+            state = one.step(toy_network(state, timestep), timestep, state, generator=generator).prev_sample
+        ends.append(state)
+    assert torch.equal(*ends)
 
 
 # ---------------------------------------------------------------------- errors

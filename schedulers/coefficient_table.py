@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ def tabulate(sde: SDE, times: list[Tensor]) -> SDE:
 def _lookup(
     function: Callable[[Tensor], Tensor], times: list[Tensor], values: tuple[Tensor, ...]
 ) -> Callable[[Tensor], Tensor]:
-    # The entries keep their times alive, so that no other tensor can take the identity of one.
-    entries = {id(time): (time, value) for time, value in zip(times, values)}
-    return lambda t: entries[id(t)][1] if id(t) in entries else function(t)
+    return partial(_find, {id(time): (time, value) for time, value in zip(times, values)}, function)
+
+
+def _find(entries: dict[int, tuple[Tensor, Tensor]], function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    # The entries keep their times alive, so that no other tensor can take the identity of one; but a table that was
+    # pickled brings identities of another process along.
+    time, value = entries.get(id(t), (None, None))
+    return value if value is not None and time is t else function(t)

@@ -120,7 +120,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         return self.config.num_train_timesteps
 
     @classmethod
-    def _get_compatibles(cls) -> list[type[SchedulerMixin]]:
+    def _get_compatibles(cls) -> list[type[Any]]:
         # Without a scheduler's library (torchsde) diffusers lists a placeholder that only raises.
         return [other for other in super()._get_compatibles() if issubclass(other, SchedulerMixin)]
 
@@ -168,8 +168,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         grid = self._make_grid(num_inference_steps) if timesteps is None else self._custom_grid(timesteps)
         self.levels, self.targets, self._denoise_at_end = grid.levels, grid.targets, grid.denoise
         self.num_inference_steps = len(grid.levels)
-        self._times, self._next_times = list(grid.levels.unbind()), list(grid.targets.unbind())
-        self._walk_sde = tabulate(self.sde, self._times + self._next_times)
+        self._table: SDE | None = None
 
         entries = self._network_levels().repeat_interleave(self.order)
         if self.config.prologue:
@@ -179,6 +178,14 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         self._begin_index: int | None = None
         # A multistep predictor forgets the last walk and ends the new one in its own way.
         getattr(self.predictor, "start", lambda: None)()
+
+    @property
+    def _walk_sde(self) -> SDE:
+        # Made by the first step: most walks of a thousand levels are planned in a constructor and never walked.
+        if self._table is None:
+            self._times, self._next_times = list(self.levels.unbind()), list(self.targets.unbind())
+            self._table = tabulate(self.sde, self._times + self._next_times)
+        return self._table
 
     def _make_grid(self, n: Any) -> TimeGrid:
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
@@ -309,7 +316,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         return mean, mean + std * noise
 
     def _denoise(self, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
-        if hasattr(self.predictor, "denoise"):
+        if self.predictor is not None and hasattr(self.predictor, "denoise"):
             return self.predictor.denoise(self._walk_sde, x, score, t)
         return self._walk_sde.denoise(x, score, t)
 
