@@ -9,6 +9,7 @@ package is tested against, and a network that needs no training.
 """
 
 import math
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
@@ -114,7 +115,7 @@ class GaussianMixtureScoreModel(nn.Module):
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Clean data, shape (num_samples, *D), in the dtype of the parameters."""
         device = self.means.device if generator is None else generator.device
-        kwargs = {"generator": generator, "device": device}
+        kwargs: dict[str, Any] = {"generator": generator, "device": device}
         component = torch.multinomial(self.log_weights.exp().to(device), num_samples, True, generator=generator)
         noise = torch.randn(num_samples, self.eigenvalues.shape[1], dtype=self.means.dtype, **kwargs)
         component, noise = component.to(self.means.device), noise.to(self.means.device)

@@ -29,6 +29,7 @@ def conv(
 ) -> nn.Conv2d:
     """A ``size`` x ``size`` convolution that keeps the image's size unless told otherwise."""
     layer = nn.Conv2d(in_channels, out_channels, size, stride, size // 2 if padding is None else padding)
+    assert layer.bias is not None
     init_uniform_(layer.weight.data, scale, fan)
     nn.init.zeros_(layer.bias.data)
     return layer

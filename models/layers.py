@@ -101,7 +101,7 @@ class ResnetBlock(nn.Module):
         h = self._resample(self.norm1(x, self.act))
         h = self.conv1(h)
         if emb is not None:
-            h = h + self.time_emb_proj(emb)[:, :, None, None]
+            h = h.add_(self.time_emb_proj(emb)[:, :, None, None])
         h = self.dropout(self.norm2(h, self.act))
         return self._join(x, h)
 
@@ -117,9 +117,10 @@ class ResnetBlock(nn.Module):
             out = self.conv_shortcut(self._resample(x)) + self.conv2(h)
         else:
             # A 1x1 convolution commutes with the filter: it is done on the small image, its bias goes with conv2's.
+            assert self.conv2.bias is not None and self.conv_shortcut.bias is not None
             x = self._resample(F.conv2d(x, self.conv_shortcut.weight))
             out = x + F.conv2d(h, self.conv2.weight, self.conv2.bias + self.conv_shortcut.bias, padding=1)
-        return out * self.factor if self.factor != 1.0 else out
+        return out.mul_(self.factor) if self.factor != 1.0 else out
 
 
 class SelfAttention(nn.Module):
@@ -160,7 +161,7 @@ class SelfAttention(nn.Module):
         h = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         h = self.to_out(h.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
         out = x + h
-        return out * self.factor if self.factor != 1.0 else out
+        return out.mul_(self.factor) if self.factor != 1.0 else out
 
 
 class Combine(nn.Module):

@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
@@ -31,7 +31,7 @@ CHOICES = {
 }
 
 
-class NCSNpp(ModelMixin, ConfigMixin):
+class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
     r"""Time-dependent U-Net; the defaults are the paper's NCSN++ (VE, continuous) for CIFAR-10.
 
     Args:
@@ -72,11 +72,13 @@ class NCSNpp(ModelMixin, ConfigMixin):
         >>> score = model(torch.rand(2, 3, 32, 32), torch.tensor([0.5, 10.0])).sample
     """
 
+    config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ResnetBlock", "SelfAttention"]
+    # diffusers declares these as None.
+    _no_split_modules: Any = ["ResnetBlock", "SelfAttention"]
     _repeated_blocks = ["ResnetBlock", "SelfAttention"]
-    _keep_in_fp32_modules = ["time_proj"]
-    _skip_layerwise_casting_patterns = ["time_proj", "norm"]
+    _keep_in_fp32_modules: Any = ["time_proj"]
+    _skip_layerwise_casting_patterns: Any = ["time_proj", "norm"]
     main_input_name = "sample"
 
     @register_to_config
@@ -230,7 +232,7 @@ class NCSNpp(ModelMixin, ConfigMixin):
             h, pyramid, new = block(h, emb, pyramid)
             skips += new
         h = self.mid_block(h, emb)
-        image: torch.Tensor | None = None
+        image: Any = None  # a tensor once the lowest level has started the output pyramid
         for block in self.up_blocks:
             h, image = block(h, emb, skips, image)
         if self.conv_out is None or self.conv_norm_out is None:

@@ -3,10 +3,13 @@
 It is told its noise level in one place alone: the output is divided by sigma.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
@@ -38,7 +41,7 @@ class _ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, act: nn.Module, *, down: bool, dilation: int) -> None:
         super().__init__()
         middle = in_channels if down else out_channels
-        size = {"padding": dilation, "dilation": dilation}
+        size: dict[str, Any] = {"padding": dilation, "dilation": dilation}
         self.act = act
         self.pool = down and dilation == 1
         self.norm1 = InstanceNormPlus(in_channels)
@@ -105,7 +108,7 @@ class _RefineBlock(nn.Module):
         return self.out(h)
 
 
-class NCSNv2(ModelMixin, ConfigMixin):
+class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
     r"""Score network of Song and Ermon (2020); the defaults are the one for CIFAR-10.
 
     Args:
@@ -122,8 +125,9 @@ class NCSNv2(ModelMixin, ConfigMixin):
         >>> score = model(torch.rand(2, 3, 32, 32), torch.tensor([0, 231])).sample
     """
 
+    config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
     _supports_gradient_checkpointing = False
-    _no_split_modules = ["_ResidualBlock", "_RefineBlock"]
+    _no_split_modules: Any = ["_ResidualBlock", "_RefineBlock"]
     main_input_name = "sample"
 
     @register_to_config
@@ -188,7 +192,8 @@ class NCSNv2(ModelMixin, ConfigMixin):
         sigma = time if time.is_floating_point() else sigma_of_index(self.config, time, sample.dtype)
         h = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
         features = []
-        for first, second in self.down_blocks:
+        stages: Iterable[Any] = self.down_blocks  # of two blocks each
+        for first, second in stages:
             h = second(first(h))
             features.append(h)
         fused: list[torch.Tensor] = []

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
@@ -56,7 +57,7 @@ class _WideBlock(nn.Module):
         return shortcut + self.conv2(self.dropout(self.norm2(h, self.act)))
 
 
-class NoiseConditionalClassifier(ModelMixin, ConfigMixin):
+class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
     r"""Wide ResNet (Zagoruyko and Komodakis 2016) on noisy images; the defaults are the paper's 28-10 for CIFAR-10.
 
     Every image is first shifted and scaled to mean 0 and variance 1. It therefore does not matter whether
@@ -83,9 +84,12 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):
         >>> guidance = ClassifierGuidance(classifier.log_prob_of(torch.tensor([3, 7]), scheduler.sde))
     """
 
+    config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["_WideBlock"]
-    _keep_in_fp32_modules = ["time_proj"]
+    # diffusers declares these as None.
+    _gradient_checkpointing_func: Any
+    _no_split_modules: Any = ["_WideBlock"]
+    _keep_in_fp32_modules: Any = ["time_proj"]
     main_input_name = "sample"
 
     @register_to_config

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ModelMixin, SchedulerMixin
 
+from ..schedulers import SDEScheduler
+from .ncsnpp import NCSNpp
+from .ncsnv2 import NCSNv2
 from .official_config import preset_from_official_config
 from .official_inference import infer_preset
 from .official_keys import check_tensors, from_official, official_tensors
@@ -35,7 +37,7 @@ def load_official_checkpoint(
     config: str | Mapping[str, Any] | None = None,
     *,
     use_ema: bool = True,
-) -> tuple[ModelMixin, SchedulerMixin]:
+) -> tuple[NCSNpp | NCSNv2, SDEScheduler]:
     """Turn an official checkpoint into a network of ours and its scheduler.
 
     Args:
@@ -114,7 +116,7 @@ def _check_content(content: Any, path: Path) -> None:
         raise ValueError(f"{path}: 'model' must be a state dict, names to tensors, got {type(state).__name__}")
 
 
-def _ema_state(model: ModelMixin, ema: Any) -> dict[str, torch.Tensor]:
+def _ema_state(model: NCSNpp | NCSNv2, ema: Any) -> dict[str, torch.Tensor]:
     """Official keys of the averaged parameters; the list holds those that are trained, in official order."""
     if not isinstance(ema, Mapping) or not isinstance(ema.get("shadow_params"), Sequence):
         raise ValueError(

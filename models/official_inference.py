@@ -146,7 +146,9 @@ def _layers_per_block(body: list[_Entry]) -> int:
 
 def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
     """Walk the encoder: ``layers`` blocks per level, then what leads to the next, as long as something does."""
-    position, widths, attention = 0, [], []
+    position = 0
+    widths: list[int] = []
+    attention: list[int] = []
     pyramid, combine, ddpm, with_conv = "none", "sum", False, True
     while True:
         for _ in range(layers):

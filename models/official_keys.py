@@ -6,6 +6,7 @@ how it is laid out. That order is also the order of the shadow parameters of an 
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ def official_modules(model: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _walk(model: NCSNpp) -> Iterator[nn.Module | None]:
+    block: Any  # a checker takes the entries of a ModuleList for bare Modules
     yield model.time_proj
     if model.time_embedding is not None:
         yield from (model.time_embedding.linear_1, model.time_embedding.linear_2)
@@ -78,7 +80,8 @@ def official_tensors(model: NCSNpp | NCSNv2) -> list[OfficialTensor]:
     biggan = model.config.resnet_type == "biggan"
     parameters = dict(model.named_parameters())
     found = []
-    for index, (prefix, module) in enumerate(official_modules(model)):
+    modules = official_modules(model)  # type: ignore[arg-type]  # classes with an untyped __init__ are not narrowed
+    for index, (prefix, module) in enumerate(modules):
         for theirs, ours, part in _layers(module, biggan):
             for kind in ("weight", "bias"):
                 name = ".".join(filter(None, (prefix, ours, kind)))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from .ncsnv2 import NCSNv2
 from .official_tensor import OfficialTensor
@@ -13,8 +14,8 @@ _NORM = ("alpha", "gamma", "beta")
 
 
 def _stage(name: str, stages: tuple[str, ...]) -> str:
-    kind, index = re.match(r"(down|up)_blocks\.(\d+)", name).groups()
-    if kind == "down":
+    blocks, index = name.split(".")[:2]
+    if blocks == "down_blocks":
         return f"res{stages[int(index)]}"
     # The deepest features are refined first, but the official names count from 1 all the same.
     order = ("1", "2", "31", "3", "4", "5") if len(stages) == 6 else stages
@@ -47,7 +48,8 @@ def _ordered(model: NCSNv2) -> Iterator[str]:
     for head in ("conv_in", "norm_out", "conv_out"):
         module = getattr(model, head)
         yield from (f"{head}.{name}" for name, _ in module.named_parameters())
-    for i, blocks in enumerate(model.down_blocks):
+    down_blocks: Any = model.down_blocks  # nested lists, of which a checker sees the outer one
+    for i, blocks in enumerate(down_blocks):
         for j, block in enumerate(blocks):
             parts = [("conv1", ("weight", "bias")), ("norm2", _NORM), ("conv2", ("weight", "bias"))]
             parts += [("conv_shortcut", ("weight", "bias"))] if block.conv_shortcut is not None else []
@@ -70,8 +72,9 @@ def official_tensors_ncsnv2(model: NCSNv2) -> list[OfficialTensor]:
     if len(model.up_blocks) not in STAGES:
         raise ValueError(f"official NCSNv2 networks have {sorted(STAGES)} stages, this one {len(model.up_blocks)}")
     stages, parameters, found = STAGES[len(model.up_blocks)], dict(model.named_parameters()), []
+    down_blocks: Any = model.down_blocks
     for name in _ordered(model):
         match = re.match(r"down_blocks\.(\d+)\.(\d+)", name)
-        pooled = match is not None and model.down_blocks[int(match[1])][int(match[2])].pool
+        pooled = match is not None and down_blocks[int(match[1])][int(match[2])].pool
         found.append(OfficialTensor(official_name(name, stages, pooled), tuple(parameters[name].shape), name))
     return found

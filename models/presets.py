@@ -9,16 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from diffusers import ModelMixin, SchedulerMixin
-
-from ..schedulers import SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from .ddpmpp import DDPMpp
 from .ncsnpp import NCSNpp
 from .ncsnv2 import NCSNv2
 
 
-MODELS: dict[str, type[ModelMixin]] = {"NCSNpp": NCSNpp, "DDPMpp": DDPMpp, "NCSNv2": NCSNv2}
-SCHEDULERS: dict[str, type[SchedulerMixin]] = {
+MODELS: dict[str, type[NCSNpp | NCSNv2]] = {"NCSNpp": NCSNpp, "DDPMpp": DDPMpp, "NCSNv2": NCSNv2}
+SCHEDULERS: dict[str, type[SDEScheduler]] = {
     "VESDEScheduler": VESDEScheduler,
     "VPSDEScheduler": VPSDEScheduler,
     "SubVPSDEScheduler": SubVPSDEScheduler,
@@ -46,11 +44,11 @@ class Preset:
         parameters = inspect.signature(MODELS[self.model_class].__init__).parameters
         return {name: item.default for name, item in parameters.items() if name != "self"} | dict(self.model)
 
-    def make_model(self) -> ModelMixin:
+    def make_model(self) -> NCSNpp | NCSNv2:
         """The network, with fresh weights."""
         return MODELS[self.model_class](**self.model)
 
-    def make_scheduler(self) -> SchedulerMixin:
+    def make_scheduler(self) -> SDEScheduler:
         """The scheduler, sampling as published."""
         return SCHEDULERS[self.scheduler_class](**self.scheduler)
 
@@ -198,7 +196,7 @@ _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def _vary(base: Preset, changes: Mapping[str, Any]) -> Preset:
-    merged = {
+    merged: dict[str, Any] = {
         name: {**getattr(base, name), **value} if isinstance(value, Mapping) else value
         for name, value in changes.items()
     }

@@ -145,4 +145,5 @@ class Upsample(nn.Module):
         # The convolution sees the zero-stuffed image (it is a transposed one with mirrored weights), the filter its result.
         stuffed = F.conv_transpose2d(x, self.conv.weight.transpose(0, 1).flip(2, 3), stride=2)
         smooth = 4.0 * self.filter.down(stuffed, stride=1)
+        assert self.conv.bias is not None
         return smooth + self.conv.bias.to(smooth.dtype).view(1, -1, 1, 1)

@@ -6,11 +6,11 @@ and google/ddpm-* (plain blocks). Everything else is refused with its reason. A 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
 from .ddpmpp import DDPMpp
@@ -20,6 +20,8 @@ from .ncsnpp import NCSNpp
 
 PLAIN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 SKIP = {"SkipDownBlock2D": False, "AttnSkipDownBlock2D": True}
+# A module of ours and one of diffusers; what they hold besides parameters, a checker does not know.
+Pair = tuple[Any, Any]
 _SHARED = (
     "sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "layers_per_block",
     "dropout", "act_fn", "norm_num_groups", "norm_eps", "attention_head_dim",
@@ -37,7 +39,7 @@ def from_unet2d(unet: UNet2DModel) -> NCSNpp:
     Raises:
         ValueError: naming what our networks cannot express.
     """
-    config = unet.config
+    config: Any = unet.config
     skip = all(name in SKIP for name in config.down_block_types)
     _refuse(_unet_problems(unet, skip))
     arguments = {name: config[name] for name in _SHARED} | _levels(config)
@@ -90,7 +92,7 @@ def _refuse(problems: list[str]) -> None:
 
 def _unet_problems(unet: UNet2DModel, skip: bool) -> list[str]:
     """What of a UNet2DModel's configuration our networks lack."""
-    config = unet.config
+    config: Any = unet.config
     down, up = list(config.down_block_types), list(reversed(config.up_block_types))
     problems = []
     if not skip and not all(name in PLAIN for name in down):
@@ -164,7 +166,8 @@ def _model_problems(config: Any, skip: bool) -> list[str]:
 
 def _unet_levels(model: NCSNpp, skip: bool) -> dict[str, Any]:
     kinds = {attention: name for name, attention in (SKIP if skip else PLAIN).items()}
-    down = tuple(kinds[len(block.attentions) > 0] for block in model.down_blocks)
+    blocks: Iterable[Any] = model.down_blocks
+    down = tuple(kinds[len(block.attentions) > 0] for block in blocks)
     return {
         "block_out_channels": tuple(model.config.block_out_channels),
         "down_block_types": down,
@@ -174,7 +177,7 @@ def _unet_levels(model: NCSNpp, skip: bool) -> dict[str, Any]:
     }
 
 
-def _pairs(model: NCSNpp, unet: UNet2DModel) -> Iterator[tuple[nn.Module, nn.Module]]:
+def _pairs(model: Any, unet: Any) -> Iterator[Pair]:
     """Our modules beside theirs."""
     if model.time_proj is not None:
         yield model.time_proj, unet.time_proj
@@ -206,7 +209,7 @@ def _pairs(model: NCSNpp, unet: UNet2DModel) -> Iterator[tuple[nn.Module, nn.Mod
         yield from ((model.conv_norm_out, unet.conv_norm_out), (model.conv_out, unet.conv_out))
 
 
-def _leaves(ours: nn.Module, theirs: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+def _leaves(ours: Any, theirs: Any) -> Iterator[Pair]:
     """A pair of blocks taken apart into layers; attention's projections stay with their block."""
     if isinstance(ours, ResnetBlock):
         for name in ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"):
@@ -218,7 +221,7 @@ def _leaves(ours: nn.Module, theirs: nn.Module) -> Iterator[tuple[nn.Module, nn.
         yield ours, theirs
 
 
-def _norm_problems(pairs: list[tuple[nn.Module, nn.Module]]) -> list[str]:
+def _norm_problems(pairs: list[Pair]) -> list[str]:
     found = set()
     for ours, theirs in (leaf for pair in pairs for leaf in _leaves(*pair)):
         if isinstance(ours, nn.GroupNorm) and (ours.num_groups, ours.eps) != (theirs.num_groups, theirs.eps):
@@ -233,8 +236,9 @@ def _names(model: nn.Module) -> Mapping[nn.Module, str]:
     return {module: f"{name}." for name, module in model.named_modules()}
 
 
-def _our_state(model: NCSNpp, unet: UNet2DModel, pairs: list[tuple[nn.Module, nn.Module]]) -> dict[str, torch.Tensor]:
+def _our_state(model: NCSNpp, unet: UNet2DModel, pairs: list[Pair]) -> dict[str, torch.Tensor]:
     names, state = _names(model), {}
+    config: Any = unet.config
     for ours, theirs in pairs:
         if isinstance(ours, SelfAttention):
             for kind in ("weight", "bias"):
@@ -243,8 +247,8 @@ def _our_state(model: NCSNpp, unet: UNet2DModel, pairs: list[tuple[nn.Module, nn
         for leaf, their_leaf in _leaves(ours, theirs):
             for kind, parameter in leaf.named_parameters():
                 state[names[leaf] + kind] = getattr(their_leaf, kind).detach().view_as(parameter)
-    if unet.config.time_embedding_type == "positional" and unet.config.flip_sin_to_cos:
-        half = unet.config.block_out_channels[0] // 2
+    if config.time_embedding_type == "positional" and config.flip_sin_to_cos:
+        half = config.block_out_channels[0] // 2
         weight = state["time_embedding.linear_1.weight"]
         state["time_embedding.linear_1.weight"] = torch.cat([weight[:, half:], weight[:, :half]], dim=1)
     if unet.class_embedding is not None:
@@ -253,9 +257,7 @@ def _our_state(model: NCSNpp, unet: UNet2DModel, pairs: list[tuple[nn.Module, nn
     return state
 
 
-def _their_state(
-    model: NCSNpp, unet: UNet2DModel, pairs: list[tuple[nn.Module, nn.Module]]
-) -> dict[str, torch.Tensor]:
+def _their_state(model: NCSNpp, unet: UNet2DModel, pairs: list[Pair]) -> dict[str, torch.Tensor]:
     # What has no partner is an attention of their up path: with zeros it adds nothing.
     names = _names(unet)
     state = {name: torch.zeros_like(value) for name, value in unet.state_dict().items()}

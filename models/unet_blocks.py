@@ -164,7 +164,7 @@ class DownBlock(_Stage):
             pyramid = self.pyramid_filter(pyramid)
             return self.pyramid(pyramid, x), pyramid
         pyramid = self.pyramid(pyramid) + x
-        pyramid = pyramid * self.factor if self.factor != 1.0 else pyramid
+        pyramid = pyramid.mul_(self.factor) if self.factor != 1.0 else pyramid
         return pyramid, pyramid
 
 
@@ -247,5 +247,6 @@ class UpBlock(_Stage):
         if self.pyramid_conv is not None and self.pyramid_norm is not None:
             own = self.pyramid_conv(self.pyramid_norm(x, self.act))
             return x, own if raised is None else raised + own
-        mixed = (raised + x) * self.factor
+        assert raised is not None, "a residual pyramid has an upsampler at every level but the lowest"
+        mixed = (raised + x).mul_(self.factor)
         return mixed, mixed

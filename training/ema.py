@@ -9,12 +9,16 @@ module, so it samples and saves like any other.
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 
-class ExponentialMovingAverage:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class ExponentialMovingAverage(Generic[Network]):
     """Keeps ``model``, a detached copy of a network whose floating-point parameters are averaged.
 
     Buffers and integer parameters are copied as they are: statistics belong to the latest network.
@@ -26,11 +30,11 @@ class ExponentialMovingAverage:
     """
 
     def __init__(
-        self, model: nn.Module, max_decay: float = 0.9999, inv_gamma: float = 1.0, power: float | None = None
+        self, model: Network, max_decay: float = 0.9999, inv_gamma: float = 1.0, power: float | None = None
     ) -> None:
         if not 0 <= max_decay <= 1:
             raise ValueError(f"max_decay is {max_decay}, expected a number in [0, 1]")
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: Network = copy.deepcopy(model).eval().requires_grad_(False)
         self.max_decay, self.inv_gamma, self.power = max_decay, inv_gamma, power
         self.num_updates = 0
 

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from .data import ImageFormat, ImageStore, load_images
 from .seeding import combined_seed
 
 
-class FeatureClassifier(ModelMixin, nn.Module, ConfigMixin):
+class FeatureClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
     """Four convolutions (the last three halve the resolution), a mean over the pixels, a feature layer, class scores.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
