@@ -136,7 +136,7 @@ class LinearPosterior:
         # What is wrong at ratios far above the data's scale, the rest of the walk forgets in proportion.
         tolerance = min(0.5, self.tolerance * (1 + (self._ratio(t) / self.data_std) ** 2) ** 0.25)
         goal = tolerance**2 * inner(residual, residual)
-        solution, pulled = torch.zeros_like(residual), 0.0
+        solution, pulled = torch.zeros_like(residual), torch.zeros((), device=residual.device)
         direction = residual if self._last_solution is None else self._last_solution
         done: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for _ in range(self.max_iterations):

@@ -10,6 +10,7 @@ the same number of products. `benchmarks/ode.py` measures 30 times less variance
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class HutchinsonDivergence(Divergence):
 
     def _draw(self, row: int) -> Tensor:
         generator = self.generators[row]
-        kwargs = {"generator": generator, "device": generator.device}
+        kwargs: dict[str, Any] = {"generator": generator, "device": generator.device}
         if self.distribution == "gaussian":
             return torch.randn(self.num_probes, *self.shape, **kwargs).cpu()
         return torch.randint(2, (self.num_probes, *self.shape), **kwargs).cpu() * 2.0 - 1.0

@@ -105,7 +105,8 @@ class MaskOperator(LinearOperator):
     def A(self, x: Tensor) -> Tensor:
         return x * self.known.to(x.device, x.dtype)
 
-    At = A
+    def At(self, y: Tensor) -> Tensor:
+        return self.A(y)
 
 
 class GrayOperator(LinearOperator):

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -64,9 +64,9 @@ def likelihood(
     count = len(images) if limit is None else min(limit, len(images))
     options = {name: settings[name] for name in _PIPELINE_OPTIONS}
     measure(pipe, images, table, count, batch_size, seed, options)
-    mean, error, done = table.summary()
+    mean, standard_error, done = table.summary()
     if done >= count:
-        typer.echo(f"{mean:.4f} +- {error:.4f} bits/dim over {done} images of {data} ({split}): {output}")
+        typer.echo(f"{mean:.4f} +- {standard_error:.4f} bits/dim over {done} images of {data} ({split}): {output}")
 
 
 _PIPELINE_OPTIONS = (
@@ -100,7 +100,7 @@ def measure(
         for start in range(0, len(left), batch_size):
             indices = left[start : start + batch_size]
             generators = [torch.Generator().manual_seed(seed * 2**32 + index) for index in indices]
-            result = pipe(images[indices], generator=generators, **options)
+            result: Any = pipe(images[indices], generator=generators, **options)
             for position, index in enumerate(indices):
                 values = {name: float(result[name][position]) for name in _COLUMNS}
                 table.append(Row(index=index, nfe=int(result.nfe[position]), **values))

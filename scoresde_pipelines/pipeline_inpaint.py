@@ -85,9 +85,7 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
         operator = MaskOperator(known)
         x, nfe = self.restore(operator.A(low + (high - low) * images), operator, 0.0, walk)
         self.maybe_free_model_hooks()
-        result = x
-        if output_type != "latent":
-            # From and back to the data range a number may round; a known pixel must not.
-            result = export_images(torch.where(known, images, self.to_images(x, "pt")), output_type)
-        output = ScoreSdePipelineOutput(result, nfe=nfe)
+        # From and back to the data range a number may round; a known pixel must not.
+        whole = torch.where(known, images, self.to_unit_range(x))
+        output = ScoreSdePipelineOutput(x if output_type == "latent" else export_images(whole, output_type), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)

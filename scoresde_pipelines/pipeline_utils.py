@@ -166,7 +166,7 @@ class SDEPipelineBase(DiffusionPipeline):
         """
         network, scheduler = network or self.network, scheduler or self.scheduler
         accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
-        step_kwargs = {"generator": generator} if accepts_generator else {}
+        step_kwargs: dict[str, Any] = {"generator": generator} if accepts_generator else {}
         if constrain is not None:
             latents = constrain(latents, scheduler.state_time)
         for i, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
@@ -205,8 +205,12 @@ class SDEPipelineBase(DiffusionPipeline):
         """States in the data range, (B, C, H, W), as PIL images, an array (B, H, W, C) or a tensor in [0, 1]."""
         if output_type == "latent":
             return x
+        return export_images(self.to_unit_range(x), output_type)
+
+    def to_unit_range(self, x: Tensor) -> Tensor:
+        """States in the data range, (B, C, H, W), as float32 images in [0, 1]."""
         low, high = self.config.data_min, self.config.data_max
-        return export_images(((x.float() - low) / (high - low)).clamp(0, 1), output_type)
+        return ((x.float() - low) / (high - low)).clamp(0, 1)
 
 
 def export_images(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
