@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(VENV)/bin/python -m scoresde_pipelines.demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
