@@ -73,8 +73,7 @@ def check(ours: Moments, truth: Moments) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_pseudo_inverse_is_exact_for_white_data(name):
-    # Its V is that of data with standard deviation (data_max - data_min) / 2 = 1 / 2.
-    covariance, matrix = 0.25 * torch.eye(4, dtype=torch.float64), torch.tensor([[1.0, 1.0, 0.0, 0.0]]) / 2
+    covariance, matrix = 0.3 * torch.eye(4, dtype=torch.float64), torch.tensor([[1.0, 1.0, 0.0, 0.0]]) / 2
     operator, y = MatrixOperator(matrix, (1, 2, 2)), torch.tensor([[0.4]])
     pipe = pipeline(name, covariance, (1, 2, 2))
     ours, nfe = measured(pipe, y, operator, 0.1, 64, method="pseudo_inverse", num_inference_steps=40)
@@ -83,8 +82,9 @@ def test_the_pseudo_inverse_is_exact_for_white_data(name):
 
 
 def test_the_pseudo_inverse_is_biased_and_moment_matching_is_not_where_data_are_correlated():
-    covariance, matrix = autoregressive(2, 0.9), torch.tensor([[1.0, 0.0]])
-    pipe, operator, y = pipeline("vp", covariance, (1, 1, 2)), MatrixOperator(matrix, (1, 1, 2)), torch.ones(1, 1)
+    covariance, matrix = autoregressive(8, 0.9), torch.eye(8)[:4]
+    pipe, operator = pipeline("vp", covariance, (1, 1, 8)), MatrixOperator(matrix, (1, 1, 8))
+    y = torch.tensor([[1.0, 0.5, 1.0, 0.5]])
     truth = posterior(covariance, matrix, y[0], 0.1)
     kl = {
         m: measured(pipe, y, operator, 0.1, 64, method=m)[0].kl_to(truth)

@@ -14,8 +14,9 @@ adds this term; ``score_fn(x, t)`` is the prior's score and differentiable.
       grad log p_t(y | x) = J^T At u,   (A V At + s^2 I) u = y - A D,   J = dD / dx,
 
   where **moment matching** takes V = sigma^2 / alpha J, the true covariance for any data (Tweedie's second moment), in
-  products with vectors (Boys et al. 2023; Rozet et al. 2024), and the **pseudo-inverse** guidance V = r^2 I, the one of
-  white data (Song et al. 2023).
+  products with vectors (Boys et al. 2023; Rozet et al. 2024). **Pseudo-inverse guidance** (Song et al. 2023) takes
+  V = r^2 I, the one of white data, for the direction of u; its length is fitted to the network's own V, which costs
+  nothing more and keeps it stable where the network's Jacobian is not that of white data.
 
 A *constraint* is a function ``(x, t) -> x`` applied after every step:
 
@@ -67,8 +68,8 @@ class LinearPosterior:
         measurement: y, shape (B, *M), in the units of the state.
         noise_std: standard deviation of the measurement's noise; 0 for an exact measurement.
         covariance: "moment_matching" (exact for Gaussian data; one vector-Jacobian product per iteration of the linear
-            system) or "pseudo_inverse" (exact for white Gaussian data; one in all).
-        data_std: standard deviation of the data; used by "pseudo_inverse", and for where accuracy matters.
+            system) or "pseudo_inverse" (exact for white Gaussian data of any variance; one product in all).
+        data_std: rough standard deviation of the data: where accuracy matters, and the first guess of V.
         tolerance: relative residual at which the linear system counts as solved, for each sample by itself.
         max_iterations: bound on its iterations.
 
@@ -94,7 +95,7 @@ class LinearPosterior:
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
         self.sde, self.operator, self.measurement = sde, operator, measurement
         self.noise_variance, self.data_std, self.covariance = float(noise_std) ** 2, float(data_std), covariance
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self.tolerance, self.max_iterations = tolerance, max_iterations if covariance == "moment_matching" else 1
         self.evaluations = 0
         self._last_solution: Tensor | None = None
 
@@ -112,9 +113,6 @@ class LinearPosterior:
             return torch.autograd.grad(clean, x, v, retain_graph=True)[0]
 
         residual = self.measurement.to(x) - self.operator.A(clean.detach())
-        if self.covariance == "pseudo_inverse":
-            solution = self.operator.solve(residual, self._white_variance(t), self.noise_variance)
-            return score.detach() + pull_back(self.operator.At(solution))
         return score.detach() + self._solve(pull_back, residual, t)
 
     def _white_variance(self, t: Tensor) -> float:
@@ -130,14 +128,18 @@ class LinearPosterior:
         """J^T At u with (sigma^2 / alpha A J^T At + noise_variance I) u = `residual`.
 
         Generalised conjugate residuals: the residual never grows, even where a network's Jacobian is not quite
-        symmetric and positive. The first direction is the last level's solution, the next are residuals.
+        symmetric and positive. The first direction is the last level's solution, the others are what would solve the
+        system for white data; pseudo-inverse guidance is one such step.
         """
         operator, coefficient = self.operator, self.sde.sigma(t) ** 2 / self.sde.alpha(t)
         # What is wrong at ratios far above the data's scale, the rest of the walk forgets in proportion.
         tolerance = min(0.5, self.tolerance * (1 + (self._ratio(t) / self.data_std) ** 2) ** 0.25)
         goal = tolerance**2 * inner(residual, residual)
         solution, pulled = torch.zeros_like(residual), torch.zeros((), device=residual.device)
-        direction = residual if self._last_solution is None else self._last_solution
+        white = self._white_variance(t)
+        direction = self._last_solution
+        if direction is None:
+            direction = operator.solve(residual, white, self.noise_variance)
         done: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for _ in range(self.max_iterations):
             back = pull_back(operator.At(direction))
@@ -157,10 +159,10 @@ class LinearPosterior:
             residual = residual - expand_to(step, image) * image
             pulled = pulled + expand_to(step, back) * back
             done.append((direction, back, image, square))
-            direction = residual
+            direction = operator.solve(residual, white, self.noise_variance)
             if not bool((inner(residual, residual) > goal).any()):
                 break
-        self._last_solution = solution
+        self._last_solution = solution if self.max_iterations > 1 else None
         return pulled
 
 

@@ -43,7 +43,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         noise_std: float = 0.0,
         sampler: str | None = None,
         solver_tolerance: float = 0.003,
-        solver_iterations: int = 16,
+        solver_iterations: int = 4,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
     ) -> ScoreSdePipelineOutput | tuple:

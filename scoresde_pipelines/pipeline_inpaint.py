@@ -41,7 +41,7 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
         return_dict: bool = True,
         sampler: str | None = None,
         solver_tolerance: float = 0.003,
-        solver_iterations: int = 16,
+        solver_iterations: int = 4,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
     ) -> ScoreSdePipelineOutput | tuple:
