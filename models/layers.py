@@ -131,6 +131,8 @@ class SelfAttention(nn.Module):
         head_dim: channels ``d`` per head; None for a single head.
         rescale: divide the sum by sqrt 2.
         init_scale: variance scale of the output projection at initialisation.
+
+    Second derivatives through it need ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``: the fused kernels have first ones.
     """
 
     def __init__(
