@@ -132,7 +132,7 @@ class SelfAttention(nn.Module):
         rescale: divide the sum by sqrt 2.
         init_scale: variance scale of the output projection at initialisation.
 
-    Second derivatives through it need ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``: the fused kernels have first ones.
+    Second derivatives need ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``: the fused kernels have first ones only.
     """
 
     def __init__(
