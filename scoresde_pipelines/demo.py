@@ -15,7 +15,7 @@ from .training.sampling import image_grid
 
 
 # Noise levels that give good pictures in about a minute on two CPU cores.
-STEPS = {"fashion-mnist-32-vp": 100, "emoji-32-ve": 250}
+STEPS = {"fashion-mnist-32-vp": 100, "emoji-32-ve": 150}
 
 
 def main(arguments: list[str] | None = None) -> None:
