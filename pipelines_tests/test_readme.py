@@ -36,7 +36,8 @@ def test_block_runs(language, code, tmp_path):
         if not script:
             return
         _picture_folder(tmp_path / "my_images")
-        command = ["bash", "-euc", script]
+        # The checkout's own command, also where the package is not installed.
+        command = ["bash", "-euc", 'scoresde() { python -m scoresde_pipelines.cli "$@"; }\n' + script]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
 
