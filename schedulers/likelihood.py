@@ -160,6 +160,7 @@ class _TraceIntegral:
         self.contrast = torch.as_tensor(contrast / np.linalg.norm(contrast))
         self.replicates = torch.zeros(1, count, dtype=torch.float64)
         self.variance = torch.zeros(count, dtype=torch.float64)
+        self.uncertainty = torch.zeros(count, dtype=torch.float64)
         self.solver_error = torch.zeros(count, dtype=torch.float64)
 
     def add_step(self, step: Step) -> None:
@@ -170,7 +171,9 @@ class _TraceIntegral:
         if len(self.replicates) != estimates.shape[1]:
             self.replicates = self.replicates.repeat(estimates.shape[1], 1)
         self.replicates[:, rows] += width * torch.einsum("m,mkb->kb", self.weights, estimates)
-        self.variance[rows] += width**2 * self._variance(estimates)
+        variance, probes = width**2 * self._variance(estimates), estimates.shape[1]
+        self.variance[rows] += variance
+        self.uncertainty[rows] += variance**2 / ((NODES * (probes - 1) if probes > 1 else 1) + 2)
         self.solver_error[rows] += self._solver_error(step).double().cpu()
 
     def _estimate(self, step: Step, fraction: float) -> Tensor:
@@ -203,4 +206,6 @@ class _TraceIntegral:
         if self.divergence.shared_probes:
             count = len(self.replicates)
             return self.replicates.std(0) / math.sqrt(count) if count > 1 else torch.full_like(self.variance, math.nan)
-        return self.variance.sqrt()
+        # A variance known to few degrees of freedom (Satterthwaite's count) makes the error t-distributed: widen the bar.
+        freedom = (self.variance**2 / self.uncertainty.clamp_min(1e-300) - 2).clamp_min(3.0)
+        return (self.variance * freedom / (freedom - 2)).sqrt()
