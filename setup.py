@@ -27,7 +27,15 @@ setup(
     ],
     packages=["scoresde_pipelines", *(f"scoresde_pipelines.{name}" for name in SIBLINGS)],
     package_dir={f"scoresde_pipelines.{name}": name for name in SIBLINGS},
-    package_data={"scoresde_pipelines": ["py.typed", "pretrained/*/*", "pretrained/*/*/*", "shipped_classifiers/*.md", "shipped_classifiers/*/*"]},
+    package_data={
+        "scoresde_pipelines": [
+            "py.typed",
+            "pretrained/*/*",
+            "pretrained/*/*/*",
+            "shipped_classifiers/*.md",
+            "shipped_classifiers/*/*",
+        ]
+    },
     install_requires=[
         "torch>=2.4",
         "diffusers>=0.35",

@@ -107,9 +107,8 @@ def restore(args: argparse.Namespace) -> None:
     store = ImageStore(table.select(args.images), ImageFormat(32, channels, "pad" if channels == 1 else "crop"))
     truth = store[list(range(len(args.images)))].float() / 255
     options = {"num_samples": args.samples, "output_type": "pt"}
-    print(
-        "| task | method | evaluations | PSNR, each sample | PSNR, their mean | standard deviation |\n|---|---|---|---|---|---|"
-    )
+    print("| task | method | evaluations | PSNR, each sample | PSNR, their mean | standard deviation |")
+    print("|---|---|---|---|---|---|")
 
     def gallery(task: str, known: Tensor, run, where: Tensor) -> None:
         rows = [truth, known]

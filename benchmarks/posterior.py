@@ -25,9 +25,17 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "pipelines_tests")]
 
-from gaussian_posteriors import RANGE, SCHEDULERS, MatrixOperator, Moments, autoregressive, posterior, regress  # noqa: E402 - the checkout is put on the path first
+from gaussian_posteriors import (  # noqa: E402
+    RANGE,
+    SCHEDULERS,
+    MatrixOperator,
+    Moments,
+    autoregressive,
+    posterior,
+    regress,
+)
 
-from scoresde_pipelines import (
+from scoresde_pipelines import (  # noqa: E402
     GaussianMixtureScoreModel,
     GaussianScoreModel,
     ScoreSdeInverseProblemPipeline,

@@ -61,7 +61,8 @@ def test_the_wheel_installs_one_name_and_works_from_anywhere(distributions, tmp_
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(distributions):
-    names = {name.split("/", 1)[1] for name in tarfile.open(next(distributions.glob("*.tar.gz"))).getnames() if "/" in name}
+    with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for needed in ("setup.py", "README.md", "LICENSE", "schedulers/sde.py", "models/ncsnpp.py", "training/losses.py"):
         assert needed in names
 

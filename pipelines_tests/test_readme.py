@@ -17,7 +17,9 @@ BLOCKS = [
     pytest.param(language, code, id=f"{page.stem}-{number}")
     for page in PAGES
     if page.is_file()
-    for number, (language, code) in enumerate(re.findall(r"```(python|bash)\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+    for number, (language, code) in enumerate(
+        re.findall(r"```(python|bash)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    )
 ]
 # The set-up itself: `.ci/run` and the packaging tests run these.
 SET_UP = re.compile(r"^(make \w+|pip install .*)$")
