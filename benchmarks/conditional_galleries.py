@@ -149,7 +149,8 @@ def main() -> None:
     parser.add_argument("--replacement", action="store_true", help="the paper's method as well")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.methods = {"moment_matching": {"num_inference_steps": 20, "solver_iterations": 3}}
+    stochastic = {"num_inference_steps": args.steps // 2, "sampler": "scheduler", "solver_iterations": 1}
+    args.methods = {"moment_matching": stochastic}
     if args.replacement:
         args.methods["replacement"] = {"num_inference_steps": args.steps}
     classes(args) if args.what == "classes" else restore(args)

@@ -24,7 +24,8 @@ from .schedulers import (
 )
 
 
-DEFAULT_STEPS = {"moment_matching": 20, "pseudo_inverse": 50, "replacement": 1000}
+DEFAULT_STEPS = {"moment_matching": 20, "pseudo_inverse": 50, "replacement": 1000}  # with the default sampler
+DEFAULT_STOCHASTIC_STEPS = 100
 SAMPLERS = ("ode", "scheduler")
 FINEST_RATIO = 0.01
 
@@ -65,7 +66,10 @@ class Walk:
     @property
     def steps(self) -> int:
         """Number of noise levels."""
-        return DEFAULT_STEPS[self.method] if self.num_inference_steps is None else self.num_inference_steps
+        if self.num_inference_steps is not None:
+            return self.num_inference_steps
+        stochastic = not self.ode and self.method != "replacement"
+        return DEFAULT_STOCHASTIC_STEPS if stochastic else DEFAULT_STEPS[self.method]
 
     @property
     def ode(self) -> bool:
@@ -186,15 +190,17 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             noise_std (`float`): standard deviation of the measurement's noise, in the units of `measurement`.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's; takes the measurement as exact, and is biased).
-            num_inference_steps (`int`, *optional*): number of noise levels; by default 20, 50 or 1000, by the method.
+            num_inference_steps (`int`, *optional*): number of noise levels; by default 20, 50 or 1000, by the method, and
+                100 for the first two with sampler "scheduler".
             num_samples (`int`): samples per measurement; image `k` of measurement `b` is number `b * num_samples + k`.
             generator (`torch.Generator` or a list of B * num_samples): source of all randomness.
             latents (`torch.Tensor`, *optional*): unit noise (B * num_samples, channels, height, width) to start from.
             output_type (`str`): "pil", "np", "pt", or "latent" for the raw state in the data range.
             return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
-            sampler (`str`, *optional*): "scheduler" samples with the scheduler's own predictor and corrector, "ode"
-                solves the probability-flow ODE to fourth order, which needs far fewer steps: the default for all
-                methods but "replacement".
+            sampler (`str`, *optional*): "ode" solves the probability-flow ODE to fourth order, which is exact where the
+                score is and needs few steps: the default for all methods but "replacement". "scheduler" samples with
+                the scheduler's own predictor and corrector; their noise corrects the errors of a trained network, so
+                choose it for images, with `solver_iterations=1`.
             solver_tolerance (`float`), solver_iterations (`int`): of the linear system that moment matching solves at
                 each step; an iteration costs one vector-Jacobian product through the network.
             callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
