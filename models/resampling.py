@@ -18,6 +18,11 @@ from torch import nn
 from .initialization import conv
 
 
+def in_reach(conv: nn.Module, x: torch.Tensor) -> bool:
+    """Whether ``conv`` is a plain convolution with its weights beside ``x``: neither an adapter's nor offloaded."""
+    return type(conv) is nn.Conv2d and conv.weight.device == x.device
+
+
 def _depthwise(kernel: torch.Tensor, channels: int) -> torch.Tensor:
     """The 2-D filter ``(L, L)`` as depthwise weights ``(C, 1, L, L)``."""
     return kernel.expand(channels, 1, *kernel.shape).contiguous()
@@ -82,6 +87,27 @@ class FIRFilter(nn.Module):
             full = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
             return _fir_up(full, self.kernel).to(x.dtype)
 
+    def up_conv(self, x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+        """``conv(up(x))``."""
+        return conv(self.up(x))
+
+
+# Row a of a 4-tap kernel as sums of a 3-tap one's: what each input pixel, seen twice, contributes to one output pixel.
+_NEAREST_TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+
+
+def _nearest_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A 3x3 convolution (padding 1) of the image doubled by nearest neighbour, with 4 products per pixel instead of 9.
+
+    Two neighbouring taps often meet copies of one pixel: their sum is one tap of a stride-2 transposed convolution.
+    """
+    out_channels, in_channels = weight.shape[:2]
+    taps = _NEAREST_TAPS.to(weight)
+    with torch.autocast("cpu", enabled=False):
+        kernel = weight.reshape(out_channels * in_channels, 9) @ torch.kron(taps, taps).T
+    kernel = kernel.view(out_channels, in_channels, 4, 4).transpose(0, 1)
+    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+
 
 class BoxFilter(nn.Module):
     """The plain pair: 2 x 2 mean and nearest neighbour."""
@@ -93,6 +119,12 @@ class BoxFilter(nn.Module):
     def up(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W) -> (B, C, 2 H, 2 W)``."""
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+    def up_conv(self, x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+        """``conv(up(x))``; on a CPU in half the time, from the size on where the products outweigh the kernel's making."""
+        if x.device.type != "cpu" or x.shape[2] * x.shape[3] < 256 or not in_reach(conv, x):
+            return conv(self.up(x))
+        return _nearest_conv(x, conv.weight, conv.bias)
 
 
 def make_filter(fir: bool, kernel: Sequence[float]) -> FIRFilter | BoxFilter:
@@ -141,7 +173,7 @@ class Upsample(nn.Module):
         if self.conv is None:
             return self.filter.up(x)
         if not isinstance(self.filter, FIRFilter):
-            return self.conv(self.filter.up(x))
+            return self.filter.up_conv(x, self.conv)
         # The convolution sees the zero-stuffed image (it is a transposed one with mirrored weights), the filter its result.
         stuffed = F.conv_transpose2d(x, self.conv.weight.transpose(0, 1).flip(2, 3), stride=2)
         smooth = 4.0 * self.filter.down(stuffed, stride=1)

@@ -197,6 +197,42 @@ def test_filters_keep_a_constant() -> None:
         assert torch.equal(filter.up(flat)[..., 2:-2, 2:-2], torch.full((1, 2, 12, 12), 3.0))
 
 
+@pytest.mark.parametrize("size", [(16, 16), (24, 12), (8, 8)])
+def test_convolution_after_nearest_neighbour_in_fewer_products(size: tuple[int, int]) -> None:
+    layer = torch.nn.Conv2d(3, 5, 3, padding=1).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    found, expected = BoxFilter().up_conv(x, layer), layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    probe = torch.randn_like(expected)
+    inputs = (x, layer.weight, layer.bias)
+    gradients = zip(torch.autograd.grad(found, inputs, probe), torch.autograd.grad(expected, inputs, probe))
+    for one, other in gradients:
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+class DoubledConv(torch.nn.Conv2d):
+    """Stands for an adapter that took a convolution's place: twice its output."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize("fir", [False, True])
+def test_upsampling_blocks_call_a_convolution_that_somebody_replaced(fir: bool) -> None:
+    model = make("DDPMpp", fir=fir)
+    x, time = torch.randn(1, 3, 32, 32), torch.tensor([1.0])
+    block = model.up_blocks[0].upsampler
+    for name in ("conv1", "conv_shortcut", "conv2"):
+        plain = getattr(block, name)
+        with torch.no_grad():
+            before = model(x, time).sample
+            adapter = DoubledConv(plain.in_channels, plain.out_channels, plain.kernel_size, padding=plain.padding)
+            adapter.load_state_dict({key: value / 2 for key, value in plain.state_dict().items()})
+            setattr(block, name, adapter)
+            after = model(x, time).sample
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
 def test_fir_upsampling_convolution_is_a_convolution_between_stuffing_and_filter() -> None:
     layer = Upsample(FIRFilter([1, 3, 3, 1]), 2, 4, True).double()
     layer.conv.bias.data.normal_()
