@@ -6,16 +6,19 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
 from scoresde_pipelines import NCSNpp, ScoreSdeLikelihoodPipeline, ScoreSdePipeline, VESDEScheduler
 from scoresde_pipelines.cli import app
+from scoresde_pipelines.command_likelihood import fingerprint
 from scoresde_pipelines.likelihood_table import COLUMNS, LikelihoodTable, Row
 
 
@@ -39,13 +42,14 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8), dtype=np.uint8)
 
 
-def arguments(folder: Path, output: Path, *more: str) -> list[str]:
+def arguments(folder: Path, output: Path, *more: object) -> list[str]:
     options = {"--model": folder / "model", "--data": folder / "data", "--output": output, "--tolerance": 0.01}
-    return ["likelihood", *(str(word) for pair in options.items() for word in pair), *more]
+    return ["likelihood", *(str(word) for pair in options.items() for word in pair), *map(str, more)]
 
 
-def run(*args, **kwargs):
-    return CliRunner().invoke(app, arguments(*args, "--split", "train", "--device", "cpu", **kwargs))
+def run(folder: Path, output: Path, *more: object) -> Result:
+    """The command; of an option that is given twice the last one counts."""
+    return CliRunner().invoke(app, arguments(folder, output, "--split", "train", "--device", "cpu", *more))
 
 
 @pytest.fixture(scope="module")
@@ -97,29 +101,120 @@ def test_refuses_to_mix_settings(folder, table):
     assert result.exit_code != 0 and "seed" in result.output
 
 
-def test_several_processes_share_one_table(folder, table):
-    """With 5 images for 2 processes their step counts differ; nobody waits for anybody."""
-    output = folder / "shared.jsonl"
-    command = [sys.executable, "-m", "scoresde_pipelines.cli", *arguments(folder, output)]
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [*command, "--split", "train", "--device", "cpu"],
-            env={**environment, "RANK": str(rank)},
-            cwd=root,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    rows = LikelihoodTable(output, settings(folder, "shared.jsonl")).rows()
+def spawn(command: list[str], **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=Path(__file__).resolve().parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def check_shared(folder: Path, name: str, table: dict[int, Row]) -> None:
+    rows = LikelihoodTable(folder / name, settings(folder, name)).rows()
     assert sorted(rows) == list(range(COUNT))
     for index, row in rows.items():
         assert row.bits_per_dim == pytest.approx(table[index].bits_per_dim, abs=1e-6)
-    assert any("over 5 images" in text for text in outputs)  # from whoever came last
+
+
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")])
+def test_processes_take_their_shares(folder, table, names, monkeypatch):
+    """With 5 images for 2 processes their step counts differ; nobody waits for anybody."""
+    monkeypatch.setenv(names[1], "2")
+    output = f"{names[0]}.jsonl"
+    for rank, share in ((0, [0, 2, 4]), (1, [0, 1, 2, 3, 4])):
+        monkeypatch.setenv(names[0], str(rank))
+        result = run(folder, folder / output)
+        assert result.exit_code == 0, result.output
+        assert sorted(LikelihoodTable(folder / output, settings(folder, output)).rows()) == share
+    assert "over 5 images" in result.output  # from whoever comes last
+    check_shared(folder, output, table)
+
+
+def test_accelerate_launch_shares_one_table(folder, table):
+    """The documented command, on a machine without a GPU as well."""
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+    module = ["-m", "scoresde_pipelines.cli", *arguments(folder, folder / "launched.csv")]
+    process = spawn([sys.executable, *launch.split(), *module, "--split", "train", "--device", "cpu"])
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert "over 5 images" in output
+    check_shared(folder, "launched.csv", table)
+
+
+def test_goes_on_after_being_killed(folder, table):
+    module = ["-m", "scoresde_pipelines.cli", *arguments(folder, folder / "killed.csv"), "--batch-size", "1"]
+    process = spawn([sys.executable, *module, "--split", "train", "--device", "cpu"])
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / "killed.csv").exists() and (folder / "killed.csv").read_text().count("\n") > 2:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    kept = (folder / "killed.csv").read_text()
+    result = run(folder, folder / "killed.csv")
+    assert result.exit_code == 0, result.output
+    assert kept in (folder / "killed.csv").read_text()
+    check_shared(folder, "killed.csv", table)
+
+
+def test_a_smaller_limit_reads_the_first_rows(folder, table):
+    result = run(folder, folder / "whole.csv", "--limit", "2")
+    mean = (table[0].bits_per_dim + table[1].bits_per_dim) / 2
+    assert f"{mean:.4f} +- " in result.output and "over 2 images" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "0"], "limit"),
+        (["--batch-size", "0"], "batch-size"),
+        (["--num-probes", "0"], "num-probes"),
+        (["--tolerance", "2"], "tolerance"),
+        (["--fit", "stretch"], "fit must be one of crop, pad"),
+        (["--divergence", "skilling"], "divergence must be one of"),
+        (["--dequantization", "flow"], "dequantization must be one of"),
+        (["--model", "/nowhere/at/all"], "nowhere"),
+        (["--data", "/nowhere/at/all"], "nowhere"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_bad_arguments_are_named_and_leave_nothing(folder, tmp_path, words, message):
+    result = run(folder, tmp_path / "bad.csv", *words)
+    assert result.exit_code == 2 and message in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_split_is_not_all_splits(folder, tmp_path):
+    (tmp_path / "test.parquet").write_bytes(b"")
+    result = run(folder, tmp_path / "bad.csv", "--data", tmp_path, "--split", "tset")
+    assert result.exit_code == 2 and "tset" in result.output
+
+
+def test_other_weights_do_not_go_on_with_the_table(folder, table, tmp_path):
+    pipe = ScoreSdePipeline.from_pretrained(folder / "model")
+    with torch.no_grad():
+        pipe.unet.conv_in.bias += 1e-3
+    pipe.save_pretrained(tmp_path / "model")
+    assert fingerprint(pipe.unet) != fingerprint(ScoreSdePipeline.from_pretrained(folder / "model").unet)
+    for file in ("moved.csv", "moved.csv.settings.json"):
+        changed = (folder / file.replace("moved", "whole")).read_text()
+        (tmp_path / file).write_text(changed.replace(str(folder / "model"), str(tmp_path / "model")))
+    result = run(folder, tmp_path / "moved.csv", "--model", tmp_path / "model")
+    assert result.exit_code == 2 and "weights" in result.output
+
+
+def test_a_model_of_nan_names_the_images(folder, tmp_path):
+    pipe = ScoreSdePipeline.from_pretrained(folder / "model")
+    with torch.no_grad():
+        pipe.unet.conv_in.bias.fill_(float("nan"))
+    pipe.save_pretrained(tmp_path / "model")
+    result = run(folder, tmp_path / "nan.csv", "--model", tmp_path / "model")
+    assert result.exit_code == 1
+    assert "images 0 to 4" in result.output and "not finite" in result.output
 
 
 def test_summary_is_mean_and_standard_error(tmp_path):

@@ -69,9 +69,10 @@ class LikelihoodTable:
         """Adds a row in a single write to the end of the file."""
         self._write(self._format(row))
 
-    def summary(self) -> tuple[float, float, int]:
-        """Mean bits/dim, its standard error over the images, and their number."""
-        values = [row.bits_per_dim for row in self.rows().values()]
+    def summary(self, limit: int | None = None) -> tuple[float, float, int]:
+        """Mean bits/dim of the first `limit` images, its standard error over the images, and how many are there."""
+        rows = self.rows()
+        values = [row.bits_per_dim for index, row in rows.items() if limit is None or index < limit]
         count = len(values)
         if not count:
             return math.nan, math.nan, 0
