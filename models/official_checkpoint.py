@@ -5,31 +5,23 @@ The file is a pickled dictionary: ``model`` (a state dict with DataParallel's ``
 ``optimizer``. Nothing in it is ever executed: only tensors, plain containers, numbers and numpy scalars are accepted.
 """
 
-import pickle
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..schedulers import SDEScheduler
 from .ncsnpp import NCSNpp
 from .ncsnv2 import NCSNv2
 from .official_config import preset_from_official_config
+from .official_file import is_plain_tensor, read_checkpoint
 from .official_inference import infer_preset
 from .official_keys import check_tensors, from_official, official_tensors
+from .official_tensor import OfficialTensor
 from .presets import Preset, preset
-
-
-_SCALAR = np.float64(0).__reduce__()[0]
-_SAFE_NUMPY: list[Any] = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
-]
 
 
 def load_official_checkpoint(
@@ -45,7 +37,8 @@ def load_official_checkpoint(
         config: the name of a preset (`models.presets.PRESETS`), the official configuration as a nested mapping with its
             sections ``data``, ``model`` and ``training``, or None: then the architecture is read off the tensors. The
             tensors of a positional network do not tell its SDE; if neither do the names of the folders above the file
-            (``vp/cifar10_ddpmpp_continuous/checkpoint_26.pth``), a guess is made with a warning that names the others.
+            (``vp/cifar10_ddpmpp_continuous/checkpoint_26.pth``) nor the decay of its average (0.999 for most VE networks,
+            0.9999 for the others), a guess is made with a warning that names the others.
         use_ema: take the averaged weights, which all published figures are of, instead of the last ones.
 
     Returns:
@@ -54,7 +47,7 @@ def load_official_checkpoint(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, corrupted, no official checkpoint, or carries more than data; or its tensors
-            do not fit the configuration (every missing, extra or misshapen one is named).
+            do not fit the configuration (every missing, extra or misshapen one is named) or are not finite.
 
     Example:
         >>> model, scheduler = load_official_checkpoint("checkpoint_26.pth", "vp/cifar10_ddpmpp_continuous")
@@ -64,11 +57,14 @@ def load_official_checkpoint(
     checkpoint = read_checkpoint(path)
     state = {key.removeprefix("module."): tensor for key, tensor in checkpoint["model"].items()}
     if chosen is None:
-        chosen = infer_preset(state, Path(path))
-    model = chosen.make_model()
-    check_tensors({tensor.key: tensor.shape for tensor in official_tensors(model)}, state)
+        ema = checkpoint.get("ema")
+        chosen = infer_preset(state, Path(path), ema.get("decay") if isinstance(ema, Mapping) else None)
+    layout = _layout(chosen)
+    check_tensors({tensor.key: tensor.shape for tensor in layout}, state)
     if use_ema:
-        state = state | _ema_state(model, checkpoint.get("ema"))
+        state = state | _ema_state(layout, checkpoint.get("ema"))
+    _check_finite({tensor.key: state[tensor.key] for tensor in layout})
+    model = chosen.make_model()
     model.load_state_dict(from_official(model, {key: tensor.float() for key, tensor in state.items()}))
     return model.eval(), chosen.make_scheduler()
 
@@ -83,55 +79,52 @@ def _chosen_preset(config: str | Mapping[str, Any] | None) -> Preset | None:
     return preset_from_official_config(config)
 
 
-def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
-    """The dictionary in an official checkpoint file; tensors on the CPU. Errors: see `load_official_checkpoint`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
+def _layout(chosen: Preset) -> list[OfficialTensor]:
+    """The official tensors of a preset's network, which is not allocated: the file has not been checked against it yet."""
     try:
-        with torch.serialization.safe_globals(_SAFE_NUMPY):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error:")[2].strip().splitlines()
-        raise ValueError(
-            f"{path} is refused: it is corrupted, or carries more than tensors and numbers, and nothing in it was "
-            f"executed ({reason[0] if reason else error})"
-        ) from error
-    except Exception as error:  # a damaged archive or pickle stream may raise nearly anything
-        raise ValueError(f"{path} cannot be read: it is truncated, corrupted or no checkpoint ({error})") from error
-    _check_content(content, path)
-    return content
+        with torch.device("meta"):
+            return official_tensors(chosen.make_model())
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"there is no network of this configuration: {error}") from error
 
 
-def _check_content(content: Any, path: Path) -> None:
-    if not isinstance(content, dict) or "model" not in content:
-        found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(
-            f"{path} is no official checkpoint: expected a dictionary with 'model' and 'ema', got {found}"
-        )
-    state = content["model"]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and torch.is_tensor(value) for key, value in state.items()
-    ):
-        raise ValueError(f"{path}: 'model' must be a state dict, names to tensors, got {type(state).__name__}")
+def _check_finite(state: Mapping[str, torch.Tensor]) -> None:
+    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"the checkpoint is corrupted, or its training diverged: NaN or infinity in {broken}")
 
 
-def _ema_state(model: NCSNpp | NCSNv2, ema: Any) -> dict[str, torch.Tensor]:
+def _ema_state(layout: list[OfficialTensor], ema: Any) -> dict[str, torch.Tensor]:
     """Official keys of the averaged parameters; the list holds those that are trained, in official order."""
     if not isinstance(ema, Mapping) or not isinstance(ema.get("shadow_params"), Sequence):
         raise ValueError(
-            "the checkpoint has no 'ema' with 'shadow_params': pass use_ema=False to take its last weights"
+            "the checkpoint has no 'ema' with 'shadow_params': pass use_ema=False (scoresde convert: --no-ema) to take "
+            "its last weights"
         )
     shadow = ema["shadow_params"]
-    every = official_tensors(model)
-    trained = [tensor for tensor in every if tensor.trained]
-    if len(shadow) not in (len(trained), len(every)):
-        raise ValueError(f"ema.shadow_params has {len(shadow)} tensors, the architecture {len(trained)} trained ones")
-    if not all(torch.is_tensor(tensor) for tensor in shadow):
-        raise ValueError("ema.shadow_params must be a list of tensors")
-    expected = trained if len(shadow) == len(trained) else every
+    if not all(is_plain_tensor(tensor) for tensor in shadow):
+        raise ValueError("ema.shadow_params must be a list of dense tensors")
+    whole = [tuple(tensor.shape) for tensor in shadow] == [tensor.shape for tensor in layout]
+    expected = [tensor for tensor in layout if tensor.trained or whole]
+    if len(shadow) != len(expected):
+        raise ValueError(
+            f"ema.shadow_params has {len(shadow)} tensors, the architecture {len(expected)} trained ones; by their "
+            f"shapes:\n  {_guess_misfits(expected, shadow)}"
+        )
     averaged = {tensor.key: value for tensor, value in zip(expected, shadow)}
     check_tensors(
         {f"ema {tensor.key}": tensor.shape for tensor in expected}, {f"ema {k}": v for k, v in averaged.items()}
     )
     return averaged
+
+
+def _guess_misfits(expected: list[OfficialTensor], shadow: Sequence[torch.Tensor]) -> str:
+    """What is missing and extra in a list without names, where its shapes depart from the expected ones."""
+    found = [tuple(tensor.shape) for tensor in shadow]
+    matcher = SequenceMatcher(None, [tuple(tensor.shape) for tensor in expected], found, autojunk=False)
+    lines = []
+    for kind, first, last, start, end in matcher.get_opcodes():
+        if kind != "equal":
+            lines += [f"missing: ema {tensor.key} {list(tensor.shape)}" for tensor in expected[first:last]]
+            lines += [f"extra: ema.shadow_params[{index}] {list(found[index])}" for index in range(start, end)]
+    return "\n  ".join(lines)

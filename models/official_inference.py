@@ -4,7 +4,7 @@ The flat list ``all_modules`` is a sentence in a small language: residual blocks
 (D), pyramid junctions (C), plain convolutions and normalisations. `infer_architecture` parses it. What leaves no trace in
 the tensors is taken as published: attention is at 16 px (which gives the image size), FIR filters go with pyramids, skip
 rescaling with everything but the DDPM network. Which SDE a positional network belongs to leaves no trace either:
-`infer_preset` takes it from the folder's name, or guesses and says so.
+`infer_preset` takes it from the folder's name or the EMA's decay, or guesses and says so.
 """
 
 import re
@@ -58,6 +58,8 @@ def _entries(state: Mapping[str, torch.Tensor]) -> list[_Entry]:
         match = re.fullmatch(r"all_modules\.(\d+)\.(.+)", key)
         if match:
             found.setdefault(int(match[1]), {})[match[2]] = tuple(tensor.shape)
+    if max(found) > 2 * len(found):
+        raise ValueError(f"all_modules has {len(found)} entries, but one of them is number {max(found)}")
     # A place in the list without tensors is a resampling layer without convolution.
     return [_Entry(_kind(found[i]), found[i]) if i in found else _Entry("D", {}) for i in range(max(found) + 1)]
 
@@ -84,6 +86,8 @@ def _sigma_table(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     table = state.get("sigmas")
     if table is None or table.ndim != 1 or len(table) < 2:
         return {}
+    if not (table.isfinite().all() and table.min() > 0):
+        raise ValueError("'sigmas' must be positive numbers")
     high, low = float(f"{table[0].item():.6g}"), float(f"{table[-1].item():.6g}")
     return {"num_train_timesteps": len(table), "sigma_max": high, "sigma_min": low}
 
@@ -92,13 +96,14 @@ def _ncsnv2(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     base, channels = state["begin_conv.weight"].shape[:2]
     stages = [name for name in ("1", "2", "3", "31", "4", "5") if f"res{name}.0.conv1.weight" in state]
     widths = tuple(state[f"res{name}.1.conv1.weight"].shape[0] for name in stages)
-    return {
+    found = {
         "in_channels": channels,
         "out_channels": state["end_conv.weight"].shape[0],
         "block_out_channels": (base, *widths[1:]),
         "dilations": (1,) * (len(stages) - 2) + (2, 4),
-        "sample_size": {4: 32, 5: 128, 6: 256}[len(stages)],
     }
+    # The size of the images leaves no trace; no preset has six stages, which the official code makes for 256 px.
+    return found | {"sample_size": 256} if len(stages) == 6 else found
 
 
 def _ncsnpp(entries: list[_Entry]) -> dict[str, Any]:
@@ -109,24 +114,35 @@ def _ncsnpp(entries: list[_Entry]) -> dict[str, Any]:
     body = entries[stem + 1 :]
     layers = _layers_per_block(body)
     down = _parse_down(body, layers)
-    norms = [entry.kind for entry in body].count("norm")
-    ddpm = down["resnet_type"] == "ddpm"
-    output = "none" if norms == 1 else "output_skip" if norms == len(down["block_out_channels"]) else "residual"
-    last = [entry for entry in body if entry.kind == "conv"][-1]
-    pyramids = output != "none" or down["input_pyramid"] != "none"
+    output, image_channels = _parse_output(body)
+    widths = down["block_out_channels"]
+    plain = down["resnet_type"] == "ddpm" and output == down["input_pyramid"] == "none"
+    filtered = [entry.shapes.keys() & {"Conv2d_0.weight"} for entry in body if entry.kind == "D" and entry.shapes]
     return {
         **down,
         "in_channels": channels,
-        "out_channels": last.shapes["weight"][0],
-        "base_channels": None if base == down["block_out_channels"][0] else base,
+        "out_channels": image_channels,
+        "base_channels": None if base == widths[0] else base,
         "layers_per_block": layers,
         "time_embedding_type": "fourier" if fourier else "positional",
         "time_conditioning": linears > 0,
         "output_pyramid": output,
-        "fir": pyramids,
-        "skip_rescale": not (ddpm and not pyramids),
-        "norm_num_groups": 32 if ddpm and not pyramids else None,
+        # The names of resampling layers tell the filter; BigGAN blocks do not.
+        "fir": any(filtered) if filtered else output != "none" or down["input_pyramid"] != "none",
+        "skip_rescale": not plain,
+        "norm_num_groups": 32 if plain and all(width % 32 == 0 for width in (base, *widths)) else None,
     }
+
+
+def _parse_output(body: list[_Entry]) -> tuple[str, int]:
+    """The kind of the output pyramid, and the channels of the image.
+
+    With ``output_skip`` every level makes an image, with ``residual`` the lowest one makes features instead.
+    """
+    convs = [entry.shapes["weight"] for entry in body if entry.kind == "conv"]
+    if len(convs) == 1:
+        return "none", convs[0][0]
+    return "output_skip" if convs[0][0] == convs[-1][0] else "residual", convs[-1][0]
 
 
 def _is_resampling(entry: _Entry) -> bool:
@@ -149,11 +165,11 @@ def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
     position = 0
     widths: list[int] = []
     attention: list[int] = []
-    pyramid, combine, ddpm, with_conv = "none", "sum", False, True
+    pyramid, combine, with_conv = "none", "sum", True
+    ddpm = any(entry.kind == "R" and "NIN_0.W" in entry.shapes for entry in body)
     while True:
         for _ in range(layers):
             block = body[position]
-            ddpm = ddpm or "NIN_0.W" in block.shapes
             position += 1
             if body[position].kind == "A" and body[position + 1].kind != "norm":
                 attention.append(len(widths))
@@ -184,12 +200,13 @@ def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
     }
 
 
-def infer_preset(state: Mapping[str, torch.Tensor], path: Path) -> Preset:
+def infer_preset(state: Mapping[str, torch.Tensor], path: Path, ema_decay: Any = None) -> Preset:
     """The published configuration nearest to an official network's tensors, with the architecture that they tell.
 
     Args:
         state: official tensors without the ``module.`` prefix.
         path: the checkpoint's path, whose folders may name the configuration.
+        ema_decay: the decay of its weight average, which was 0.999 for most VE networks and 0.9999 for the others.
 
     Raises:
         ValueError: the tensors are not those of an official network, or of no published family.
@@ -198,10 +215,12 @@ def infer_preset(state: Mapping[str, torch.Tensor], path: Path) -> Preset:
     agreement = {name: _agreement(item, family, found) for name, item in PRESETS.items()}
     best = max(agreement.values())
     if best < 0:
-        raise ValueError("no published configuration has such a network: pass config")
+        told = ", ".join(f"{key}={found[key]!r}" for key in _FAMILY if key in found)
+        raise ValueError(f"no published configuration has such a network ({told}): pass config")
     folder = path.absolute().parent.as_posix() + "/"
     named = [name for name, value in agreement.items() if value >= 0 and f"/{name}/" in folder]
     equal = [name for name, value in agreement.items() if value == best]
+    equal = [name for name in equal if PRESETS[name].training["ema_decay"] == ema_decay] or equal
     name = named[-1] if named else min(equal, key=_preference)
     chosen = PRESETS[name]
     others = [other for other in equal if _rest(PRESETS[other], found) != _rest(chosen, found)]

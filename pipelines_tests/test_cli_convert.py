@@ -1,10 +1,12 @@
 """`scoresde convert`: an official checkpoint becomes a pipeline folder, or a clear error and nothing."""
 
 import pickle
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from scoresde_pipelines import DDPMpp, ScoreSdePipeline
@@ -65,6 +67,41 @@ def test_a_bad_file_is_an_error_and_leaves_nothing(checkpoint, tmp_path, kind, m
     result = CliRunner().invoke(app, ["convert", str(path), str(folder)])
     assert result.exit_code == 1 and "error:" in result.output and path.name in result.output
     assert not folder.exists() and not Path("executed").exists()
+
+
+def test_a_disk_that_cannot_be_written_is_an_error_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(ScoreSdePipeline, "save_pretrained", full)
+    result = CliRunner().invoke(app, ["convert", str(checkpoint), str(tmp_path / "new" / "folder" / "pipeline")])
+    assert result.exit_code == 1 and "error: I/O error: No space left" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_nothing(checkpoint, tmp_path, monkeypatch, number, code):
+    def interrupted(pipe, folder):
+        Path(folder).mkdir()
+        (Path(folder) / "half").write_text("written")
+        signal.raise_signal(number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ScoreSdePipeline, "save_pretrained", interrupted)
+    result = CliRunner().invoke(app, ["convert", str(checkpoint), str(tmp_path / "new" / "pipeline")])
+    assert result.exit_code == code
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_guess_is_a_warning_and_the_data_range_follows_the_network(checkpoint, tmp_path):
+    other = tmp_path / "checkpoint_1.pth"
+    other.write_bytes(checkpoint.read_bytes())
+    result = CliRunner().invoke(app, ["convert", str(other), str(tmp_path / "pipeline")])
+    assert result.exit_code == 0
+    assert "warning: these tensors fit several published configurations: taking 'vp/cifar10_ddpmpp" in result.output
+    config = ScoreSdePipeline.from_pretrained(str(tmp_path / "pipeline")).config
+    assert (config.data_min, config.data_max) == (-1.0, 1.0)
 
 
 def test_an_existing_folder_is_not_overwritten(checkpoint, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -181,9 +182,70 @@ def test_a_truncated_file(tmp_path: Path, keep: float) -> None:
         load_official_checkpoint(path, CONFIG)
 
 
+@pytest.mark.parametrize("index", [0, 5, 12, -2])
+def test_one_changed_bit_of_a_weight_is_noticed(tmp_path: Path, index: int) -> None:
+    """`torch.load` alone would take it."""
+    content = official_file(network())
+    path = saved(tmp_path, content)
+    data = bytearray(path.read_bytes())
+    data[data.index(content["ema"]["shadow_params"][index].numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"cannot be read: .*checksum"):
+        load_official_checkpoint(path, CONFIG)
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    """A few bytes could claim any amount of memory."""
+    path = saved(tmp_path, official_file(network()))
+    small = tmp_path / "small.pth"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as other:
+        for entry in archive.infolist():
+            other.writestr(entry.filename, archive.read(entry))
+    with pytest.raises(ValueError, match="compressed"):
+        load_official_checkpoint(small, CONFIG)
+
+
+def test_tensors_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+    content = {"model": {"all_modules.0.weight": torch.zeros(1).expand(1 << 40)}}
+    with pytest.raises(ValueError, match="claim 4398046511104 bytes, more than the file has"):
+        load_official_checkpoint(saved(tmp_path, content))
+    content = {"model": {"all_modules.987654321987.weight": torch.zeros(1)}}
+    with pytest.raises(ValueError, match="one of them is number 987654321987"):
+        load_official_checkpoint(saved(tmp_path, content))
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, averaged: bool) -> None:
+    content = official_file(network())
+    tensor = content["ema"]["shadow_params"][1] if averaged else content["model"]["module.all_modules.1.bias"]
+    tensor[3] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN or infinity in \['all_modules.1.bias'\]"):
+        load_official_checkpoint(saved(tmp_path, content), CONFIG, use_ema=averaged)
+
+
+def test_what_an_average_lacks_is_named(tmp_path: Path) -> None:
+    content = official_file(network())
+    shadow = content["ema"]["shadow_params"]
+    for changed, line in (
+        (shadow[:4] + shadow[5:], r"\n  missing: ema all_modules.3.weight \[8, 3, 3, 3\]$"),
+        ([*shadow, torch.zeros(7, 9)], rf"\n  extra: ema.shadow_params\[{len(shadow)}\] \[7, 9\]$"),
+    ):
+        content["ema"]["shadow_params"] = changed
+        with pytest.raises(ValueError, match=line):
+            load_official_checkpoint(saved(tmp_path, content), CONFIG)
+
+
+def test_a_configuration_without_a_network(tmp_path: Path) -> None:
+    config = CONFIG | {"model": CONFIG["model"] | {"nonlinearity": "elu", "num_scales": 1}}
+    with pytest.raises(ValueError, match="no network of this configuration: num_train_timesteps must be at least 2"):
+        load_official_checkpoint(saved(tmp_path, official_file(network())), config)
+
+
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no checkpoint file"):
         load_official_checkpoint(tmp_path / "nothing.pth", CONFIG)
+    with pytest.raises(FileNotFoundError, match="it is a folder"):
+        load_official_checkpoint(tmp_path, CONFIG)
     with pytest.raises(ValueError, match=r"no official checkpoint: expected .*got \['weights'\]"):
         load_official_checkpoint(saved(tmp_path, {"weights": torch.zeros(1)}), CONFIG)
     with pytest.raises(ValueError, match="must be a state dict"):

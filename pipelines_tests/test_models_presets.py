@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import math
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from scoresde_pipelines.models.ncsnpp import NCSNpp
 from scoresde_pipelines.models.official_config import preset_from_official_config
+from scoresde_pipelines.models.official_inference import infer_architecture, infer_preset
 from scoresde_pipelines.models.official_keys import official_tensors
-from scoresde_pipelines.models.presets import PRESETS, preset
+from scoresde_pipelines.models.presets import MODELS, PRESETS, Preset, preset
 
 
 # Millions of parameters as published, and the start of the sha256 of the official network's list of [key, shape],
@@ -104,6 +109,56 @@ def test_presets_equal_official_configurations(shared_dir: Path) -> None:
         assert {key: value for key, value in theirs.arguments().items() if key not in small} == expected
         one, other = ours.make_scheduler().config, theirs.make_scheduler().config
         assert {key: one[key] for key in one if key[0] != "_"} == {key: other[key] for key in other if key[0] != "_"}
+
+
+def inferred(name: str, path: str, **changes: Any) -> tuple[Preset, list[str]]:
+    """What is read off the tensors of a preset's network (on the meta device), and what is warned of."""
+    preset_ = PRESETS[name]
+    with torch.device("meta"):
+        model = MODELS[preset_.model_class](**{**preset_.model, **changes})
+        state = {tensor.key: torch.empty(tensor.shape) for tensor in official_tensors(model)}
+    config = model.config
+    high, low = math.log(config.sigma_max), math.log(config.sigma_min)
+    state["sigmas"] = torch.linspace(high, low, config.num_train_timesteps, dtype=torch.float64).exp()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = infer_preset(state, Path(path), preset_.training["ema_decay"])
+    return found, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_recognised(name: str) -> None:
+    """By its tensors and the decay of its average where they tell; by its folder always, without a warning."""
+    expected = PRESETS[name]
+    found, messages = inferred(name, f"downloads/{name}/checkpoint_8.pth")
+    assert messages == []
+    assert found.arguments() == expected.arguments()
+    assert (found.scheduler_class, found.scheduler) == (expected.scheduler_class, expected.scheduler)
+    found, messages = inferred(name, "checkpoint_8.pth")
+    if found.scheduler != expected.scheduler or found.arguments() != expected.arguments():
+        assert len(messages) == 1 and repr(name) in messages[0]
+    if name.startswith("ve/"):
+        assert messages == []
+
+
+@pytest.mark.parametrize("fir", [False, True])
+@pytest.mark.parametrize("output", ["none", "output_skip", "residual"])
+@pytest.mark.parametrize("pyramid", ["none", "input_skip", "residual"])
+@pytest.mark.parametrize("blocks", ["biggan", "ddpm"])
+def test_option_mixes_are_read_off_the_tensors(blocks: str, pyramid: str, output: str, fir: bool) -> None:
+    for levels in ((32, 64), (64, 32, 32)):
+        told = {"resnet_type": blocks, "input_pyramid": pyramid, "output_pyramid": output, "fir": fir}
+        arguments = told | {"block_out_channels": levels, "layers_per_block": 1, "base_channels": 32}
+        with torch.device("meta"):
+            tensors = official_tensors(NCSNpp(**arguments, pyramid_combine="cat", norm_num_groups=None))
+        family, found = infer_architecture({tensor.key: torch.empty(tensor.shape) for tensor in tensors})
+        if blocks == "biggan" and pyramid != "residual" and output != "residual":
+            del told["fir"]  # it leaves no trace
+        assert family == "NCSNpp"
+        assert {key: found[key] for key in told} == told
+        assert found["block_out_channels"] == levels and found["layers_per_block"] == 1
+        assert found["base_channels"] == (None if levels[0] == 32 else 32)
+        assert found["pyramid_combine"] == ("cat" if pyramid == "input_skip" else "sum")
 
 
 def test_unknown_names_and_bad_configurations_are_named() -> None:

@@ -1,12 +1,17 @@
 """`scoresde convert`: from a checkpoint of the official PyTorch code to a pipeline folder."""
 
+import contextlib
 import json
+import signal
+import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from safetensors import SafetensorError
 
 from .models import load_official_checkpoint
 from .pipeline_score_sde import ScoreSdePipeline
@@ -20,7 +25,7 @@ tags: [unconditional-image-generation, diffusers, score-based-generative-modelin
 # {name}
 
 Converted from `{checkpoint}` of the official code of *Score-Based Generative Modeling through Stochastic Differential
-Equations* (Song et al., ICLR 2021): {network}, {parameters:.2f} M parameters, {weights} weights, {scheduler}.
+Equations* (Song et al., ICLR 2021): {facts}, {weights} weights.
 """
 
 
@@ -36,28 +41,38 @@ def convert(
     ema: Annotated[bool, typer.Option(help="Take the averaged weights, as all published figures do.")] = True,
 ) -> None:
     """Write an official checkpoint as a pipeline folder in safetensors, for `ScoreSdePipeline.from_pretrained`."""
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise typer.BadParameter(f"{folder} exists; name a folder that does not", param_hint="folder")
-    typer.echo(f"reading {checkpoint}")
     try:
-        model, scheduler = load_official_checkpoint(checkpoint, _configuration(config), use_ema=ema)
-    except (FileNotFoundError, ValueError, TypeError) as error:
+        typer.echo(f"[1/3] reading and checking {checkpoint}")
+        pipe = _load(checkpoint, config, ema)
+        typer.echo(f"[2/3] {_facts(pipe)}\n[3/3] writing {folder}")
+        _write_whole(pipe, folder, _card(pipe, checkpoint, folder, ema))
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
-    pipe: Any = ScoreSdePipeline(model, scheduler)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    facts = f"{type(model).__name__}, {parameters:.2f} M parameters, {type(scheduler).__name__}"
-    typer.echo(f"{facts}\nwriting {folder}")
-    card = CARD.format(
-        name=folder.name,
-        checkpoint=checkpoint.name,
-        network=type(model).__name__,
-        parameters=parameters,
-        weights="averaged (EMA)" if ema else "last",
-        scheduler=type(scheduler).__name__,
-    )
-    _write_whole(pipe, folder, card)
     typer.echo(f"done: ScoreSdePipeline.from_pretrained({str(folder)!r})")
+
+
+def _load(checkpoint: Path, config: str | None, ema: bool) -> Any:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model, scheduler = load_official_checkpoint(checkpoint, _configuration(config), use_ema=ema)
+    for warning in caught:
+        typer.secho(f"warning: {warning.message}", fg="yellow", err=True)
+    # An official network that centers its input itself was trained on [0, 1], any other on [-1, 1].
+    data_min = 0.0 if model.config.center_input_sample else -1.0
+    return ScoreSdePipeline(model, scheduler, data_min=data_min, data_max=1.0)
+
+
+def _facts(pipe: Any) -> str:
+    millions = sum(parameter.numel() for parameter in pipe.unet.parameters()) / 1e6
+    return f"{type(pipe.unet).__name__}, {millions:.2f} M parameters, {type(pipe.scheduler).__name__}"
+
+
+def _card(pipe: Any, checkpoint: Path, folder: Path, ema: bool) -> str:
+    weights = "averaged (EMA)" if ema else "last"
+    return CARD.format(name=folder.name, checkpoint=checkpoint.name, facts=_facts(pipe), weights=weights)
 
 
 def _configuration(config: str | None) -> str | Mapping[str, Any] | None:
@@ -71,9 +86,20 @@ def _configuration(config: str | None) -> str | Mapping[str, Any] | None:
 
 def _write_whole(pipe: Any, folder: Path, card: str) -> None:
     """Writes beside the target and renames, so that an interruption leaves no half-written pipeline behind."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        written = Path(scratch) / "pipeline"
-        pipe.save_pretrained(str(written))
-        (written / "README.md").write_text(card, "utf-8")
-        written.rename(folder)
+    made = [parent for parent in folder.absolute().parents if not parent.exists()]
+    # Being terminated becomes an exception, as Ctrl-C is, and so cleans up.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            written = Path(scratch) / "pipeline"
+            pipe.save_pretrained(str(written))
+            (written / "README.md").write_text(card, "utf-8")
+            written.rename(folder)
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

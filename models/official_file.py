@@ -1,0 +1,97 @@
+"""Reading the file of an official checkpoint: nothing in it is executed, and damage does not pass for weights.
+
+`torch.save` of torch 1.6 and later writes an uncompressed zip archive, whose checksums `torch.load` does not look at: they
+are verified here first. Older files are a bare pickle stream without any, so there only its structure can tell.
+"""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+_SCALAR = np.float64(0).__reduce__()[0]
+_SAFE_NUMPY: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+]
+
+
+def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """The dictionary in an official checkpoint file; tensors on the CPU, read from the file where they are used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, corrupted, no official checkpoint, or carries more than tensors, plain
+            containers, numbers and numpy scalars.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint file {path}{' (it is a folder)' if path.is_dir() else ''}")
+    try:
+        archive = _is_archive(path)
+        if archive:
+            _verify_checksums(path)
+        with torch.serialization.safe_globals(_SAFE_NUMPY):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error:")[2].strip().splitlines()
+        raise ValueError(
+            f"{path} is refused: it is corrupted, or carries more than tensors and numbers, and nothing in it was "
+            f"executed ({reason[0] if reason else error})"
+        ) from error
+    except Exception as error:  # a damaged archive or pickle stream may raise nearly anything
+        raise ValueError(f"{path} cannot be read: it is truncated, corrupted or no checkpoint ({error})") from error
+    _check_content(content, path)
+    return content
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether `torch.load` will take the file for a zip archive."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _verify_checksums(path: Path) -> None:
+    """Raise where an entry of the archive is damaged, or compressed (by which a small file could fill the memory)."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its entries are compressed, which torch.save never does")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of its entry {damaged} is wrong")
+
+
+def _check_content(content: Any, path: Path) -> None:
+    if not isinstance(content, dict) or "model" not in content:
+        found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"{path} is no official checkpoint: expected a dictionary with 'model' and 'ema', got {found}"
+        )
+    state = content["model"]
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path}: 'model' must be a state dict, names to tensors, got {type(state).__name__}")
+    strange = [key for key, value in state.items() if not is_plain_tensor(value)]
+    if strange:
+        raise ValueError(f"{path}: 'model' must be a state dict, names to dense tensors; not so: {strange[:8]}")
+    size = sum(value.numel() * value.element_size() for value in state.values())
+    if size > path.stat().st_size:
+        raise ValueError(f"{path}: its tensors claim {size} bytes, more than the file has")
+
+
+def is_plain_tensor(value: Any) -> bool:
+    """Whether ``value`` is a dense real tensor that holds data."""
+    return (
+        torch.is_tensor(value)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+    )
