@@ -126,7 +126,8 @@ class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
     """
 
     config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
-    _supports_gradient_checkpointing = False
+    _supports_gradient_checkpointing = True
+    _gradient_checkpointing_func: Any
     _no_split_modules: Any = ["_ResidualBlock", "_RefineBlock"]
     main_input_name = "sample"
 
@@ -164,6 +165,7 @@ class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
             fused = [channels]
         self.norm_out = InstanceNormPlus(widths[0])
         self.conv_out = _conv(widths[0], out_channels, bias=True)
+        self.gradient_checkpointing = False
 
     def forward(
         self,
@@ -194,11 +196,17 @@ class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         features = []
         stages: Iterable[Any] = self.down_blocks  # of two blocks each
         for first, second in stages:
-            h = second(first(h))
+            h = self._run(second, self._run(first, h))
             features.append(h)
         fused: list[torch.Tensor] = []
         for block in self.up_blocks:
-            fused = [block([features.pop(), *fused])]
+            fused = [self._run(block, [features.pop(), *fused])]
         h = self.conv_out(self.act(self.norm_out(fused[0])))
         h = (h / sigma.to(torch.promote_types(h.dtype, torch.float32)).view(-1, 1, 1, 1)).to(sample.dtype)
         return UNet2DOutput(sample=h) if return_dict else (h,)
+
+    def _run(self, block: nn.Module, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        """A block's output; its inner activations are computed again in the backward pass if so configured."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, features)
+        return block(features)

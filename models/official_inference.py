@@ -21,7 +21,7 @@ from .presets import PRESETS, Preset
 
 ATTENTION_RESOLUTION = 16
 # Among published configurations that the tensors cannot tell apart, the first of these is taken.
-PREFERENCE = ("vp/ddpm/", "ve/", "vp/cifar10_ddpmpp_continuous", "vp/cifar10_ddpmpp_deep_continuous", "vp/", "subvp/")
+PREFERENCE = ("vp/ddpm/", "ve/ncsnv2/cifar10", "ve/", "vp/cifar10_ddpmpp_continuous", "vp/", "subvp/")
 _FAMILY = ("time_embedding_type", "resnet_type", "input_pyramid", "output_pyramid")
 
 

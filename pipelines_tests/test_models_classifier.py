@@ -104,6 +104,16 @@ def test_save_load_and_checkpointing(classifier: NoiseConditionalClassifier, tmp
     assert torch.equal(again.conv_in.weight.grad, classifier.conv_in.weight.grad)
 
 
+def test_half_precision_weights(classifier: NoiseConditionalClassifier) -> None:
+    images, levels = torch.randn(4, 3, 32, 32), torch.tensor([0.01, 0.5, 3.0, 50.0])
+    exact, frequencies = classifier(images, levels).logits, classifier.time_proj.weight.clone()
+    half = classifier.to(torch.bfloat16)
+    logits = half(images.to(torch.bfloat16), levels).logits
+    assert logits.dtype == torch.bfloat16
+    assert (logits.float() - exact).square().mean().sqrt() < 0.05 * exact.square().mean().sqrt()
+    assert torch.equal(half.time_proj.weight, frequencies)
+
+
 def test_bad_arguments_are_named(classifier: NoiseConditionalClassifier) -> None:
     with pytest.raises(ValueError, match=r"depth must be 6 n \+ 4 .* got 12"):
         NoiseConditionalClassifier(depth=12)

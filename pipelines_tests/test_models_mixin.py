@@ -87,7 +87,7 @@ def test_timesteps_of_every_kind(name: str) -> None:
         assert torch.equal(network(images, step).sample, whole)
 
 
-@pytest.mark.parametrize("name", ["NCSNpp", "DDPMpp"])
+@pytest.mark.parametrize("name", ["NCSNpp", "DDPMpp", "NCSNv2"])
 def test_gradient_checkpointing_changes_nothing(name: str, batch: Any) -> None:
     plain, saving = make(name).train(), make(name).train()
     saving.enable_gradient_checkpointing()
