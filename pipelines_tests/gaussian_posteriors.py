@@ -40,6 +40,10 @@ class Moments:
     def marginal(self, index: Tensor) -> "Moments":
         return Moments(self.mean[index], self.covariance[index][:, index])
 
+    def projected(self, rows: Tensor) -> "Moments":
+        """Those of rows @ x, for `rows` (k, d)."""
+        return Moments(rows @ self.mean, rows @ self.covariance @ rows.T)
+
 
 def autoregressive(d: int, rho: float) -> Tensor:
     """Covariance rho^|i - j|."""

@@ -46,22 +46,28 @@ MATRICES = {
     "half": torch.eye(64)[:32],
     "every_second": torch.eye(64)[::2],
     "hole": torch.cat([torch.eye(64)[:21], torch.eye(64)[42:]]),
+    "six": torch.eye(64)[[3, 17, 18, 40, 55, 60]],
     "pooled": torch.eye(64).reshape(16, 4, 64).mean(1),
 }
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("rho", [0.9, 0.99])
+@pytest.mark.parametrize("rho, noise_std", [(0.9, 0.1), (0.99, 0.0), (0.99, 0.03), (0.99, 0.1)])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_gaussians_of_64_dimensions_within_100_evaluations(name, rho, matrix):
+def test_gaussians_of_64_dimensions_within_100_evaluations(name, rho, noise_std, matrix):
     covariance, matrix = autoregressive(64, rho), MATRICES[matrix]
     x0 = torch.linalg.cholesky(covariance) @ torch.randn(64, dtype=torch.float64)
-    y = (matrix.double() @ x0 + 0.1 * torch.randn(len(matrix), dtype=torch.float64)).float()
+    y = (matrix.double() @ x0 + noise_std * torch.randn(len(matrix), dtype=torch.float64)).float()
     operator = MatrixOperator(matrix, (1, 8, 8))
-    pipe = pipeline(name, covariance, (1, 8, 8))
-    ours, nfe = measured(pipe, y[None], operator, 0.1, 256, num_inference_steps=13)
+    ours, nfe = measured(pipeline(name, covariance, (1, 8, 8)), y[None], operator, noise_std, 192)
+    truth = posterior(covariance, matrix, y, noise_std)
     assert nfe <= 100
-    check(ours, posterior(covariance, matrix, y, 0.1))
+    if noise_std == 0:  # an exact measurement leaves a density on its complement alone
+        torch.testing.assert_close(matrix.double() @ ours.mean, y.double(), rtol=0, atol=1e-5)
+        assert float((matrix.double() @ ours.covariance @ matrix.double().T).abs().max()) < 1e-9
+        unseen = torch.linalg.svd(matrix.double(), full_matrices=True)[2][len(matrix) :]
+        ours, truth = ours.projected(unseen), truth.projected(unseen)
+    check(ours, truth)
 
 
 def check(ours: Moments, truth: Moments) -> None:
@@ -216,3 +222,11 @@ def test_wrong_types_are_named():
         pipe(torch.ones(1, 1, 1, 1), "blur")
     with pytest.raises(TypeError, match="measurement must be a floating-point tensor"):
         pipe(torch.ones(1, 1, 1, 1, dtype=torch.int64), AveragePoolOperator(2))
+
+
+@pytest.mark.parametrize("noise_std", [0.003, 0.01, 0.02])
+def test_noise_as_small_as_the_last_noise_level_keeps_its_variance(noise_std):
+    covariance, matrix = autoregressive(2, 0.9), torch.tensor([[1.0, 0.0]])
+    pipe = pipeline("ve", covariance, (1, 1, 2))
+    ours, _ = measured(pipe, torch.ones(1, 1), MatrixOperator(matrix, (1, 1, 2)), noise_std, 64)
+    check(ours, posterior(covariance, matrix, torch.ones(1), noise_std))

@@ -25,11 +25,13 @@ A *constraint* is a function ``(x, t) -> x`` applied after every step:
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator, inner
+from .operators import LinearOperator, common_gain
+from .recycled_residuals import RecycledResiduals
 from .sde import SDE, as_time, expand_to
 
 
@@ -60,7 +62,7 @@ class ClassifierGuidance:
 class LinearPosterior:
     """The score of p_t(x | y) for a measurement y = A x_0 + noise_std n.
 
-    One object serves one walk: it starts every linear system from the last one's solution, and counts.
+    One object serves one walk: each linear system profits from those before it, and it counts.
 
     Args:
         sde: the prior's SDE.
@@ -86,7 +88,7 @@ class LinearPosterior:
         covariance: str = "moment_matching",
         data_std: float = 1.0,
         tolerance: float = 0.003,
-        max_iterations: int = 16,
+        max_iterations: int = 7,
     ):
         if covariance not in COVARIANCES:
             raise ValueError(f"covariance must be one of {COVARIANCES}, got {covariance!r}")
@@ -97,7 +99,9 @@ class LinearPosterior:
         self.noise_variance, self.data_std, self.covariance = float(noise_std) ** 2, float(data_std), covariance
         self.tolerance, self.max_iterations = tolerance, max_iterations if covariance == "moment_matching" else 1
         self.evaluations = 0
-        self._last_solution: Tensor | None = None
+        self.solver, self._solved_ratio = RecycledResiduals(), float("inf")
+        self._last_state: tuple[Tensor, Tensor, Tensor] | None = None
+        self.gram = operator.gram or common_gain(operator, measurement)
 
     def __call__(self, score_fn: ScoreFunction, x: Tensor, t: Tensor) -> Tensor:
         """The score of p_t(x | y), in the shape of `x` (B, *D); `t` 0-dim."""
@@ -106,6 +110,7 @@ class LinearPosterior:
             score = score_fn(x, t)
             clean = self.sde.denoise(x, score, t)
         self.evaluations += 1
+        self._last_state = (x.detach(), score.detach(), t)
 
         def pull_back(v: Tensor) -> Tensor:
             """J^T v: a vector-Jacobian product through the network."""
@@ -114,6 +119,22 @@ class LinearPosterior:
 
         residual = self.measurement.to(x) - self.operator.A(clean.detach())
         return score.detach() + self._solve(pull_back, residual, t)
+
+    def settle(self, x: Tensor) -> Tensor:
+        """The image `x` (B, *D) that a walk ended with, its measured part moved to where the ODE leads.
+
+        Below the last noise level r the prior's score b is nearly constant, and the posterior's is known: along the ODE
+        the misfit e = y - A x / alpha obeys e + b s^2 / g ~ sqrt(g r^2 + s^2), with A At = g I. A predictor, which must
+        extrapolate from r to 0, does not see this where s is of the size of r.
+        """
+        if self.gram is None or self._last_state is None:
+            return x
+        (state, score, t), noise = self._last_state, self.noise_variance
+        alpha, measurement = self.sde.alpha(t), self.measurement.to(x)
+        pull = self.operator.A(alpha * score) * (noise / self.gram)
+        shrink = (noise / (self.gram * self._ratio(t) ** 2 + noise)) ** 0.5
+        misfit = shrink * (measurement - self.operator.A(state / alpha) + pull) - pull
+        return x + self.operator.At(measurement - misfit - self.operator.A(x)) / self.gram
 
     def _white_variance(self, t: Tensor) -> float:
         # Cov[x_0 | x_t] of white data.
@@ -127,43 +148,24 @@ class LinearPosterior:
     def _solve(self, pull_back: Callable[[Tensor], Tensor], residual: Tensor, t: Tensor) -> Tensor:
         """J^T At u with (sigma^2 / alpha A J^T At + noise_variance I) u = `residual`.
 
-        Generalised conjugate residuals: the residual never grows, even where a network's Jacobian is not quite
-        symmetric and positive. The first direction is the last level's solution, the others are what would solve the
-        system for white data; pseudo-inverse guidance is one such step.
+        The guess of the solution is what would solve the system for white data; pseudo-inverse guidance is one step.
         """
-        operator, coefficient = self.operator, self.sde.sigma(t) ** 2 / self.sde.alpha(t)
+        operator, ratio = self.operator, self._ratio(t)
+        coefficient, white = self.sde.sigma(t) ** 2 / self.sde.alpha(t), self._white_variance(t)
+
+        def multiply(u: Tensor) -> tuple[Tensor, Tensor]:
+            back = pull_back(operator.At(u))
+            return coefficient * operator.A(back) + self.noise_variance * u, back
+
+        if self.max_iterations > 1:
+            self.solver.age(1 / ratio**2 - 1 / self._solved_ratio**2, operator.At, self.noise_variance)
+            self._solved_ratio = ratio
+        else:
+            self.solver.memory = []
         # What is wrong at ratios far above the data's scale, the rest of the walk forgets in proportion.
-        tolerance = min(0.5, self.tolerance * (1 + (self._ratio(t) / self.data_std) ** 2) ** 0.25)
-        goal = tolerance**2 * inner(residual, residual)
-        solution, pulled = torch.zeros_like(residual), torch.zeros((), device=residual.device)
-        white = self._white_variance(t)
-        direction = self._last_solution
-        if direction is None:
-            direction = operator.solve(residual, white, self.noise_variance)
-        done: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        for _ in range(self.max_iterations):
-            back = pull_back(operator.At(direction))
-            image = coefficient * operator.A(back) + self.noise_variance * direction
-            size = inner(image, image)
-            for earlier, earlier_back, earlier_image, square in done:
-                overlap = _quotient(inner(image, earlier_image), square)
-                direction, image = (
-                    v - expand_to(overlap, v) * w for v, w in ((direction, earlier), (image, earlier_image))
-                )
-                back = back - expand_to(overlap, back) * earlier_back
-            square = inner(image, image)
-            # A direction that is a combination of earlier ones up to rounding says nothing new.
-            active = (inner(residual, residual) > goal) & (square > 1e-9 * size)
-            step = torch.where(active, _quotient(inner(image, residual), square), 0.0)
-            solution = solution + expand_to(step, direction) * direction
-            residual = residual - expand_to(step, image) * image
-            pulled = pulled + expand_to(step, back) * back
-            done.append((direction, back, image, square))
-            direction = operator.solve(residual, white, self.noise_variance)
-            if not bool((inner(residual, residual) > goal).any()):
-                break
-        self._last_solution = solution if self.max_iterations > 1 else None
-        return pulled
+        tolerance = min(0.5, self.tolerance * (1 + (ratio / self.data_std) ** 2) ** 0.25)
+        guess = partial(operator.solve, variance=white, noise_variance=self.noise_variance)
+        return self.solver.solve(multiply, residual, guess, tolerance, self.max_iterations)
 
 
 class Replacement:
@@ -207,7 +209,3 @@ def matched_prior(transform: ScoreTransform, score_fn: ScoreFunction, sde: SDE, 
     of the prior: an error of alpha_T / sigma_T standard deviations for a walk that starts at zero mean.
     """
     return x + sde.alpha(t) * sde.denoise(x, transform(score_fn, x, t), t)
-
-
-def _quotient(a: Tensor, b: Tensor) -> Tensor:
-    return a / b.clamp_min(torch.finfo(b.dtype).tiny)

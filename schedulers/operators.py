@@ -220,6 +220,16 @@ def conjugate_gradients(
     return solution
 
 
+def common_gain(operator: LinearOperator, measurement: Tensor) -> float | None:
+    """The number g with A At = g I on the range of A, or None; tried on a random measurement like `measurement`."""
+    generator = torch.Generator().manual_seed(0)
+    back = operator.At(torch.randn(measurement[:1].shape, generator=generator).to(measurement))
+    y = operator.A(back)
+    again = operator.A(operator.At(y))
+    gain = inner(again, y) / inner(y, y)
+    return float(gain) if float((again - expand_to(gain, y) * y).norm()) < 1e-4 * float(again.norm()) else None
+
+
 def check_operator(operator: LinearOperator, sample_shape: Sequence[int], measurement: Tensor) -> None:
     """Tries an operator on random states and measurements before any sampling.
 
