@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gaussian_posteriors import MatrixOperator
 
 from scoresde_pipelines.schedulers import (
     AveragePoolOperator,
@@ -10,7 +11,9 @@ from scoresde_pipelines.schedulers import (
     LinearOperator,
     MaskOperator,
     check_operator,
+    check_range,
 )
+from scoresde_pipelines.schedulers.operator_checks import common_gain
 
 
 SHAPE = (3, 8, 8)
@@ -124,3 +127,53 @@ def test_bad_operators_and_measurements_are_refused():
         MaskOperator(torch.zeros(8, 8))
     with pytest.raises(ValueError, match=r"odd sides, got shape \(2, 3\)"):
         BlurOperator(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: MaskOperator(torch.full((4, 4), 0.5)), ValueError, "known must hold zeros and ones"),
+        (
+            lambda: MaskOperator(torch.ones(8, 8)).A(torch.ones(1, 1, 4, 4)),
+            ValueError,
+            "known of shape .*must broadcast",
+        ),
+        (lambda: AveragePoolOperator(True), ValueError, "factor must be an integer of at least 1, got True"),
+        (lambda: AveragePoolOperator(2) @ 3, TypeError, "inner must be a LinearOperator, got int"),
+        (lambda: GrayOperator((float("inf"), 1.0)), ValueError, "weights must be finite and not all zero"),
+        (lambda: BlurOperator([[1.0]]), ValueError, "kernel must be a tensor of finite numbers"),
+        (
+            lambda: BlurOperator(torch.zeros(3, 3)),
+            ValueError,
+            "kernel must be a tensor of finite numbers, not all zero",
+        ),
+        (
+            lambda: BlurOperator(torch.ones(9, 9)).A(torch.ones(1, 1, 4, 4)),
+            ValueError,
+            r"kernel of shape \(9, 9\) must",
+        ),
+        (lambda: BlurOperator.gaussian(0.0), ValueError, "std must be a positive number, got 0.0"),
+        (lambda: BlurOperator.gaussian(1.0, 4), ValueError, "size must be odd and positive, got 4"),
+    ],
+)
+def test_impossible_operators_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("gain", [0.25, 1.0, 9.0])
+def test_a_common_gain_is_found_where_there_is_one(gain):
+    basis = torch.linalg.qr(torch.randn(6, 6))[0][:3]
+    operator = MatrixOperator(basis * gain**0.5, (1, 2, 3))
+    assert common_gain(operator, torch.zeros(1, 3)) == pytest.approx(gain, rel=1e-5)
+    assert (
+        common_gain(MatrixOperator(basis * torch.tensor([[1.0], [2.0], [3.0]]), (1, 2, 3)), torch.zeros(1, 3)) is None
+    )
+
+
+def test_eight_bit_measurements_are_recognised():
+    operator, small = AveragePoolOperator(2), torch.rand(1, 3, 4, 4)
+    check_range(operator, (3, 8, 8), small, 0.0)
+    with pytest.raises(ValueError, match=r"measurement must be one of images with values in \[0, 1\]"):
+        check_range(operator, (3, 8, 8), 255 * small, 0.01)
+    check_range(operator, (3, 8, 8), 255 * small, 100.0)  # noise of that size explains them

@@ -83,7 +83,7 @@ def test_gray_images_of_any_mode_mean_the_same():
         ({"image": torch.zeros(3, 2)}, r"image must have height and width \(2, 2\), got \(3, 2\)"),
         ({"image": torch.full((2, 2), 1.5)}, r"image of floats must lie in \[0, 1\], got values from 1.5 to 1.5"),
         ({"gray_weights": (0.5, 0.5)}, "gray_weights must have one weight per channel, 3, got 2"),
-        ({"gray_weights": (0.0, 0.0, 0.0)}, "weights must not all be zero"),
+        ({"gray_weights": (0.0, 0.0, 0.0)}, "weights must be finite and not all zero"),
         ({"noise_std": float("nan")}, "noise_std must be a finite number of at least 0, got nan"),
         ({"method": "magic"}, "method must be one of"),
     ],

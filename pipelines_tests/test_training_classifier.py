@@ -1,6 +1,10 @@
 """train_classifier: what it learns, bit-exact resuming, what it writes, bad arguments."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,9 @@ from safetensors.torch import load_file
 
 from scoresde_pipelines.models import NoiseConditionalClassifier
 from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
+from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
+from scoresde_pipelines.training.data import ShuffledBatches
+from scoresde_pipelines.training.seeding import combined_seed
 from scoresde_pipelines.training.train_classifier import main
 
 
@@ -61,6 +68,48 @@ def test_a_resumed_run_continues_bit_for_bit(folder, tmp_path):
     (tmp_path / "parts" / "checkpoint-6" / "trainer_state.json").unlink()
     parts = run(folder, tmp_path / "parts", *options, "--max_train_steps", "6", "--resume_from_checkpoint", "latest")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_two_processes_average_their_gradients(folder, tmp_path):
+    """Two updates of two processes with 8 images each, against the same updates by hand."""
+    sizes = ["--resolution", "8", "--channels", "1", "--depth", "10", "--width", "1", "--train_batch_size", "8"]
+    options = ["--train_data_dir", str(folder), "--logger", "none", "--cpu", "--max_train_steps", "2", *sizes]
+    options += ["--lr_warmup_steps", "0", "--learning_rate", "0.01"]
+    root = str(Path(__file__).resolve().parents[1])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["-m", "scoresde_pipelines.training.train_classifier", *options, "--output_dir", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run(
+        [*launch, "--checkpointing_steps", "1"], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    states = [torch.load(tmp_path / "checkpoint-2" / f"random_states_{k}.pkl", weights_only=False) for k in range(2)]
+    assert not torch.equal(states[0]["torch_manual_seed"], states[1]["torch_manual_seed"])
+
+    # The same two updates by hand: the mean of both processes' gradients.
+    args = parse_classifier_args([*options, "--output_dir", str(tmp_path / "hand")])
+    trainer = ClassifierTrainer(args)
+    parameters = [p for p in trainer.classifier.parameters() if p.requires_grad]
+    for step in range(2):
+        gradients = []
+        for process in range(2):
+            position = (args.seed, step, process)
+            generator = torch.Generator().manual_seed(combined_seed(*position, 1))
+            batches = ShuffledBatches(len(trainer.data.labels), 8, args.seed, step * 16, process, 2)
+            indices = next(iter(batches))
+            images, labels = trainer.data.images[indices], trainer.data.labels[indices]
+            t, _ = trainer.times(len(images), generator, torch.device("cpu"))
+            logits = trainer.noisy_logits(trainer.classifier, images, t, generator)
+            loss = torch.nn.functional.cross_entropy(logits, labels)
+            gradients.append(torch.autograd.grad(loss, parameters))
+        for parameter, *both in zip(parameters, *gradients):
+            parameter.grad = sum(both) / 2
+        torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    distributed = load_file(tmp_path / "checkpoint-2" / "unet.safetensors")
+    for name, value in trainer.classifier.state_dict().items():
+        torch.testing.assert_close(distributed[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

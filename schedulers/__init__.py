@@ -11,6 +11,7 @@ from .dequantization import DEQUANTIZATIONS, PixelCells
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .likelihood import LogLikelihood, log_likelihood
 from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
+from .operator_checks import check_operator, check_range
 from .operators import (
     AveragePoolOperator,
     BlurOperator,
@@ -18,7 +19,6 @@ from .operators import (
     GrayOperator,
     LinearOperator,
     MaskOperator,
-    check_operator,
 )
 from .parameterization import Parameterization
 from .predictors import (
@@ -79,6 +79,7 @@ __all__ = [
     "ancestral_large",
     "annealed_langevin",
     "check_operator",
+    "check_range",
     "euler_maruyama",
     "exponential",
     "langevin",

@@ -30,7 +30,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator, common_gain
+from .operator_checks import common_gain
+from .operators import LinearOperator
 from .recycled_residuals import RecycledResiduals
 from .sde import SDE, as_time, expand_to
 

@@ -21,7 +21,8 @@ from .sde import expand_to
 class LinearOperator:
     """A linear measurement; a subclass implements `A` and `At`.
 
-    `gram` may be set to the number g with A At = g I on the range of A.
+    `gram` may be set to the number g with A At = g I on the range of A, and `nonnegative` to True where every measured
+    value is a sum of pixels with weights of at least 0: an impossible measurement is then found before sampling.
 
     Example: every second row of the image.
 
@@ -38,6 +39,7 @@ class LinearOperator:
     """
 
     gram: float | None = None
+    nonnegative = False
 
     def A(self, x: Tensor) -> Tensor:
         """The measurement (B, *M) of a state `x` (B, *D), without noise."""
@@ -67,6 +69,8 @@ class LinearOperator:
 
     def __matmul__(self, inner: "LinearOperator") -> "Composition":
         """`outer @ inner` measures the measurement: x -> outer.A(inner.A(x))."""
+        if not isinstance(inner, LinearOperator):
+            raise TypeError(f"inner must be a LinearOperator, got {type(inner).__name__}")
         return Composition(self, inner)
 
 
@@ -80,6 +84,7 @@ class Composition(LinearOperator):
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
         self.outer, self.inner = outer, inner
+        self.nonnegative = outer.nonnegative and inner.nonnegative
 
     def A(self, x: Tensor) -> Tensor:
         return self.outer.A(self.inner.A(x))
@@ -96,14 +101,22 @@ class MaskOperator(LinearOperator):
     """
 
     gram = 1.0
+    nonnegative = True
 
     def __init__(self, known: Tensor):
-        self.known = known.bool()
+        self.known = torch.as_tensor(known) != 0
+        if not bool((self.known == torch.as_tensor(known)).all()):
+            raise ValueError("known must hold zeros and ones or booleans alone: a pixel is known or it is not")
         if not bool(self.known.any()):
             raise ValueError("known must be 1 somewhere, got a mask without a known pixel")
 
     def A(self, x: Tensor) -> Tensor:
-        return x * self.known.to(x.device, x.dtype)
+        try:
+            return x * self.known.to(x.device, x.dtype).broadcast_to(x.shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"known of shape {tuple(self.known.shape)} must broadcast to the states, {tuple(x.shape)}"
+            ) from error
 
     def At(self, y: Tensor) -> Tensor:
         return self.A(y)
@@ -122,8 +135,9 @@ class GrayOperator(LinearOperator):
     def __init__(self, weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)):
         self.weights = tuple(float(w) for w in weights)
         self.gram = sum(w * w for w in self.weights)
-        if not self.gram > 0:
-            raise ValueError(f"weights must not all be zero, got {self.weights}")
+        self.nonnegative = min(self.weights, default=0.0) >= 0
+        if not 0 < self.gram < math.inf:
+            raise ValueError(f"weights must be finite and not all zero, got {self.weights}")
 
     def _column(self, x: Tensor) -> Tensor:
         return torch.tensor(self.weights, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
@@ -144,8 +158,10 @@ class AveragePoolOperator(LinearOperator):
         factor: the ratio of the two resolutions.
     """
 
+    nonnegative = True
+
     def __init__(self, factor: int):
-        if not isinstance(factor, int) or factor < 1:
+        if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
             raise ValueError(f"factor must be an integer of at least 1, got {factor!r}")
         self.factor, self.gram = factor, 1 / factor**2
 
@@ -167,19 +183,27 @@ class BlurOperator(LinearOperator):
     """
 
     def __init__(self, kernel: Tensor):
+        if not isinstance(kernel, Tensor) or not bool(kernel.isfinite().all()) or not bool(kernel.any()):
+            raise ValueError(f"kernel must be a tensor of finite numbers, not all zero, got {kernel!r}")
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
             raise ValueError(f"kernel must be a matrix with odd sides, got shape {tuple(kernel.shape)}")
-        self.kernel = kernel
+        self.kernel, self.nonnegative = kernel, bool((kernel >= 0).all())
 
     @classmethod
     def gaussian(cls, std: float, size: int | None = None) -> "BlurOperator":
         """A Gaussian kernel of sum 1 with standard deviation `std` in pixels; `size` is 6 std + 1 by default."""
+        if not 0 < std < math.inf:
+            raise ValueError(f"std must be a positive number, got {std!r}")
+        if size is not None and (size < 1 or size % 2 == 0):
+            raise ValueError(f"size must be odd and positive, got {size!r}")
         half = (size if size is not None else 2 * math.ceil(3 * std) + 1) // 2
         profile = torch.exp(-0.5 * (torch.arange(-half, half + 1, dtype=torch.float64) / std) ** 2)
         profile = profile / profile.sum()
         return cls(profile[:, None] * profile)
 
     def _correlate(self, x: Tensor, kernel: Tensor) -> Tensor:
+        if x.shape[-2] < kernel.shape[0] or x.shape[-1] < kernel.shape[1]:
+            raise ValueError(f"kernel of shape {tuple(kernel.shape)} must fit into the image, {tuple(x.shape[-2:])}")
         up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
         padded = functional.pad(x, (left, left, up, up), mode="circular")
         weight = kernel.to(x).expand(x.shape[1], 1, *kernel.shape)
@@ -218,43 +242,3 @@ def conjugate_gradients(
         before, square = square, inner(residual, residual)
         direction = residual + expand_to(torch.where(active, square / before, 0.0), y) * direction
     return solution
-
-
-def common_gain(operator: LinearOperator, measurement: Tensor) -> float | None:
-    """The number g with A At = g I on the range of A, or None; tried on a random measurement like `measurement`."""
-    generator = torch.Generator().manual_seed(0)
-    back = operator.At(torch.randn(measurement[:1].shape, generator=generator).to(measurement))
-    y = operator.A(back)
-    again = operator.A(operator.At(y))
-    gain = inner(again, y) / inner(y, y)
-    return float(gain) if float((again - expand_to(gain, y) * y).norm()) < 1e-4 * float(again.norm()) else None
-
-
-def check_operator(operator: LinearOperator, sample_shape: Sequence[int], measurement: Tensor) -> None:
-    """Tries an operator on random states and measurements before any sampling.
-
-    Args:
-        operator: the operator.
-        sample_shape: `*D` of a state.
-        measurement: (B, *M).
-
-    Raises:
-        ValueError: if A x does not have the shape of the measurement, or At is not the adjoint of A.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(len(measurement), *sample_shape, generator=generator).to(measurement)
-    image = operator.A(x)
-    if image.shape != measurement.shape:
-        raise ValueError(
-            f"measurement must have the shape that {type(operator).__name__}.A gives for states of shape "
-            f"{tuple(x.shape)}, which is {tuple(image.shape)}, got {tuple(measurement.shape)}"
-        )
-    y = operator.A(torch.randn(x.shape, generator=generator).to(x))
-    back = operator.At(y)
-    if back.shape != x.shape:
-        raise ValueError(
-            f"{type(operator).__name__}.At must give states of shape {tuple(x.shape)}, got {tuple(back.shape)}"
-        )
-    forth, size = inner(image, y).sum(), image.norm() * y.norm() + x.norm() * back.norm()
-    if not bool((forth - inner(x, back).sum()).abs() <= 1e-3 * size):
-        raise ValueError(f"{type(operator).__name__}.At is not the adjoint of A: <A x, y> differs from <x, At y>")

@@ -38,6 +38,9 @@ def images_to_tensor(images: Any, channels: int, size: tuple[int, int] | None = 
     if isinstance(images, Image.Image):
         tensor = _from_pil(images, channels, name)
     elif isinstance(images, np.ndarray):
+        if images.dtype.kind not in "buif":
+            raise TypeError(f"{name} must be an array of numbers, got one of dtype {images.dtype}")
+        images = images.astype(np.int64) if images.dtype.kind == "u" else images
         values = _to_float(torch.from_numpy(np.ascontiguousarray(images)), name)
         tensor = _from_array(values, channels, name, size)
     elif isinstance(images, Tensor):
@@ -83,6 +86,16 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
+def check_nonnegative(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError unless `value` is a finite real number of at least 0."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, (int, float, np.floating, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+
+
 def _from_pil(image: Image.Image, channels: int, name: str) -> Tensor:
     if image.mode in WIDE_MODES:  # `convert` would clip these to 255
         values = torch.from_numpy(np.asarray(image).astype(np.float32))
@@ -90,14 +103,23 @@ def _from_pil(image: Image.Image, channels: int, name: str) -> Tensor:
         top = next((top for top in (1.0, 255.0) if float(values.max()) <= top), 65535.0)
         scale = 65535.0 if ";" in image.mode else top
         return _to_float(values / scale, name)[None, None].expand(1, channels, -1, -1).clone()
-    if channels != 4 and (image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info):
+    if image.mode in ("La", "RGBa"):  # premultiplied by their opacity
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if channels != 4 and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    array = np.asarray(image.convert(PIL_MODES[channels]))
+    try:
+        array = np.asarray(image.convert(PIL_MODES[channels]))
+    except ValueError as error:
+        raise ValueError(f"{name} must be in a mode that Pillow converts, got {image.mode}") from error
     return _from_array(torch.from_numpy(array.copy()).float() / 255, channels, name)
 
 
 def _to_float(values: Tensor, name: str) -> Tensor:
+    if values.numel() == 0:
+        raise ValueError(f"{name} must hold at least one image, got shape {tuple(values.shape)}")
+    if values.is_complex():
+        raise TypeError(f"{name} must be an array of real numbers, got one of dtype {values.dtype}")
     if values.dtype == torch.bool:
         return values.float()
     if not values.is_floating_point():

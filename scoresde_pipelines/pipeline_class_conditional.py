@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .image_inputs import check_count
+from .image_inputs import check_count, check_nonnegative
+from .models import NoiseConditionalClassifier
 from .pipeline_inverse_problem import conditioned_network
 from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_utils import Generator, SDEPipelineBase, StepCallback
@@ -49,6 +50,10 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         data_max: float | None = None,
     ):
         super().__init__(unet, scheduler, data_min, data_max)
+        if classifier is not None and not hasattr(getattr(classifier, "config", None), "num_classes"):
+            raise TypeError(
+                f"classifier must be a NoiseConditionalClassifier or alike, got {type(classifier).__name__}"
+            )
         self.register_modules(classifier=classifier)
 
     @torch.no_grad()
@@ -126,13 +131,17 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     def check_labels(self, class_labels: Any, guidance_scale: float) -> Tensor:
         """The labels as int64, shape (B,); raises ValueError where they, the scale or the modules do not fit."""
-        if not 0 <= guidance_scale < float("inf"):
-            raise ValueError(f"guidance_scale must be a finite number of at least 0, got {guidance_scale!r}")
+        check_nonnegative("guidance_scale", guidance_scale)
         if self.num_classes == 0:
             raise ValueError(
                 "the network has no classes (num_class_embeds is not set): give the pipeline a classifier"
             )
-        labels = torch.as_tensor(class_labels)
+        if class_labels is None or isinstance(class_labels, str):
+            raise TypeError(f"class_labels must be an integer or a list of integers, got {class_labels!r}")
+        try:
+            labels = torch.as_tensor(class_labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"class_labels must be an integer or a list of integers, got {class_labels!r}") from error
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim > 1 or labels.numel() == 0:
             raise ValueError(f"class_labels must be an integer or a list of integers, got {class_labels!r}")
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
@@ -154,6 +163,10 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             raise ValueError(
                 f"classifier must be made for images of shape {self.sample_shape} as the network is, "
                 f"got one for {(config.in_channels, *own)}"
+            )
+        if isinstance(self.classifier, NoiseConditionalClassifier) and any(side % 4 for side in size):
+            raise ValueError(
+                f"classifier needs images with sides divisible by 4, those of the network are {tuple(size)}"
             )
 
     def _knows_no_class(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .image_inputs import check_count, images_to_tensor
+from .image_inputs import check_count, check_nonnegative, images_to_tensor
 from .pipeline_inverse_problem import LinearInversePipeline, Walk
 from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_utils import Generator, StepCallback
@@ -82,8 +82,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         channels, *size = self.sample_shape
         if channels != len(gray_weights):
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
-        if not 0 <= noise_std < float("inf"):
-            raise ValueError(f"noise_std must be a finite number of at least 0, got {noise_std!r}")
+        check_nonnegative("noise_std", noise_std)
         operator = GrayOperator(gray_weights)
         gray = images_to_tensor(image, 1, (size[0], size[1]))
         self.check_walk(walk, len(gray) * num_samples, output_type)

@@ -10,7 +10,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .image_inputs import check_count
+from .image_inputs import check_count, check_nonnegative
 from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_utils import Generator, Network, ScoreFunction, SDEPipelineBase, StepCallback
 from .schedulers import (
@@ -20,6 +20,7 @@ from .schedulers import (
     Replacement,
     SDEScheduler,
     check_operator,
+    check_range,
     matched_prior,
 )
 
@@ -95,7 +96,8 @@ class LinearInversePipeline(SDEPipelineBase):
         """Raises ValueError, naming the argument, before any work is done."""
         if walk.sampler not in (None, *SAMPLERS):
             raise ValueError(f"sampler must be None or one of {SAMPLERS}, got {walk.sampler!r}")
-        if not 0 <= walk.solver_tolerance < 1:
+        check_nonnegative("solver_tolerance", walk.solver_tolerance)
+        if walk.solver_tolerance >= 1:
             raise ValueError(f"solver_tolerance must lie in [0, 1), got {walk.solver_tolerance!r}")
         if not isinstance(walk.solver_iterations, int) or walk.solver_iterations < 1:
             raise ValueError(f"solver_iterations must be an integer of at least 1, got {walk.solver_iterations!r}")
@@ -211,8 +213,8 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             `images` and `nfe`: forward passes plus vector-Jacobian products through the network, each counted as one.
 
         Raises:
-            ValueError: for an argument out of its range, a measurement that does not fit the operator, or an `At` that
-                is not the adjoint of `A`, before any sampling.
+            TypeError, ValueError: for an argument out of its range, a measurement that does not fit the operator or that
+                no image in [0, 1] has, or an `At` that is not the adjoint of `A`, before any sampling.
         """
         check_count("num_samples", num_samples)
         walk = Walk(
@@ -232,7 +234,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
         y = measurement.to(self._execution_device, torch.float32)
         black = torch.full((len(y), *self.sample_shape), low, device=y.device)
         y = ((high - low) * y + operator.A(black)).repeat_interleave(num_samples, dim=0)
-        x, nfe = self.restore(y, operator, noise_std * (high - low), walk)
+        x, nfe = self.restore(y, operator, float(noise_std) * (high - low), walk)
         self.maybe_free_model_hooks()
         output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)
@@ -243,11 +245,13 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             raise TypeError(f"operator must be a LinearOperator, got {type(operator).__name__}")
         if not isinstance(measurement, Tensor) or not measurement.is_floating_point() or measurement.ndim < 2:
             raise TypeError("measurement must be a floating-point tensor (B, ...), as operator.A returns it")
+        if measurement.numel() == 0:
+            raise ValueError(f"measurement must hold at least one measurement, got shape {tuple(measurement.shape)}")
         if not bool(measurement.isfinite().all()):
             raise ValueError("measurement must be finite, got NaN or infinity")
-        if not 0 <= noise_std < math.inf:
-            raise ValueError(f"noise_std must be a finite number of at least 0, got {noise_std!r}")
+        check_nonnegative("noise_std", noise_std)
         check_operator(operator, self.sample_shape, measurement)
+        check_range(operator, self.sample_shape, measurement, noise_std)
 
 
 def conditioned_network(score_fn: ScoreFunction, scheduler: SDEScheduler) -> Network:

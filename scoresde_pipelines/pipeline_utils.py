@@ -105,13 +105,18 @@ class SDEPipelineBase(DiffusionPipeline):
         output_type: str,
         callback_tensors: list[str],
     ) -> None:
-        """Raises ValueError, naming the argument, before any work is done."""
+        """Raises TypeError or ValueError, naming the argument, before any work is done."""
         for name, value in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+        if not all(isinstance(g, torch.Generator) for g in generators):
+            raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"generator must hold one generator per image, {batch_size}, got {len(generator)}")
         expected = (batch_size, *self.sample_shape)
+        if latents is not None and not isinstance(latents, Tensor):
+            raise TypeError(f"latents must be a tensor, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
         if output_type not in OUTPUT_TYPES:
