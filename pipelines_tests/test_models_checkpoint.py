@@ -167,8 +167,10 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path, where: str) -> None:
         path.write_bytes(pickle.dumps(Hostile(target)))
     else:
         torch.save(content, path)
-    with pytest.raises(ValueError, match=r"(refused|cannot be read).*"):
+    reason = "Unsupported operand" if where == "plain" else r"(posix|nt)\.system"
+    with pytest.raises(ValueError, match=rf"refused: .*nothing in it was executed \(.*{reason}") as error:
         load_official_checkpoint(path, CONFIG)
+    assert "weights_only" not in str(error.value), "torch's advice to switch the protection off is not passed on"
     assert not target.exists()
     assert sorted(item.name for item in tmp_path.iterdir()) == ["checkpoint_1.pth"]
 
