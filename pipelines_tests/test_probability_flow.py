@@ -72,7 +72,10 @@ def test_dense_output_has_its_order(tableau, order):
         z = torch.exp(torch.sin(u))[:, None]
         step, _ = take_step(swing, Step(rows, u, h, z, [swing(z, u, rows)], tableau))
         fractions = (0.2, 0.4, 0.6, 0.8)
-        return max(abs(float(step.at(f)) - math.exp(math.sin(0.3 + f * width))) for f in fractions)
+        return max(
+            abs(float(step.at(torch.tensor([f], dtype=torch.float64))) - math.exp(math.sin(0.3 + f * width)))
+            for f in fractions
+        )
 
     assert math.log2(error(0.1) / error(0.05)) > order + 0.7  # one step: local error, order + 1
 

@@ -6,9 +6,11 @@ Along a path of dz/du = F the density changes by its divergence,
 
 in the variables of `probability_flow`, where the two determinants are closed forms. The path does not depend on the
 divergence, so the two are taken apart: the ODE is solved adaptively on forward evaluations alone, and the integral by
-Gauss-Legendre quadrature on its dense output, `NODES` nodes a step. That needs fewer vector-Jacobian products than
-carrying the log-density along in the ODE, leaves each node free to draw its own probes, and keeps the estimate
-unbiased: neither path nor nodes know of the probes.
+Gauss-Legendre quadrature on its dense output. Its variable is log tan u, half the log-SNR: at both ends div F is like one
+over the distance to the end, and so is a probe's standard deviation, also of a trained network; in log tan u both are
+level. Each step is cut into panels of at most `PANEL` with `NODES` nodes each. That needs fewer vector-Jacobian products
+than carrying the log-density along in the ODE, leaves each node free to draw its own probes, with equal weight in the
+result, and keeps the estimate unbiased: neither path nor nodes know of the probes.
 
 The density is that of the model: prior N(0, prior_std^2 I) pushed through the flow, at t = eps.
 """
@@ -34,7 +36,7 @@ from .runge_kutta import Step, integrate
 from .sde import SDE, expand_to
 
 
-NODES = 4
+NODES, PANEL = 4, 0.5
 
 
 @dataclass
@@ -116,7 +118,7 @@ def log_likelihood(
     return LogLikelihood(
         log_prob=log_prob + integral.value.to(log_prob),
         latents=latents.to(x.dtype),
-        nfe=solution.nfe + NODES * solution.num_steps,
+        nfe=solution.nfe + integral.nfe,
         probe_error=integral.standard_error.to(log_prob),
         solver_error=integral.solver_error.to(log_prob),
     )
@@ -162,23 +164,34 @@ class _TraceIntegral:
         self.variance = torch.zeros(count, dtype=torch.float64)
         self.uncertainty = torch.zeros(count, dtype=torch.float64)
         self.solver_error = torch.zeros(count, dtype=torch.float64)
+        self.nfe = torch.zeros(count, dtype=torch.int64)
 
     def add_step(self, step: Step) -> None:
-        rows, width = step.rows, step.width
-        estimates = (
-            torch.stack([self._estimate(step, fraction) for fraction in self.nodes]).double().cpu()
-        )  # (m, K, b)
-        if len(self.replicates) != estimates.shape[1]:
-            self.replicates = self.replicates.repeat(estimates.shape[1], 1)
+        low, high = (torch.log(torch.tan(u)) for u in (step.start, step.start + step.width))
+        panels = ((high - low).abs() / PANEL).ceil().clamp_min(1)
+        for panel in range(int(panels.max())):
+            there = panels > panel
+            width = ((high - low) / panels)[there]
+            self._add_panel(step.select(there), low[there] + panel * width, width)
+        self.solver_error[step.rows] += self._solver_error(step).double().cpu()
+
+    def _add_panel(self, step: Step, low: Tensor, width: Tensor) -> None:
+        estimates = torch.stack([self._estimate(step, low + node * width) for node in self.nodes])  # (m, K, b)
+        rows, probes = step.rows, estimates.shape[1]
+        self.nfe[rows] += NODES
+        if len(self.replicates) != probes:
+            self.replicates = self.replicates.repeat(probes, 1)
         self.replicates[:, rows] += width * torch.einsum("m,mkb->kb", self.weights, estimates)
-        variance, probes = width**2 * self._variance(estimates), estimates.shape[1]
+        variance = width**2 * self._variance(estimates)
         self.variance[rows] += variance
         self.uncertainty[rows] += variance**2 / ((NODES * (probes - 1) if probes > 1 else 1) + 2)
-        self.solver_error[rows] += self._solver_error(step).double().cpu()
 
-    def _estimate(self, step: Step, fraction: float) -> Tensor:
-        u = step.start + fraction * step.width
-        return self.divergence(lambda z: self.flow(z, u, step.rows), step.at(fraction), step.rows)
+    def _estimate(self, step: Step, log_ratio: Tensor) -> Tensor:
+        # div F du in the variable log tan u, (K, b), float64 on the CPU.
+        u = torch.atan(torch.exp(log_ratio))
+        z = step.at((u - step.start) / step.width)
+        value = self.divergence(lambda z: self.flow(z, u, step.rows), z, step.rows)
+        return value.double().cpu() * (torch.sin(u) * torch.cos(u))
 
     def _variance(self, estimates: Tensor) -> Tensor:
         # Of the step's quadrature sum per unit width, from K independent estimates at each node or, with one, from

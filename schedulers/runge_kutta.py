@@ -115,10 +115,13 @@ class Step:
                 total.add_(slope, alpha=weight)
         return total.mul_(expand_to(self.width, total))
 
-    def at(self, fraction: float) -> Tensor:
-        """The state inside the step by dense output, shape (b, *D)."""
-        weights = tuple(sum(c * fraction ** (i + 1) for i, c in enumerate(row)) for row in self.tableau.dense)
-        return self.origin + self.combine(weights)
+    def at(self, fraction: Tensor) -> Tensor:
+        """The states inside the step at the fractions (b,) of it, CPU, by dense output; shape (b, *D)."""
+        total = torch.zeros_like(self.origin)
+        for row, slope in zip(self.tableau.dense, self.slopes):
+            weight = self.width * sum(c * fraction ** (i + 1) for i, c in enumerate(row))
+            total += expand_to(weight, slope) * slope
+        return self.origin + total
 
     def select(self, mask: Tensor) -> "Step":
         """The same step of the samples in `mask`, (b,), CPU."""
