@@ -96,7 +96,7 @@ def _ncsnv2(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     base, channels = state["begin_conv.weight"].shape[:2]
     stages = [name for name in ("1", "2", "3", "31", "4", "5") if f"res{name}.0.conv1.weight" in state]
     widths = tuple(state[f"res{name}.1.conv1.weight"].shape[0] for name in stages)
-    found = {
+    found: dict[str, Any] = {
         "in_channels": channels,
         "out_channels": state["end_conv.weight"].shape[0],
         "block_out_channels": (base, *widths[1:]),
