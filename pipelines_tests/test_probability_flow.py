@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from golden_networks import network_score
 from golden_toys import SDES, Golden
+from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from scoresde_pipelines import ScoreSdePipeline, VESDEScheduler, VPSDEScheduler
@@ -171,6 +173,73 @@ def test_replays_the_official_samples_with_fewer_evaluations(golden, name, model
     assert int(solved.nfe.max()) <= 0.7 * case["nfe_f64"][("prior", "z").index(start)]
     strict = solve_probability_flow(score, SDES[name], x, 1.0, case["eps"], tolerance=1e-9)
     assert torch.allclose(golden.data_scale(name, strict.x), exact, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("start", ["prior", "z"])
+@pytest.mark.parametrize("model", ["A", "B"])
+@pytest.mark.parametrize("name", SDES)
+def test_replays_the_official_denoised_samples(golden, name, model, start):
+    """The official code's last step: one reverse-diffusion step of 1 / N from t = eps, its mean."""
+    key = f"ode.{name}.{model}.denoise"
+    score, x, eps, sde = golden.score(model, name), golden.start(name, start), golden.cases[key]["eps"], SDES[name]
+    x = solve_probability_flow(score, sde, x, 1.0, eps, tolerance=1e-9).x
+    t = torch.tensor(eps, dtype=torch.float64)
+    denoised = official_last_step(name, x, score(x, t.expand(len(x))), t)
+    exact = golden.outputs[f"{key}.{start}.exact"]
+    assert torch.allclose(golden.data_scale(name, denoised), exact, atol=1e-7, rtol=0)
+
+
+def official_last_step(name: str, x: Tensor, score: Tensor, t: Tensor, n: int = 1000) -> Tensor:
+    k = int(t * (n - 1))
+    if name == "ve":  # from sigmas[k] to the one below, which for k = 0 is no noise
+        sigmas = torch.exp(torch.linspace(math.log(0.01), math.log(50.0), n, dtype=torch.float64))
+        return x + (sigmas[k] ** 2 - (sigmas[k - 1] ** 2 if k else 0)) * score
+    if name == "vp":
+        beta = torch.linspace(0.1 / n, 20.0 / n, n, dtype=torch.float64)[k]
+        return (2 - torch.sqrt(1 - beta)) * x + beta * score
+    return x - (SDES[name].drift(x, t) - SDES[name].diffusion(t) ** 2 * score) / n
+
+
+# ------------------------------------------------------------------ the recorded networks
+
+
+def official_solver(score, sde: SDE, x: Tensor, start: float, end: float, tolerance: float) -> tuple[Tensor, int]:
+    """SciPy's RK45 on dx/dt with one error norm for the batch, as the official code has it."""
+
+    def drift(t: float, flat) -> Tensor:
+        state, time = torch.from_numpy(flat).reshape(x.shape), torch.full((len(x),), t, dtype=x.dtype)
+        g = sde.diffusion(time).reshape(-1, 1, 1, 1)
+        return (sde.drift(state, time) - 0.5 * g**2 * score(state, time)).numpy().ravel()
+
+    solution = solve_ivp(drift, (start, end), x.numpy().ravel(), rtol=tolerance, atol=tolerance)
+    return torch.from_numpy(solution.y[:, -1]).reshape(x.shape), solution.nfev
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SDES)
+def test_networks_replay_the_official_ode(golden, shared_dir, name):
+    """The recorded solver on our network gives the recorded samples: same field. And ours solves that field."""
+    key, sde, score = f"ode.{name}.net_{name}.nodenoise", SDES[name], network_score(shared_dir, name)
+    case, x, recorded = golden.cases[key], golden.start(name, "z"), golden.outputs[f"{key}.z.f64"]
+    official, nfe = official_solver(score, sde, x, 1.0, case["eps"], 1e-5)
+    size = recorded.square().mean().sqrt()
+    # Of sub-VP's steps one is accepted or rejected by a hair, which rounding decides (266 evaluations in float32 as well).
+    assert nfe in (case["nfe_f64"], case["nfe_f32"])
+    difference = (golden.data_scale(name, official) - recorded).square().mean().sqrt() / size
+    assert float(difference) < (2e-5 if name == "subvp" else 5e-6)
+    solved = golden.data_scale(name, solve_probability_flow(score, sde, x, 1.0, case["eps"], tolerance=1e-5).x)
+    assert float((solved - recorded).square().mean().sqrt() / size) < 5e-4  # both at 1e-5 a step
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SDES)
+def test_networks_to_a_tightened_tolerance(golden, shared_dir, name):
+    """On a stretch of the way, where random networks can be solved to the end in a test's time."""
+    sde, score = SDES[name], network_score(shared_dir, name)
+    x = golden.start(name, "z")[:1] * float(sde.sigma(torch.tensor(0.6))) / sde.prior_std
+    strict, _ = official_solver(score, sde, x, 0.6, 0.55, 1e-9)
+    solved = solve_probability_flow(score, sde, x, 0.6, 0.55, tolerance=1e-8).x
+    assert float((solved - strict).abs().max() / strict.square().mean().sqrt()) < 2e-6
 
 
 # ------------------------------------------------------------------ contracts
