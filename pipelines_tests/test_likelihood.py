@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from golden_networks import network_score
 from golden_toys import SDES, Golden
+from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from scoresde_pipelines.models import GaussianMixtureScoreModel, GaussianScoreModel
@@ -123,6 +126,44 @@ def test_agrees_with_the_analytic_density_of_the_toys(golden, name):
     mismatch = golden.outputs[f"{key}.bpd_analytic"] - golden.outputs[f"{key}.bpd.exact"]
     assert torch.allclose(bpd + mismatch, golden.outputs[f"{key}.bpd_analytic"], atol=2e-6, rtol=0)
     assert float(result.probe_error.max()) < 1e-3 * 192 * math.log(2)
+
+
+# ------------------------------------------------------------------ the recorded networks
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_networks_replay_the_official_likelihood(golden, shared_dir, name):
+    """Random networks change wildly with t: at 1e-5 the official figures in float32 and float64 differ by 2e-3."""
+    key = f"likelihood.{name}.net_{name}.Rademacher"
+    x = golden.inputs["data"] if name == "ve" else 2 * golden.inputs["data"] - 1
+    probes = GivenProbes(golden.inputs["rademacher"][None])
+    result = log_likelihood(network_score(shared_dir, name), SDES[name], x, divergence=probes, tolerance=1e-4)
+    bpd = -result.log_prob / (192 * math.log(2)) + (8.0 if name == "ve" else 7.0)
+    assert torch.allclose(bpd, torch.tensor(golden.cases[key]["bpd_f64"]).double(), atol=3e-2, rtol=0)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_networks_to_a_tightened_tolerance(golden, shared_dir, name):
+    """The last stretch, which can be solved tightly in a test's time, beside SciPy's RK45 on state and log-density."""
+    sde, score, begin = SDES[name], network_score(shared_dir, name), 0.97
+    x = golden.inputs["data"][:1] + golden.inputs["bank"][0, :1] * float(sde.sigma(torch.tensor(begin)))
+    probe = golden.inputs["rademacher"][:1]
+
+    def augmented(t: float, flat: np.ndarray) -> np.ndarray:
+        with torch.enable_grad():
+            state = torch.from_numpy(flat[:-1].copy()).reshape(x.shape).requires_grad_()
+            time = torch.full((1,), t, dtype=torch.float64)
+            g = sde.diffusion(time).reshape(-1, 1, 1, 1)
+            drift = sde.drift(state, time) - 0.5 * g**2 * score(state, time)
+            (product,) = torch.autograd.grad(drift, state, probe)
+        return np.append(drift.detach().numpy().ravel(), float((product * probe).sum()))
+
+    solution = solve_ivp(augmented, (begin, 1.0), np.append(x.numpy().ravel(), 0.0), rtol=1e-9, atol=1e-9)
+    latents = torch.from_numpy(solution.y[:-1, -1]).reshape(x.shape)
+    expected = float(sde.prior_log_prob(latents)) + float(solution.y[-1, -1])
+    result = log_likelihood(score, sde, x, divergence=GivenProbes(probe[None]), eps=begin, tolerance=1e-7)
+    assert float((result.latents - latents).abs().max()) / sde.prior_std < 1e-5
+    assert (float(result.log_prob) - expected) / (192 * math.log(2)) == pytest.approx(0.0, abs=1e-5)
 
 
 # ------------------------------------------------------------------ error bars

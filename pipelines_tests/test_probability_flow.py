@@ -228,7 +228,7 @@ def test_networks_replay_the_official_ode(golden, shared_dir, name):
     difference = (golden.data_scale(name, official) - recorded).square().mean().sqrt() / size
     assert float(difference) < (2e-5 if name == "subvp" else 5e-6)
     solved = golden.data_scale(name, solve_probability_flow(score, sde, x, 1.0, case["eps"], tolerance=1e-5).x)
-    assert float((solved - recorded).square().mean().sqrt() / size) < 5e-4  # both at 1e-5 a step
+    assert float((solved - recorded).square().mean().sqrt() / size) < 1e-3  # both at 1e-5 a step
 
 
 @torch.no_grad()
