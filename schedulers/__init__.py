@@ -37,6 +37,7 @@ from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
 from .sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
+from .twisted_smc import TwistedSMC
 
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "SubVPSDEScheduler",
     "TIME_GRIDS",
     "TimeGrid",
+    "TwistedSMC",
     "VESDE",
     "VESDEScheduler",
     "VPSDE",

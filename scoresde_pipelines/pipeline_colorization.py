@@ -78,6 +78,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             latents,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
+            num_samples,
         )
         channels, *size = self.sample_shape
         if channels != len(gray_weights):

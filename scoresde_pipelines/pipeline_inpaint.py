@@ -73,6 +73,7 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             latents,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
+            num_samples,
         )
         channels, *size = self.sample_shape
         images = images_to_tensor(image, channels, (size[0], size[1]))

@@ -19,13 +19,20 @@ from .schedulers import (
     LinearPosterior,
     Replacement,
     SDEScheduler,
+    TwistedSMC,
+    ancestral,
     check_operator,
     check_range,
     matched_prior,
 )
 
 
-DEFAULT_STEPS = {"moment_matching": 17, "pseudo_inverse": 50, "replacement": 1000}  # with the default sampler
+DEFAULT_STEPS = {
+    "moment_matching": 17,
+    "pseudo_inverse": 50,
+    "replacement": 1000,
+    "twisted_smc": 200,
+}  # with the default sampler
 DEFAULT_STOCHASTIC_STEPS = 100
 SAMPLERS = ("ode", "scheduler")
 FINEST_RATIO = 0.01
@@ -61,6 +68,7 @@ class Walk:
     latents: Tensor | None
     callback: StepCallback | None
     callback_tensors: list[str]
+    num_samples: int = 1
 
     def __post_init__(self) -> None:
         if self.method not in DEFAULT_STEPS:
@@ -71,12 +79,14 @@ class Walk:
         """Number of noise levels."""
         if self.num_inference_steps is not None:
             return self.num_inference_steps
-        stochastic = not self.ode and self.method != "replacement"
+        stochastic = not self.ode and self.method not in ("replacement", "twisted_smc")
         return DEFAULT_STOCHASTIC_STEPS if stochastic else DEFAULT_STEPS[self.method]
 
     @property
     def ode(self) -> bool:
         """Whether to solve the probability-flow ODE instead of following the pipeline's scheduler."""
+        if self.method == "twisted_smc":
+            return False
         return (self.sampler or ("scheduler" if self.method == "replacement" else "ode")) == "ode"
 
 
@@ -114,6 +124,8 @@ class LinearInversePipeline(SDEPipelineBase):
         Returns:
             The images in the data range, (B, channels, height, width), and the number of network evaluations.
         """
+        if walk.method == "twisted_smc":
+            return self.walk_populations(measurement, operator, noise_std, walk)
         scheduler = posterior_scheduler(self.scheduler, self.data_std) if walk.ode else self.scheduler
         scheduler.set_timesteps(walk.steps, device=self._execution_device)
         x = self.prepare_latents(len(measurement), walk.generator, walk.latents, scheduler)
@@ -146,6 +158,45 @@ class LinearInversePipeline(SDEPipelineBase):
         x = self.run_sampler(x, network=conditioned_network(partial(posterior, score_fn), scheduler), **settings)
         x = posterior.settle(x) if noise_std else known(x, torch.zeros(()))
         return x, posterior.evaluations
+
+    def walk_populations(
+        self, measurement: Tensor, operator: LinearOperator, noise_std: float, walk: Walk
+    ) -> tuple[Tensor, int]:
+        """`restore` by twisted SMC: the samples of one measurement are one population."""
+        scheduler = posterior_scheduler(self.scheduler, self.data_std)
+        scheduler.register_to_config(sampling_eps=self.scheduler.smallest_time)
+        scheduler.predictor = ancestral
+        scheduler.set_timesteps(walk.steps, device=self._execution_device)
+        x = self.prepare_latents(len(measurement), walk.generator, walk.latents, scheduler)
+        populations = len(measurement) // walk.num_samples
+        first = walk.generator[:: walk.num_samples] if isinstance(walk.generator, list) else [walk.generator]
+
+        def uniform() -> Tensor:
+            each = populations // len(first)
+            draws = (torch.rand(each, generator=g, device=g.device if g else "cpu") for g in first)
+            return torch.cat([draw.cpu() for draw in draws])
+
+        walkers = TwistedSMC(
+            scheduler.sde,
+            scheduler.score_fn(self.network),
+            ancestral,
+            operator,
+            measurement,
+            noise_std,
+            walk.num_samples,
+            self.data_std,
+            uniform,
+        )
+        x = self.run_sampler(
+            x,
+            generator=walk.generator,
+            network=conditioned_network(walkers.score, scheduler),
+            scheduler=scheduler,
+            constrain=walkers,
+            callback=walk.callback,
+            callback_tensors=walk.callback_tensors,
+        )
+        return x, walkers.evaluations
 
 
 class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
@@ -192,16 +243,18 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
                 the two methods `A` and `At`.
             noise_std (`float`): standard deviation of the measurement's noise, in the units of `measurement`.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
-                step) or "replacement" (the paper's; takes the measurement as exact, and is biased).
-            num_inference_steps (`int`, *optional*): number of noise levels; by default 17, 50 or 1000, by the method, and
-                100 for the first two with sampler "scheduler".
+                step), "replacement" (the paper's; takes the measurement as exact, and is biased) or "twisted_smc" (exact
+                for any data in the limit of many samples, which are one population per measurement; two evaluations a
+                step).
+            num_inference_steps (`int`, *optional*): number of noise levels; by default 17, 50, 1000 or 200, by the method,
+                and 100 for the first two with sampler "scheduler".
             num_samples (`int`): samples per measurement; image `k` of measurement `b` is number `b * num_samples + k`.
             generator (`torch.Generator` or a list of B * num_samples): source of all randomness.
             latents (`torch.Tensor`, *optional*): unit noise (B * num_samples, channels, height, width) to start from.
             output_type (`str`): "pil", "np", "pt", or "latent" for the raw state in the data range.
             return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
             sampler (`str`, *optional*): "ode" solves the probability-flow ODE to third order, which is exact where the
-                score is and needs few steps: the default for all methods but "replacement". "scheduler" samples with
+                score is and needs few steps: the default of the first two methods. "scheduler" samples with
                 the scheduler's own predictor and corrector; their noise corrects the errors of a trained network, so
                 choose it for images, with `solver_iterations=1`.
             solver_tolerance (`float`), solver_iterations (`int`): of the linear system that moment matching solves at
@@ -227,6 +280,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             latents,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
+            num_samples,
         )
         self.check_problem(measurement, operator, noise_std)
         self.check_walk(walk, len(measurement) * num_samples, output_type)
