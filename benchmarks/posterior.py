@@ -44,6 +44,7 @@ from scoresde_pipelines import (  # noqa: E402
 
 
 PUBLISHED = {"DDRM": (29.7, 13.6, 0.49), "DPS": (27.2, 18.7, 12.4), "MCGDiff, 128 particles": (5.2, 4.3, 0.18)}
+REACH = 10.0  # half the range of the mixture's coordinates, about
 METHODS = {
     "moment matching": {"method": "moment_matching", "num_inference_steps": 30},
     "pseudo-inverse": {"method": "pseudo_inverse", "num_inference_steps": 50},
@@ -52,8 +53,12 @@ METHODS = {
 }
 
 
-def pipeline_for(data: GaussianMixtureScoreModel, scheduler) -> ScoreSdeInverseProblemPipeline:
-    pipe = ScoreSdeInverseProblemPipeline(data.network(scheduler), scheduler, **RANGE)
+def pipeline_for(
+    data: GaussianMixtureScoreModel, scheduler, reach: float | None = None
+) -> ScoreSdeInverseProblemPipeline:
+    """With data in [-reach, reach], or in image units."""
+    limits = RANGE if reach is None else {"data_min": -reach, "data_max": reach}
+    pipe = ScoreSdeInverseProblemPipeline(data.network(scheduler), scheduler, **limits)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -62,14 +67,19 @@ def pipeline_for(data: GaussianMixtureScoreModel, scheduler) -> ScoreSdeInverseP
 
 
 def gaussian_cases():
-    """Name, covariance, matrix, noise, steps of the likelihood-score method."""
+    """Name, covariance, matrix, noise."""
     for rho in (0.5, 0.9, 0.99):
-        yield f"2-D, rho {rho}", autoregressive(2, rho), torch.eye(2)[:1], 0.0, 20
+        yield f"2-D, rho {rho}", autoregressive(2, rho), torch.eye(2)[:1], 0.0
     for rho in (0.9, 0.99):
         covariance = autoregressive(64, rho)
-        yield f"64-D, rho {rho}, half known", covariance, torch.eye(64)[:32], 0.1, 13
-        yield f"64-D, rho {rho}, hole", covariance, torch.cat([torch.eye(64)[:21], torch.eye(64)[42:]]), 0.1, 13
-        yield f"64-D, rho {rho}, pooled by 4", covariance, torch.eye(64).reshape(16, 4, 64).mean(1), 0.1, 13
+        matrices = {
+            "half known": torch.eye(64)[:32],
+            "hole": torch.cat([torch.eye(64)[:21], torch.eye(64)[42:]]),
+            "pooled by 4": torch.eye(64).reshape(16, 4, 64).mean(1),
+        }
+        for what, matrix in matrices.items():
+            for noise_std in (0.0, 0.03, 0.1):
+                yield f"64-D, rho {rho}, {what}, noise {noise_std:g}", covariance, matrix, noise_std
 
 
 def shape_of(covariance: Tensor) -> tuple[int, int, int]:
@@ -89,15 +99,16 @@ def row(name: str, method: str, sde: str, nfe: int, ours: Moments, truth: Moment
 def gaussians() -> None:
     print("| posterior | method | SDE | evaluations | largest error of the mean | variance ratios | KL, nats |")
     print("|---|---|---|---|---|---|---|")
-    for name, covariance, matrix, noise_std, steps in gaussian_cases():
+    for name, covariance, matrix, noise_std in gaussian_cases():
         torch.manual_seed(0)
         shape = shape_of(covariance)
         x0 = torch.linalg.cholesky(covariance) @ torch.randn(len(covariance), dtype=torch.float64)
         y = (matrix.double() @ x0 + noise_std * torch.randn(len(matrix), dtype=torch.float64)).float()
         y = torch.ones(1) if len(y) == 1 else y
-        known = matrix.abs().sum(0) > 0
-        index = (~known).nonzero()[:, 0] if noise_std == 0 else torch.arange(len(covariance))
-        truth = posterior(covariance, matrix, y, noise_std).marginal(index)
+        # An exact measurement leaves a density on its complement alone.
+        rows = torch.linalg.svd(matrix.double(), full_matrices=True)[2][len(matrix) :]
+        rows = rows if noise_std == 0 else torch.eye(len(covariance), dtype=torch.float64)
+        truth = posterior(covariance, matrix, y, noise_std).projected(rows)
         data = GaussianScoreModel(torch.zeros(shape), covariance=covariance)
         for sde, make in SCHEDULERS.items():
             half = torch.randn(256, *shape)
@@ -106,17 +117,16 @@ def gaussians() -> None:
                 y[None],
                 MatrixOperator(matrix, shape),
                 noise_std,
-                num_inference_steps=steps,
                 num_samples=512,
                 latents=noise,
                 output_type="latent",
             )
-            row(name, "moment matching", sde, out.nfe, regress(noise, out.images).marginal(index), truth)
+            row(name, "moment matching", sde, out.nfe, regress(noise, out.images).projected(rows), truth)
         if len(covariance) == 2:
-            replacement(name, data, matrix, y, index, truth)
+            replacement(name, data, matrix, y, rows, truth)
 
 
-def replacement(name: str, data, matrix: Tensor, y: Tensor, index: Tensor, truth: Moments) -> None:
+def replacement(name: str, data, matrix: Tensor, y: Tensor, rows: Tensor, truth: Moments) -> None:
     for corrector in (None, "langevin"):
         for steps in (100, 1000):
             scheduler = SCHEDULERS["ve"](corrector=corrector, snr=0.16, batch_mean_norm=True)
@@ -129,7 +139,7 @@ def replacement(name: str, data, matrix: Tensor, y: Tensor, index: Tensor, truth
                 output_type="latent",
             )
             x = out.images.flatten(1).double()
-            ours = Moments(x.mean(0), torch.cov(x.T)).marginal(index)
+            ours = Moments(x.mean(0), torch.cov(x.T)).projected(rows)
             row(name, f"replacement, {corrector or 'no corrector'}", "ve", out.nfe, ours, truth)
 
 
@@ -177,10 +187,11 @@ def mixtures(problems: int) -> None:
             )
             for name, options in METHODS.items():
                 scheduler = VESDEScheduler(sigma_max=200.0, batch_mean_norm=True)
-                out = pipeline_for(data, scheduler)(
-                    y[None],
+                # The same measurement in image units, of which one is 2 REACH.
+                out = pipeline_for(data, scheduler, REACH)(
+                    (y + REACH * matrix.sum(1))[None] / (2 * REACH),
                     MatrixOperator(matrix, (1, 2, 4)),
-                    noise_std,
+                    noise_std / (2 * REACH),
                     output_type="latent",
                     **{"num_samples": 1000, **options},
                 )

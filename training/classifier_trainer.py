@@ -29,7 +29,7 @@ from .time_sampling import TimeSampler
 from .tracking import make_accelerator
 
 
-VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+VALIDATION_TIMES = (0.001, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class LabelledImages:
