@@ -49,7 +49,7 @@ METHODS = {
     "moment matching": {"method": "moment_matching", "num_inference_steps": 30},
     "pseudo-inverse": {"method": "pseudo_inverse", "num_inference_steps": 50},
     "replacement": {"method": "replacement", "num_inference_steps": 300},
-    "twisted SMC, 4000 particles": {"method": "twisted_smc", "num_inference_steps": 200, "num_samples": 4000},
+    "twisted SMC, 2000 particles": {"method": "twisted_smc", "num_inference_steps": 150, "num_samples": 2000},
 }
 
 

@@ -178,6 +178,29 @@ def test_bad_input_is_named_before_any_network_call(labels, scale, message):
         pipe(labels, scale)
 
 
+@pytest.mark.parametrize(
+    "labels, scale, message",
+    [
+        (None, 1.0, "class_labels must be an integer or a list of integers, got None"),
+        ("boot", 1.0, "class_labels must be an integer or a list of integers, got 'boot'"),
+        (["boot"], 1.0, "class_labels must be an integer or a list of integers"),
+        (0, None, "guidance_scale must be a number, got NoneType"),
+        (0, "strong", "guidance_scale must be a number, got str"),
+    ],
+)
+def test_wrong_types_are_named(labels, scale, message):
+    pipe = classified("vp")
+    pipe.unet.forward = pipe.classifier.forward = None
+    with pytest.raises(TypeError, match=message):
+        pipe(labels, scale)
+
+
+def test_what_is_no_classifier_is_refused_at_once():
+    pipe = classified("vp")
+    with pytest.raises(TypeError, match="classifier must be a NoiseConditionalClassifier or alike, got Linear"):
+        ScoreSdeClassConditionalPipeline(pipe.unet, pipe.scheduler, torch.nn.Linear(2, 2))
+
+
 def test_classifiers_for_other_images_and_networks_without_classes_are_refused():
     pipe = classified("vp", sample_size=2)
     with pytest.raises(ValueError, match=r"classifier must be made for images of shape \(1, 1, 1\) .*\(1, 2, 2\)"):

@@ -302,3 +302,12 @@ def test_populations_of_twisted_smc_do_not_mix():
     both = pipe(y, operator, 0.1, generator=seeds, **options).images
     alone = pipe(y[1:], operator, 0.1, generator=[torch.Generator().manual_seed(k) for k in range(8, 16)], **options)
     torch.testing.assert_close(both[8:], alone.images, rtol=1e-5, atol=1e-5)
+
+
+def test_twisted_smc_reproduces_an_exact_measurement():
+    pipe, operator = pipeline("vp", 0.1 * autoregressive(16, 0.9), (1, 4, 4)), AveragePoolOperator(2)
+    y = torch.rand(1, 1, 2, 2)
+    images = pipe(
+        y, operator, method="twisted_smc", num_inference_steps=20, num_samples=16, output_type="latent"
+    ).images
+    torch.testing.assert_close(operator.A(images), y.expand(16, -1, -1, -1), rtol=1e-5, atol=1e-5)

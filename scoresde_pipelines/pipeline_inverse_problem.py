@@ -196,6 +196,8 @@ class LinearInversePipeline(SDEPipelineBase):
             callback=walk.callback,
             callback_tensors=walk.callback_tensors,
         )
+        if noise_std == 0:
+            x = Replacement(scheduler.sde, operator, measurement)(x, torch.zeros(()))
         return x, walkers.evaluations
 
 
