@@ -52,7 +52,10 @@ def measure_model(pipe: ScoreSdeLikelihoodPipeline, pixels: Tensor, paired: int)
     parts = [measure(pipe, part) for part in pixels.split(8)]
     base = torch.cat([bits for bits, _, _ in parts])
     figures = {"base": {**summary(base), "images": len(base), "nfe": parts[0][1], "seconds": parts[0][2]}}
-    print(f"| base: uniform, 1 draw, tolerance 1e-3 | {_cell(figures['base'])} | {len(base)} | {parts[0][1]:.0f} |")
+    print(
+        f"| base: uniform, 1 draw, tolerance 1e-3 | {_cell(figures['base'])} | {len(base)} | {parts[0][1]:.0f} |",
+        flush=True,
+    )
     for name, options in SETTINGS.items():
         bits, nfe, seconds = measure(pipe, pixels[:paired], **options)
         figures[name] = {**summary(bits - base[:paired]), "images": paired, "nfe": nfe, "seconds": seconds}

@@ -3,22 +3,25 @@
     python benchmarks/ode.py sampling              # evaluations and wall time at equal error, VE, VP, sub-VP
     python benchmarks/ode.py variance              # trace estimators at equal vector-Jacobian products
     python benchmarks/ode.py variance --model FOLDER --data DATA --fit pad    # the same on a trained network
-    python benchmarks/ode.py network --model FOLDER                           # sampling with a trained network
+    python benchmarks/ode.py network --model fashion-mnist-32-vp --images 2 --tolerance 1e-7  # all solvers there are
 
-Closed-form data: a mixture of ten Gaussians over 8 x 8 images whose pixels are correlated. Needs scipy.
+Closed-form data: a mixture of ten Gaussians over 8 x 8 images whose pixels are correlated. Needs scipy; compares with
+torchdiffeq and torchode where they are installed.
 """
 
 import argparse
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
+from result_file import save
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from scoresde_pipelines import ScoreSdeLikelihoodPipeline
+from scoresde_pipelines import ScoreSdeLikelihoodPipeline, shipped
 from scoresde_pipelines.models import GaussianMixtureScoreModel
 from scoresde_pipelines.schedulers import SDE, VESDE, VPSDE, SubVPSDE, log_likelihood, solve_probability_flow
 
@@ -84,26 +87,80 @@ def sampling(batch: int = 16) -> None:
                 print(f"{name:7s} {solver:8s} {tolerance:7.0e} {nfe:8.1f}   {error:.1e}     {seconds:.2f}")
 
 
-def network(folder: str, batch: int = 4) -> None:
-    """Sampling with a trained network; the truth is the official solver at 1e-7 in float64 states."""
-    pipe = ScoreSdeLikelihoodPipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
+# ------------------------------------------------------------------ a trained network, all solvers
+
+
+class Flow:
+    """dx/dt of the probability flow, (B, *D), for solvers that know nothing of SDEs; counts its evaluations."""
+
+    def __init__(self, score: Score, sde: SDE, shape: torch.Size):
+        self.score, self.sde, self.shape, self.calls = score, sde, shape, 0
+
+    def __call__(self, t: Tensor, flat: Tensor) -> Tensor:
+        """`t` of shape () or (B,), `flat` (B, D)."""
+        self.calls += 1
+        x, time_ = flat.reshape(self.shape), t.to(flat).expand(len(flat))
+        g = self.sde.diffusion(time_).reshape(-1, *(1,) * (x.ndim - 1))
+        return (self.sde.drift(x, time_) - 0.5 * g**2 * self.score(x, time_)).reshape(flat.shape)
+
+
+def with_scipy(score: Score, sde: SDE, x: Tensor, eps: float, tolerance: float) -> tuple[Tensor, float]:
+    return official(score, sde, x, 1.0, eps, tolerance)
+
+
+def with_ours(score: Score, sde: SDE, x: Tensor, eps: float, tolerance: float) -> tuple[Tensor, float]:
+    solution = solve_probability_flow(score, sde, x, 1.0, eps, tolerance=tolerance)
+    return solution.x, float(solution.nfe.double().mean())
+
+
+def with_torchdiffeq(score: Score, sde: SDE, x: Tensor, eps: float, tolerance: float) -> tuple[Tensor, float]:
+    """dopri5, one norm for the batch."""
+    from torchdiffeq import odeint
+
+    flow, times = Flow(score, sde, x.shape), torch.tensor([1.0, eps], dtype=torch.float64)
+    states = odeint(flow, x.double().flatten(1), times, rtol=tolerance, atol=tolerance, method="dopri5")
+    return states[-1].reshape(x.shape), flow.calls
+
+
+def with_torchode(score: Score, sde: SDE, x: Tensor, eps: float, tolerance: float) -> tuple[Tensor, float]:
+    """Dormand-Prince, a step size per sample; finished samples are still evaluated."""
+    import torchode
+
+    flow = Flow(score, sde, x.shape)
+    term = torchode.ODETerm(flow)
+    controller = torchode.IntegralController(tolerance, tolerance, term=term)
+    solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), controller)
+    ends = torch.tensor([[1.0, eps]], dtype=torch.float64).expand(len(x), -1)
+    solution = solver.solve(torchode.InitialValueProblem(y0=x.double().flatten(1), t_eval=ends))
+    return solution.ys[:, -1].reshape(x.shape), flow.calls
+
+
+SOLVERS = {"SciPy RK45": with_scipy, "ours": with_ours, "torchdiffeq": with_torchdiffeq, "torchode": with_torchode}
+
+
+@torch.no_grad()
+def network(folder: str, batch: int, strictest: float) -> dict:
+    """Sampling with a trained network in float64, where all solvers see the same field; the truth is ours at `strictest`."""
+    pipe = ScoreSdeLikelihoodPipeline.from_pretrained(shipped(folder) if folder in shipped() else folder)
     sde, score, eps = pipe.scheduler.sde, pipe.scheduler.score_fn(pipe.network), pipe.scheduler.smallest_time
-    x = torch.randn(batch, *pipe.sample_shape, generator=torch.Generator().manual_seed(1)) * sde.prior_std
-    with torch.no_grad():
-        exact = solve_probability_flow(score, sde, x, 1.0, eps, tolerance=1e-7).x
-    print("solver   tolerance   NFE   rms error   seconds")
-    for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):
-        for solver in ("RK45", "ours"):
-            begin = time.perf_counter()
-            if solver == "RK45":
-                result, nfe = official(score, sde, x, 1.0, eps, tolerance)
-            else:
-                solution = solve_probability_flow(score, sde, x, 1.0, eps, tolerance=tolerance)
-                result, nfe = solution.x, float(solution.nfe.double().mean())
-            seconds = time.perf_counter() - begin
-            error = float((result - exact).square().mean().sqrt())
-            print(f"{solver:8s} {tolerance:7.0e} {nfe:8.1f}   {error:.1e}     {seconds:.2f}")
+    pipe.unet.double()
+    x = torch.randn(batch, *pipe.sample_shape, generator=torch.Generator().manual_seed(1)).double() * sde.prior_std
+    exact = solve_probability_flow(score, sde, x, 1.0, eps, tolerance=strictest).x
+    print("| solver | tolerance | NFE | rms error | CPU seconds |\n|---|---|---|---|---|")
+    rows = []
+    for tolerance in (1e-3, 1e-5):
+        for name, solve in SOLVERS.items():
+            begin = time.process_time()
+            try:
+                result, nfe = solve(score, sde, x, eps, tolerance)
+            except ImportError as error:
+                print(f"| {name} | left out: {error} | | | |")
+                continue
+            seconds = time.process_time() - begin
+            error_ = float((result - exact).double().square().mean().sqrt())
+            rows.append({"solver": name, "tolerance": tolerance, "nfe": nfe, "rms_error": error_, "seconds": seconds})
+            print(f"| {name} | {tolerance:.0e} | {nfe:.0f} | {error_:.1e} | {seconds:.1f} |", flush=True)
+    return {"model": folder, "batch": batch, "truth": f"ours at {strictest:g}", "rows": rows}
 
 
 def variance(score: Score, sde: SDE, x: Tensor, probes: int, tolerance: float) -> None:
@@ -135,19 +192,20 @@ def variance(score: Score, sde: SDE, x: Tensor, probes: int, tolerance: float) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sampling", "variance", "network"))
-    parser.add_argument("--model", help="a pipeline folder")
+    parser.add_argument("--model", help="a pipeline folder, or the name of a shipped pipeline")
     parser.add_argument("--data", help="images for `variance --model`")
     parser.add_argument("--split", default="test")
     parser.add_argument("--fit", default="crop", choices=("crop", "pad"))
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--probes", type=int, default=16)
-    parser.add_argument("--tolerance", type=float, default=1e-5)
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="for `network`, of the truth")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.what == "sampling":
         sampling()
     elif arguments.what == "network":
-        network(arguments.model)
+        figures = network(arguments.model, arguments.images, arguments.tolerance)
+        print("written to", save(f"ode_network_{Path(arguments.model).name}", figures).name)
     elif arguments.model is None:
         data, sde = image_mixture(), VPSDE()
         x = data.sample(arguments.images, torch.Generator().manual_seed(0))
@@ -155,7 +213,9 @@ def main() -> None:
     else:
         from scoresde_pipelines.training.data import ImageFormat, ImageStore, load_images, to_data_range
 
-        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(arguments.model)
+        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(
+            shipped(arguments.model) if arguments.model in shipped() else arguments.model
+        )
         channels, side, _ = pipe.sample_shape
         table = load_images(train_data_dir=arguments.data, split=arguments.split)
         store = ImageStore(table, ImageFormat(side, channels, arguments.fit), max_cached_gb=0)

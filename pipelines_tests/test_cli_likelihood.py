@@ -73,7 +73,7 @@ def test_rows_are_what_the_pipeline_says(folder, table):
         assert row.bits_per_dim == pytest.approx(float(output.bits_per_dim[index]), abs=1e-6)
         assert row.standard_error == pytest.approx(float(output.standard_error[index]), abs=1e-6)
         assert row.nfe == int(output.nfe[index])
-        assert math.isnan(row.dequantization_error)
+        assert row.dequantization_error == pytest.approx(float(output.dequantization_error[index]), rel=1e-4)
 
 
 def test_csv_is_a_plain_table(folder, table):

@@ -21,6 +21,7 @@ from scoresde_pipelines import (
 from scoresde_pipelines.models import GaussianScoreModel
 from scoresde_pipelines.pipeline_likelihood import spherical_path, to_pixels
 from scoresde_pipelines.schedulers import log_likelihood
+from scoresde_pipelines.schedulers.dequantization import DEQUANTIZATIONS
 
 
 SCHEDULERS = {
@@ -97,12 +98,27 @@ def test_official_cells_are_the_official_offset():
     assert torch.allclose(cells.bits_per_dim, density.bits_per_dim + 7, atol=1e-5)
 
 
-def test_a_single_draw_does_not_claim_to_know_its_error():
-    pipe, _ = gaussian_pipeline("vp")
-    output = pipe(PIXELS, tolerance=1e-3)
-    assert bool(output.dequantization_error.isnan().all())
-    known = (output.probe_error**2 + output.solver_error**2).sqrt()
-    assert torch.allclose(output.standard_error, known)
+@pytest.mark.parametrize("dequantization", ["uniform", "truncated_normal"])
+@pytest.mark.parametrize("num_dequantizations", [1, 2])
+def test_error_bars_of_few_draws_cover(dequantization, num_dequantizations):
+    """1000 synthetic images whose density bends within a cell; the truth is the mean over 200 draws each."""
+    pipe, data = gaussian_pipeline("vp", variance=0.002)
+    t = torch.tensor(1e-5, dtype=torch.float64)
+    pixels = ((data.sample(1000, torch.Generator().manual_seed(0)) + 1) * 127.5).round().clamp(0, 255).long()
+    options = {"dequantization": dequantization, "divergence": "exact", "tolerance": 1e-4}
+    output = pipe(
+        pixels, num_dequantizations=num_dequantizations, generator=torch.Generator().manual_seed(1), **options
+    )
+    assert torch.allclose(output.standard_error, (output.dequantization_error**2 + output.solver_error**2).sqrt())
+    sde, width = pipe.scheduler.sde, 2 / 255
+    centres, draws = pixels * width - 1.0, []
+    generators = seeded(1000)
+    for _ in range(200):
+        noisy = DEQUANTIZATIONS[dequantization](sde, centres, width, 1e-5, generators)
+        draws.append(data.log_prob(sde, noisy.x, torch.tensor(noisy.t, dtype=t.dtype)) - noisy.log_q)
+    error = output.bits_per_dim + torch.stack(draws).mean(0) / (4 * math.log(2))
+    assert float((error.abs() <= 3 * output.standard_error).double().mean()) >= 0.99
+    assert 0.4 < float((error / output.standard_error).square().mean().sqrt()) < 1.1
 
 
 def test_images_of_every_kind_are_the_same_pixels():

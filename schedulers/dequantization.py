@@ -79,11 +79,23 @@ class Dequantized:
         x: (B, *D), float64, at the time `t`.
         t: time at which the flow starts.
         log_q: log density of the noise in nats, (B,).
+        slope: gradient of log q at x, (B, *D).
+        spread: c such that any function f of the noise has a variance of at most c^2 E|grad f|^2 (Poincare's inequality).
     """
 
     x: Tensor
     t: float
     log_q: Tensor
+    slope: Tensor
+    spread: float
+
+    def single_draw_error(self, score: Tensor) -> Tensor:
+        """What this draw alone says of the spread of log p - log q over draws, (B,), nats: on average no less.
+
+        Args:
+            score: gradient of log p at x, (B, *D).
+        """
+        return self.spread * (score.to(self.slope) - self.slope).flatten(1).norm(dim=1)
 
 
 Dequantization = Callable[[SDE, Tensor, float, float, Sequence[torch.Generator]], Dequantized]
@@ -92,13 +104,15 @@ Dequantization = Callable[[SDE, Tensor, float, float, Sequence[torch.Generator]]
 def none(sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]) -> Dequantized:
     """No noise: the centre of each cell, with the cell's volume."""
     volume = centres[0].numel() * math.log(width)
-    return Dequantized(centres, eps, torch.full((len(centres),), -volume, dtype=torch.float64))
+    log_q = torch.full((len(centres),), -volume, dtype=torch.float64)
+    return Dequantized(centres, eps, log_q, torch.zeros_like(centres), 0.0)
 
 
 def uniform(sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]) -> Dequantized:
     """Uniform noise in the cell (the paper's)."""
     still = none(sde, centres, width, eps, generators)
-    return Dequantized(centres + width * (_uniform(centres, generators) - 0.5), eps, still.log_q)
+    x = centres + width * (_uniform(centres, generators) - 0.5)
+    return Dequantized(x, eps, still.log_q, still.slope, width / math.pi)
 
 
 def truncated_normal(
@@ -113,7 +127,7 @@ def truncated_normal(
     noise = math.sqrt(2) * torch.erfinv((2 * _uniform(centres, generators) - 1) * mass)
     log_q = -0.5 * noise.square().flatten(1).sum(1)
     log_q -= centres[0].numel() * (0.5 * math.log(2 * math.pi) + math.log(sigma) + math.log(mass))
-    return Dequantized(alpha * centres + sigma * noise, t, log_q.cpu())
+    return Dequantized(alpha * centres + sigma * noise, t, log_q.cpu(), -noise / sigma, sigma)
 
 
 DEQUANTIZATIONS: dict[str, Dequantization] = {
@@ -135,7 +149,7 @@ class LogMass:
     Args:
         value: the estimate.
         probe_error: standard error from the trace estimator's probes.
-        dequantization_error: standard error from the K draws; zero without noise, NaN for one draw, which cannot tell.
+        dequantization_error: standard error from the K draws; zero without noise, NaN where nothing is known of it.
         solver_error: estimated error of the ODE solver.
     """
 
@@ -151,8 +165,18 @@ class LogMass:
         return torch.stack([part.nan_to_num(0.0) ** 2 for part in parts]).sum(0).sqrt()
 
 
+# A draw's own estimate of the spread over draws counts as much as that many differences between draws.
+SINGLE_DRAW_FREEDOM = 4
+
+
 def combine(
-    log_weights: Tensor, probe_errors: Tensor, solver_errors: Tensor, *, noisy: bool, importance_weighted: bool
+    log_weights: Tensor,
+    probe_errors: Tensor,
+    solver_errors: Tensor,
+    *,
+    noisy: bool,
+    importance_weighted: bool,
+    single_draw_errors: Tensor | None = None,
 ) -> LogMass:
     """From K draws to log P.
 
@@ -161,6 +185,8 @@ def combine(
         probe_errors, solver_errors: of each log p, (K, B), nats.
         noisy: whether the draws differ by dequantization noise.
         importance_weighted: log of the mean of the weights (tighter) instead of the mean of their logarithms.
+        single_draw_errors: `Dequantized.single_draw_error` of each draw, (K, B): with it one draw has an error bar, and few
+            draws a reliable one.
     """
     count = len(log_weights)
     value, share = log_weights.mean(0), torch.full_like(log_weights, 1 / count)
@@ -171,7 +197,13 @@ def combine(
         # Delta method: each draw moves the result by share times its log-weight's deviation; probes are their own part.
         deviations = count * share - 1 if importance_weighted else log_weights - value
         variance = deviations.square().sum(0) / (count - 1) if count > 1 else torch.full_like(value, math.nan)
-        spread = ((variance - probe_errors.square().mean(0).nan_to_num(0.0)).clamp_min(0) / count).sqrt()
+        variance = (variance - probe_errors.square().mean(0).nan_to_num(0.0)).clamp_min(0)
+        if single_draw_errors is not None and (count == 1 or not importance_weighted):
+            known, single = count - 1, single_draw_errors.square().mean(0)
+            variance = (SINGLE_DRAW_FREEDOM * single + known * variance.nan_to_num(0.0)) / (
+                SINGLE_DRAW_FREEDOM + known
+            )
+        spread = (variance / count).sqrt()
     return LogMass(
         value=value,
         probe_error=(share * probe_errors).square().sum(0).sqrt(),

@@ -92,13 +92,14 @@ class ScoreSdeLikelihoodPipeline(SDEPipelineBase):
             {} if class_labels is None else {"class_labels": class_labels.to(centres.device)},
             {"divergence": divergence, "num_probes": num_probes, "tolerance": tolerance},
         )
-        weights, results = zip(*draws)
+        weights, single_draw_errors, results = zip(*draws)
         mass = combine(
             torch.stack([w.double().cpu() for w in weights]),
             torch.stack([r.probe_error.cpu() for r in results]),
             torch.stack([r.solver_error.cpu() for r in results]),
             noisy=dequantization != "none" and levels is not None,
             importance_weighted=importance_weighted,
+            single_draw_errors=torch.stack(single_draw_errors),
         )
         self.maybe_free_model_hooks()
         output = _to_output(mass, results, centres[0].numel(), self.scheduler.sde.prior_std)
@@ -114,8 +115,8 @@ class ScoreSdeLikelihoodPipeline(SDEPipelineBase):
         eps: float,
         condition: dict[str, Tensor],
         options: dict,
-    ) -> list[tuple[Tensor, LogLikelihood]]:
-        # log p - log q in nats, (B,), and the rest of each draw.
+    ) -> list[tuple[Tensor, Tensor, LogLikelihood]]:
+        # Of each draw: log p - log q, what it says of its own spread, both in nats, (B,), and the rest.
         draws = []
         for _ in range(count):
             noisy = DEQUANTIZATIONS[dequantization](self.scheduler.sde, centres.cpu(), width, eps, generators)
@@ -130,7 +131,10 @@ class ScoreSdeLikelihoodPipeline(SDEPipelineBase):
                 condition=condition,
                 **options,
             )
-            draws.append((result.log_prob.cpu() - noisy.log_q, result))
+            with torch.no_grad():
+                score = self._score(x, torch.full((len(x),), noisy.t, device=x.device, dtype=x.dtype), **condition)
+            result.nfe += 1
+            draws.append((result.log_prob.cpu() - noisy.log_q, noisy.single_draw_error(score), result))
         return draws
 
     # ------------------------------------------------------------------ latent codes

@@ -34,7 +34,7 @@ class ScoreSdeLikelihoodOutput(BaseOutput):
         nfe: network evaluations that each image took, those under a vector-Jacobian product included.
         probe_error: standard error from the random probes; zero for the exact divergence, NaN where a single probe is
             shared along the path and cannot tell.
-        dequantization_error: standard error from the dequantization noise; NaN for a single draw, which cannot tell.
+        dequantization_error: standard error from the dequantization noise; of a single draw a cautious one, from its score.
         solver_error: estimated error of the ODE solver.
     """
 
