@@ -20,15 +20,18 @@ from typing import Any
 import official_code
 import torch
 from diffusers import UNet2DModel
+from result_file import save
 from torch import nn
 
 from scoresde_pipelines.models.official_config import preset_from_official_config
 from scoresde_pipelines.models.official_keys import from_official
 from scoresde_pipelines.models.presets import PRESETS
+from scoresde_pipelines.models.unet2d_conversion import to_unet2d
 
 
-NETWORKS = ("ve/cifar10_ncsnpp_continuous", "vp/cifar10_ddpmpp_continuous")
-# What a diffusers user would take instead: the published DDPM layout, widened and deepened to the same number of blocks.
+NETWORKS = ("ve/cifar10_ncsnpp_continuous", "vp/cifar10_ddpmpp_continuous", "ve/church_ncsnpp_continuous")
+# What a diffusers user would take where UNet2DModel cannot express the network: the published DDPM layout, widened and
+# deepened to the same number of blocks.
 PEER: dict[str, Any] = {
     "sample_size": 32,
     "block_out_channels": (128, 256, 256, 256),
@@ -101,36 +104,60 @@ def contestants(name: str, args: argparse.Namespace) -> Iterator[Contestant]:
         yield Contestant("official", official, args, False)
     else:
         preset = PRESETS[name]
-        yield Contestant("ours", type(preset.make_model())(**preset.model, dropout=0.0, init_scale=1.0), args, True)
-    yield Contestant("UNet2DModel", UNet2DModel(**PEER), args, False)
+        ours = type(preset.make_model())(**{**preset.model, "dropout": 0.0, "init_scale": 1.0})
+        yield Contestant("ours", ours, args, True)
+    try:
+        peer = to_unet2d(ours)
+    except ValueError:
+        peer = UNet2DModel(**PEER)
+    yield Contestant("UNet2DModel", peer, args, False)
 
 
-def compare(name: str, batch: int, args: argparse.Namespace) -> None:
-    """Measure one network at one batch size and print a table."""
-    x = torch.rand(batch, 3, 32, 32, device=args.device)
-    t = torch.linspace(0.5, 20.0, batch, device=args.device)
-    found = list(contestants(name, args))
-    with torch.no_grad():
-        outputs = [one(x, t) for one in found]
+def measure(found: list[Contestant], x: torch.Tensor, t: torch.Tensor, args: argparse.Namespace) -> None:
+    """Fill in the contestants' times, round by round."""
     for one in found:
         one.both(x, t)
     for _ in range(args.rounds):
         for one in found:
             one.forward_times.append(timed(args, lambda one=one: one.forward(x, t)))
             one.both_times.append(timed(args, lambda one=one: one.both(x, t)))
+
+
+def compare(name: str, batch: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one network at one batch size; print a table and return its figures."""
+    size = PRESETS[name].arguments()["sample_size"]
+    x = torch.rand(batch, 3, size, size, device=args.device)
+    t = torch.linspace(0.5, 20.0, batch, device=args.device)
+    found = list(contestants(name, args))
+    with torch.no_grad():
+        outputs = [one(x, t) for one in found]
+    measure(found, x, t, args)
     ours = found[0]
-    print(
-        f"\n{name}, batch {batch}, {args.device}, {args.dtype}, {torch.get_num_threads()} threads, {args.clock} time"
-    )
+    figures: dict[str, Any] = {"network": name, "batch": batch, "dtype": args.dtype, "clock": args.clock}
+    print(f"\n{name}, batch {batch}, {args.device}, {args.dtype}, {args.clock} time")
     print(f"{'':14}{'parameters':>12}{'forward':>10}{'both':>10}{'ours is faster: forward, both':>32}")
     for one in found:
         forward, both = min(one.forward_times), min(one.both_times)
-        ratios = f"{forward / min(ours.forward_times):.2f} x, {both / min(ours.both_times):.2f} x"
-        size = sum(parameter.numel() for parameter in one.parameters) / 1e6
-        print(f"{one.name:14}{size:10.2f} M{forward:7.0f} ms{both:7.0f} ms{'' if one is ours else ratios:>32}")
+        ratios = forward / min(ours.forward_times), both / min(ours.both_times)
+        millions = sum(parameter.numel() for parameter in one.parameters) / 1e6
+        print(f"{one.name:14}{millions:10.2f} M{forward:7.0f} ms{both:7.0f} ms{ratios[0]:22.2f} x, {ratios[1]:.2f} x")
+        figures[one.name] = {"forward_ms": round(forward, 1), "both_ms": round(both, 1)}
+        figures[one.name] |= {"ours_is_faster": [round(ratio, 2) for ratio in ratios]}
     if args.official:
-        error = (outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()
+        error = float((outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max())
         print(f"largest difference of the outputs, relative: {error:.1e}")
+        figures["largest_difference"] = float(f"{error:.1e}")
+    figures["convolution_share"] = share = round(convolution_share(lambda: ours.forward(x, t)), 2)
+    print(f"convolutions take {share:.0%} of our forward: without all else it would be {1 / share:.2f} x as fast")
+    return figures
+
+
+def convolution_share(call: Callable[[], None]) -> float:
+    """The part of the time of ``call`` that it spends inside convolutions."""
+    with torch.profiler.profile() as profile:
+        call()
+    times = {event.key: event.self_cpu_time_total + event.self_device_time_total for event in profile.key_averages()}
+    return sum(time for name, time in times.items() if "conv" in name) / sum(times.values())
 
 
 def measure_memory(args: argparse.Namespace) -> None:
@@ -165,7 +192,7 @@ def main() -> None:
         help="cpu: processor time, for a host that is busy otherwise",
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=sorted(PRESETS))
     parser.add_argument("--memory", action="store_true", help="measure the 1024 px network's memory instead")
     args = parser.parse_args()
     if args.threads:
@@ -175,9 +202,7 @@ def main() -> None:
         return
     if args.official:
         official_code.import_official(args.official.resolve())
-    for name in args.networks:
-        for batch in args.batch_sizes:
-            compare(name, batch, args)
+    save("network_speed", [compare(name, batch, args) for name in args.networks for batch in args.batch_sizes])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, figures: Mapping[str, Any]) -> Path:
+def save(name: str, figures: Mapping[str, Any] | Sequence[Any]) -> Path:
     """Writes `benchmarks/results/<name>.json` and returns its path; the command is the one that is running."""
     RESULTS.mkdir(exist_ok=True)
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
@@ -35,7 +35,7 @@ def save(name: str, figures: Mapping[str, Any]) -> Path:
         "command": " ".join(["python", f"benchmarks/{words[0]}", *words[1:]]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine(),
-        "figures": dict(figures),
+        "figures": figures,
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
