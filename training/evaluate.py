@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--num_inference_steps", type=int, default=200)
     parser.add_argument("--predictor", help="instead of the scheduler's own")
-    parser.add_argument("--corrector", help="instead of the scheduler's own")
+    parser.add_argument("--corrector", help="instead of the scheduler's own; none switches it off")
     parser.add_argument("--eval_batch_size", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--num_images is {args.num_images}, expected at least 2")
     classifier = FeatureClassifier.from_pretrained(args.classifier).float().eval()
     components = load_pipeline_folder(args.pretrained_model_name_or_path)
-    changes = {name: getattr(args, name) for name in ("predictor", "corrector") if getattr(args, name) is not None}
+    changes = {name: value for name in ("predictor", "corrector") if (value := getattr(args, name)) is not None}
+    changes = {name: None if value == "none" else value for name, value in changes.items()}
     components.scheduler = type(components.scheduler).from_config(components.scheduler.config, **changes)
     components.unet.float().to(args.device).eval()
     started = time.monotonic()
