@@ -24,24 +24,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
-
-from scoresde_pipelines import (  # noqa: E402
+from scoresde_pipelines import (
     ScoreSdeClassConditionalPipeline,
     ScoreSdeColorizationPipeline,
     ScoreSdeInpaintPipeline,
     ScoreSdeInverseProblemPipeline,
     shipped,
 )
-from scoresde_pipelines.models import NoiseConditionalClassifier  # noqa: E402
-from scoresde_pipelines.schedulers import AveragePoolOperator  # noqa: E402
-from scoresde_pipelines.training.data import ImageFormat, ImageStore, load_images  # noqa: E402
-from scoresde_pipelines.training.feature_classifier import FeatureClassifier  # noqa: E402
-from scoresde_pipelines.training.sampling import image_grid  # noqa: E402
+from scoresde_pipelines.models import NoiseConditionalClassifier
+from scoresde_pipelines.schedulers import AveragePoolOperator
+from scoresde_pipelines.training.data import ImageFormat, ImageStore, load_images
+from scoresde_pipelines.training.feature_classifier import FeatureClassifier
+from scoresde_pipelines.training.sampling import image_grid
 
 
+ROOT = Path(__file__).resolve().parent.parent
 CLASSIFIERS = ROOT / "scoresde_pipelines" / "shipped_classifiers"
 MODELS = {"emoji": ("emoji-32-ve", "noto_emoji", "emoji-32"),
           "fashion": ("fashion-mnist-32-vp", "fashion_mnist", "fashion-mnist-32")}  # fmt: skip
