@@ -87,8 +87,13 @@ def test_an_interruption_leaves_nothing(checkpoint, tmp_path, monkeypatch, numbe
         signal.raise_signal(number)
 
     before = signal.getsignal(signal.SIGTERM)
+    # A shell starts its background jobs with Ctrl-C ignored, and this test may be in one.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(ScoreSdePipeline, "save_pretrained", interrupted)
-    result = CliRunner().invoke(app, ["convert", str(checkpoint), str(tmp_path / "new" / "pipeline")])
+    try:
+        result = CliRunner().invoke(app, ["convert", str(checkpoint), str(tmp_path / "new" / "pipeline")])
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
     assert result.exit_code == code
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) == before
