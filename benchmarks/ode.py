@@ -148,13 +148,13 @@ def network(folder: str, batch: int, strictest: float) -> dict:
     exact = solve_probability_flow(score, sde, x, 1.0, eps, tolerance=strictest).x
     print("| solver | tolerance | NFE | rms error | CPU seconds |\n|---|---|---|---|---|")
     rows = []
-    for tolerance in (1e-3, 1e-5):
+    for tolerance in (1e-3, 1e-4, 1e-5):
         for name, solve in SOLVERS.items():
             begin = time.process_time()
             try:
                 result, nfe = solve(score, sde, x, eps, tolerance)
-            except ImportError as error:
-                print(f"| {name} | left out: {error} | | | |")
+            except (ImportError, AssertionError) as error:  # not installed; torchdiffeq: "underflow in dt"
+                print(f"| {name} | {tolerance:.0e} | gave up: {error} | | |")
                 continue
             seconds = time.process_time() - begin
             error_ = float((result - exact).double().square().mean().sqrt())
