@@ -43,7 +43,6 @@ class TwistedSMC:
 
     Attributes:
         evaluations: calls of the score and vector-Jacobian products so far, each counted as one.
-        effective_share: smallest effective size of a population so far, divided by `particles`.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class TwistedSMC:
         self.sde, self.score_fn, self.predictor, self.operator = sde, score_fn, predictor, operator
         self.measurement, self.noise_variance, self.data_std = measurement, float(noise_std) ** 2, float(data_std)
         self.particles, self.uniform, self.threshold = particles, uniform, threshold
-        self.evaluations, self.effective_share = 0, 1.0
+        self.evaluations = 0
         self._log_weights = torch.zeros(len(measurement), device=measurement.device)
         self._time: Any = None
         self._states: tuple[Tensor, ...] = ()  # the states, their prior and twisted scores, their log twists
@@ -79,7 +78,6 @@ class TwistedSMC:
         gain = found[3] if self._time is None else found[3] + self._step_log_ratio(x, t)
         self._log_weights, self._time = self._log_weights + gain, t
         share = 1 / (self._weights().square().sum(1) * self.particles)
-        self.effective_share = min(self.effective_share, float(share.min()))
         poor = (share < self.threshold).repeat_interleave(self.particles)
         own = torch.arange(len(x), device=x.device)
         # Drawn in any case: what a population draws must not depend on the others.
