@@ -109,7 +109,7 @@ def test_replays_the_official_likelihood(golden, name, model, probes):
     growth = 0.5 * torch.log((a1**2 * 0.25 + s1**2) / (a0**2 * 0.25 + s0**2))
     excess = probe.square().flatten(1).sum(1) - x[0].numel()
     bpd = -(result.log_prob + excess * growth) / (x[0].numel() * math.log(2)) + case["offset"]
-    assert torch.allclose(bpd, golden.outputs[f"{key}.bpd.exact"], atol=2e-6, rtol=0)
+    assert torch.allclose(bpd, golden.outputs[f"{key}.bpd.exact"], atol=1e-5, rtol=0)
     strict = (result.latents - golden.outputs[f"{key}.z.exact"]).abs().max() / SDES[name].prior_std
     assert float(strict) < 1e-5
     official = (golden.outputs[f"{key}.bpd.f64"] - golden.outputs[f"{key}.bpd.exact"]).abs().max()
@@ -124,7 +124,7 @@ def test_agrees_with_the_analytic_density_of_the_toys(golden, name):
     result = log_likelihood(golden.score("A", name), SDES[name], x)
     bpd = -result.log_prob / (192 * math.log(2)) + golden.cases[key]["offset"]
     mismatch = golden.outputs[f"{key}.bpd_analytic"] - golden.outputs[f"{key}.bpd.exact"]
-    assert torch.allclose(bpd + mismatch, golden.outputs[f"{key}.bpd_analytic"], atol=2e-6, rtol=0)
+    assert torch.allclose(bpd + mismatch, golden.outputs[f"{key}.bpd_analytic"], atol=5e-6, rtol=0)
     assert float(result.probe_error.max()) < 1e-3 * 192 * math.log(2)
 
 

@@ -6,9 +6,8 @@ Along a path of dz/du = F the density changes by its divergence,
 
 in the variables of `probability_flow`, where the two determinants are closed forms. The path does not depend on the
 divergence, so the two are taken apart: the ODE is solved adaptively on forward evaluations alone, and the integral by
-Gauss-Legendre quadrature on its dense output. Its variable is log tan u, half the log-SNR: at both ends div F is like one
-over the distance to the end, and so is a probe's standard deviation, also of a trained network; in log tan u both are
-level. Each step is cut into panels of at most `PANEL` with `NODES` nodes each. That needs fewer vector-Jacobian products
+Gauss-Legendre quadrature on its dense output. Its variable is log rho, half the log-SNR: near the data div F is like one over rho, and so is a
+probe's standard deviation, also of a trained network; in log rho both are level. Each step is cut into panels of at most `PANEL` with `NODES` nodes each. That needs fewer vector-Jacobian products
 than carrying the log-density along in the ODE, leaves each node free to draw its own probes, with equal weight in the
 result, and keeps the estimate unbiased: neither path nor nodes know of the probes.
 
@@ -27,9 +26,11 @@ from .divergence import DIVERGENCES, Divergence, ExactDivergence
 from .probability_flow import (
     DATA_STD,
     FIRST_STEP_FROM_DATA,
-    RotatedFlow,
+    UnitScaleFlow,
     ScoreFunction,
     check_flow,
+    noise_ratio,
+    noise_ratio_slope,
     state_dtype,
 )
 from .runge_kutta import Step, integrate
@@ -99,8 +100,8 @@ def log_likelihood(
     """
     check_flow(sde, x, tolerance, max_steps, eps)
     estimator = _make_divergence(divergence, num_probes, probe_distribution)
-    flow = RotatedFlow(score_fn, sde, x.dtype, data_std, condition)
-    start, end = flow.angle(eps), flow.angle(sde.T)
+    flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)
+    start, end = flow.variable(eps), flow.variable(sde.T)
     scales = float(flow.scale(start)), float(flow.scale(end))
     estimator.begin(x, spawn_generators(generator, len(x)))
     integral = _TraceIntegral(flow, estimator, len(x))
@@ -153,7 +154,7 @@ def _make_divergence(divergence: str | Divergence, num_probes: int, distribution
 class _TraceIntegral:
     """int div F du per sample, summed up step by step, with its errors."""
 
-    def __init__(self, flow: RotatedFlow, divergence: Divergence, count: int):
+    def __init__(self, flow: UnitScaleFlow, divergence: Divergence, count: int):
         self.flow, self.divergence = flow, divergence
         nodes, weights = np.polynomial.legendre.leggauss(NODES)
         self.nodes = ((nodes + 1) / 2).tolist()
@@ -168,7 +169,7 @@ class _TraceIntegral:
         self.nfe = torch.zeros(count, dtype=torch.int64)
 
     def add_step(self, step: Step) -> None:
-        low, high = (torch.log(torch.tan(u)) for u in (step.start, step.start + step.width))
+        low, high = (torch.log(noise_ratio(u)) for u in (step.start, step.start + step.width))
         panels = ((high - low).abs() / PANEL).ceil().clamp_min(1)
         for panel in range(int(panels.max())):
             there = panels > panel
@@ -188,11 +189,11 @@ class _TraceIntegral:
         self.uncertainty[rows] += variance**2 / ((NODES * (probes - 1) if probes > 1 else 1) + 2)
 
     def _estimate(self, step: Step, log_ratio: Tensor) -> Tensor:
-        # div F du in the variable log tan u, (K, b), float64 on the CPU.
-        u = torch.atan(torch.exp(log_ratio))
+        # div F du in the variable log rho, (K, b), float64 on the CPU.
+        u = torch.atan(torch.exp(log_ratio / 2))
         z = step.at((u - step.start) / step.width)
         value = self.divergence(lambda z: self.flow(z, u, step.rows), z, step.rows)
-        return value.double().cpu() * (torch.sin(u) * torch.cos(u))
+        return value.double().cpu() * noise_ratio(u) / noise_ratio_slope(u)
 
     def _variance(self, estimates: Tensor) -> Tensor:
         # Of the step's quadrature sum per unit width, from K independent estimates at each node or, with one, from
@@ -204,10 +205,12 @@ class _TraceIntegral:
         return noise * (self.weights**2).sum()
 
     def _solver_error(self, step: Step) -> Tensor:
-        # An error e of the state changes log p by score'e; the score in these variables comes with the last stage.
-        end_angle = step.start + step.width
-        score = step.slopes[-1] * expand_to(1 / torch.tan(end_angle), step.error) + step.end
-        return (score * step.error).flatten(1).sum(1).abs()
+        # An error e of the state changes log p by score'e. The last slope holds the score: -score = h eps / rho in
+        # these variables, and eps = h slope / (d rho/du) + rho z / h.
+        u = step.start + step.width
+        rho = noise_ratio(u)
+        slope = step.slopes[-1] * expand_to((1 + rho**2) / (rho * noise_ratio_slope(u)), step.error)
+        return ((slope + step.end) * step.error).flatten(1).sum(1).abs()
 
     @property
     def value(self) -> Tensor:

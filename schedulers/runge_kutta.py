@@ -61,7 +61,7 @@ DORMAND_PRINCE = Tableau(
     ),
 )
 
-# Bogacki & Shampine (1989), RK3(2): for tolerances of 1e-3 and looser.
+# Bogacki & Shampine (1989), RK3(2).
 BOGACKI_SHAMPINE = Tableau(
     order=3,
     nodes=(0, 1 / 2, 3 / 4, 1),
