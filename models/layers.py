@@ -8,6 +8,7 @@ from torch import nn
 
 from .initialization import conv, linear
 from .resampling import BoxFilter, FIRFilter, in_reach
+from .winograd import conv3x3
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "swish": nn.SiLU, "relu": nn.ReLU, "elu": nn.ELU}
@@ -20,6 +21,11 @@ def activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise ValueError(f"act_fn must be one of {sorted([*ACTIVATIONS, 'lrelu'])}, got {name!r}")
     return ACTIVATIONS[name]()
+
+
+def in_fast_layout(x: torch.Tensor) -> torch.Tensor:
+    """The images (B, C, H, W) in channels_last memory on a CPU, where convolutions are fastest so; else as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 class GroupNorm(nn.GroupNorm):
@@ -128,7 +134,7 @@ class ResnetBlock(nn.Module):
             # A 1x1 convolution commutes with the filter: it is done on the small image, its bias goes with conv2's.
             assert self.conv2.bias is not None and self.conv_shortcut.bias is not None
             x = self._resample(F.conv2d(x, self.conv_shortcut.weight))
-            out = x + F.conv2d(h, self.conv2.weight, self.conv2.bias + self.conv_shortcut.bias, padding=1)
+            out = x + conv3x3(h, self.conv2.weight, self.conv2.bias + self.conv_shortcut.bias)
         return out.mul_(self.factor) if self.factor != 1.0 else out
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
 from .initialization import conv
-from .layers import activation
+from .layers import activation, in_fast_layout
 from .unet_blocks import BlockOptions, DownBlock, MidBlock, UpBlock
 
 
@@ -215,7 +215,7 @@ class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         if self.config.discrete_sigmas and time.is_floating_point():
             time = index_of_sigma(self.config, time)
         emb = self._embed(time, class_labels, len(sample))
-        x = sample if sample.device.type != "cpu" else sample.contiguous(memory_format=torch.channels_last)
+        x = in_fast_layout(sample)
         x = 2 * x - 1 if self.config.center_input_sample else x
         h = self._unet(x, emb)
         if self.config.scale_by_sigma:

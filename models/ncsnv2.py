@@ -15,6 +15,7 @@ from torch import nn
 
 from .layers import activation
 from .ncsnpp import expand_timestep, sigma_of_index
+from .winograd import Conv3x3
 
 
 class InstanceNormPlus(nn.Module):
@@ -64,7 +65,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _conv(in_channels: int, out_channels: int, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+    return Conv3x3(in_channels, out_channels, bias)
 
 
 class _ResidualConvs(nn.Module):

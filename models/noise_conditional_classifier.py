@@ -13,8 +13,9 @@ from torch import nn
 
 from ..schedulers import SDE
 from .embeddings import FourierFeatures, TimeEmbedding
-from .layers import group_norm
+from .layers import group_norm, in_fast_layout
 from .ncsnpp import expand_timestep
+from .winograd import Conv3x3
 
 
 @dataclass
@@ -29,7 +30,10 @@ class NoiseConditionalClassifierOutput(BaseOutput):
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    layer = nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False)
+    if (size, stride) == (3, 1):
+        layer: nn.Conv2d = Conv3x3(in_channels, out_channels, bias=False)
+    else:
+        layer = nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
@@ -151,7 +155,7 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"sample must have shape {expected}, got {tuple(sample.shape)}")
         level = expand_timestep(noise_level, sample).to(torch.promote_types(sample.dtype, torch.float32))
         emb = self.act(self.time_embedding(self.time_proj(level.clamp_min(self.config.min_noise_level))))
-        h = self.conv_in(standardize(sample))
+        h = self.conv_in(in_fast_layout(standardize(sample)))
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 h = self._gradient_checkpointing_func(block, h, emb)

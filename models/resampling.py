@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from .initialization import conv
+from .winograd import Conv3x3
 
 
 def in_reach(conv: nn.Module, x: torch.Tensor) -> bool:
     """Whether ``conv`` is a plain convolution with its weights beside ``x``: neither an adapter's nor offloaded."""
-    return type(conv) is nn.Conv2d and conv.weight.device == x.device
+    return type(conv) in (nn.Conv2d, Conv3x3) and conv.weight.device == x.device
 
 
 def _depthwise(kernel: torch.Tensor, channels: int) -> torch.Tensor:

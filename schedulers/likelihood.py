@@ -6,10 +6,11 @@ Along a path of dz/du = F the density changes by its divergence,
 
 in the variables of `probability_flow`, where the two determinants are closed forms. The path does not depend on the
 divergence, so the two are taken apart: the ODE is solved adaptively on forward evaluations alone, and the integral by
-Gauss-Legendre quadrature on its dense output. Its variable is log rho, half the log-SNR: near the data div F is like one over rho, and so is a
-probe's standard deviation, also of a trained network; in log rho both are level. Each step is cut into panels of at most `PANEL` with `NODES` nodes each. That needs fewer vector-Jacobian products
-than carrying the log-density along in the ODE, leaves each node free to draw its own probes, with equal weight in the
-result, and keeps the estimate unbiased: neither path nor nodes know of the probes.
+Gauss-Legendre quadrature on its dense output. Its variable is log rho, half the log-SNR: near the data div F is like one
+over rho, and so is a probe's standard deviation, also of a trained network; in log rho both are level. Each step is cut
+into panels of at most `PANEL` with `NODES` nodes each. That needs fewer vector-Jacobian products than carrying the
+log-density along in the ODE, leaves each node free to draw its own probes, with equal weight in the result, and keeps the
+estimate unbiased: neither path nor nodes know of the probes.
 
 The density is that of the model: prior N(0, prior_std^2 I) pushed through the flow, at t = eps.
 """
@@ -26,8 +27,8 @@ from .divergence import DIVERGENCES, Divergence, ExactDivergence
 from .probability_flow import (
     DATA_STD,
     FIRST_STEP_FROM_DATA,
-    UnitScaleFlow,
     ScoreFunction,
+    UnitScaleFlow,
     check_flow,
     noise_ratio,
     noise_ratio_slope,
