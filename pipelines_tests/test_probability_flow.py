@@ -169,8 +169,8 @@ def test_replays_the_official_samples_with_fewer_evaluations(golden, name, model
     solved = solve_probability_flow(score, SDES[name], x, 1.0, case["eps"], tolerance=1e-5)
     error = (golden.data_scale(name, solved.x) - exact).square().mean().sqrt()
     assert error < 2e-5
-    assert error < 1.5 * (official - exact).square().mean().sqrt()
-    most = {"ve": 0.6, "vp": 0.83, "subvp": 0.88}[name]
+    assert error < 1.6 * (official - exact).square().mean().sqrt()
+    most = {"ve": 0.5, "vp": 0.8, "subvp": 0.82}[name]
     assert int(solved.nfe.max()) <= most * case["nfe_f64"][("prior", "z").index(start)]
     strict = solve_probability_flow(score, SDES[name], x, 1.0, case["eps"], tolerance=1e-9)
     assert torch.allclose(golden.data_scale(name, strict.x), exact, atol=1e-7, rtol=0)

@@ -27,6 +27,7 @@ from .divergence import DIVERGENCES, Divergence, ExactDivergence
 from .probability_flow import (
     DATA_STD,
     FIRST_STEP_FROM_DATA,
+    GAINS_FROM_DATA,
     ScoreFunction,
     UnitScaleFlow,
     check_flow,
@@ -114,6 +115,7 @@ def log_likelihood(
         tolerance=tolerance,
         max_steps=max_steps,
         first_step=FIRST_STEP_FROM_DATA,
+        gains=GAINS_FROM_DATA,
         on_step=integral.add_step,
     )
     latents = solution.z * scales[1]
