@@ -14,7 +14,7 @@ variable of finite range in which both ends are smooth. With a rough standard de
 
 For data N(0, s^2 I) the bracket is zero, whatever the SDE; an error in z means the same at every u; an error of a
 network's eps near the noise reaches dz/du times sqrt(rho) alone. RK45 takes about two thirds of the evaluations
-that it takes on the ODE as it stands, at no more error (`benchmarks/ode.py`).
+that it takes on the ODE as it stands, at an error of the same order (`docs/likelihood.md`).
 
 Every SDE with an invertible log-SNR is solved by this one file, forwards (data to latents) and backwards (sampling).
 """
