@@ -34,9 +34,9 @@ SDES: dict[str, tuple[SDE, float]] = {
 }
 
 
-def image_mixture(side: int = 8, components: int = 10) -> GaussianMixtureScoreModel:
+def image_mixture(seed: int = 0, side: int = 8, components: int = 10) -> GaussianMixtureScoreModel:
     """Smooth mean images and smooth deviations from them."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     i = torch.arange(side, dtype=torch.float64)
     line = torch.exp(-(i[:, None] - i[None]).abs() / 3)
     covariance = torch.kron(line, line)
@@ -64,14 +64,12 @@ def official(score: Score, sde: SDE, x: Tensor, start: float, end: float, tolera
     return torch.from_numpy(solution.y[:, -1].reshape(x.shape)), solution.nfev
 
 
-def sampling(batch: int = 16) -> None:
-    data = image_mixture()
+def sampling(seed: int, batch: int = 16) -> None:
+    data = image_mixture(seed)
     print("SDE     solver   tolerance   NFE   rms error   seconds")
     for name, (sde, eps) in SDES.items():
-        x = (
-            torch.randn(batch, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-            * sde.prior_std
-        )
+        generator = torch.Generator().manual_seed(seed + 1)
+        x = torch.randn(batch, 1, 8, 8, dtype=torch.float64, generator=generator) * sde.prior_std
         score = lambda x, t, sde=sde: data.score(sde, x, t)  # noqa: E731
         exact, _ = official(score, sde, x, 1.0, eps, 1e-11, "DOP853")
         for tolerance in (1e-3, 1e-4, 1e-5, 1e-6):
@@ -198,6 +196,7 @@ def main() -> None:
     parser.add_argument("what", choices=("sampling", "variance", "network"))
     parser.add_argument("--model", help="a pipeline folder, or the name of a shipped pipeline")
     parser.add_argument("--data", help="images for `variance --model`")
+    parser.add_argument("--seed", type=int, default=0, help="for `sampling`, of another mixture and other starts")
     parser.add_argument("--split", default="test")
     parser.add_argument("--fit", default="crop", choices=("crop", "pad"))
     parser.add_argument("--images", type=int, default=8)
@@ -206,7 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.what == "sampling":
-        sampling()
+        sampling(arguments.seed)
     elif arguments.what == "network":
         figures = network(arguments.model, arguments.images, arguments.tolerance)
         print("written to", save(f"ode_network_{Path(arguments.model).name}", figures).name)

@@ -6,6 +6,7 @@ if __name__ == "models":
     )
 
 from .analytic import AnalyticNetwork, GaussianMixtureScoreModel, GaussianScoreModel
+from .convolution import packed_filters
 from .ddpmpp import DDPMpp
 from .ncsnpp import NCSNpp
 from .ncsnv2 import NCSNv2
@@ -28,6 +29,7 @@ __all__ = [
     "Preset",
     "from_unet2d",
     "load_official_checkpoint",
+    "packed_filters",
     "preset",
     "to_unet2d",
 ]

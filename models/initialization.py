@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .winograd import Conv3x3
+from .convolution import make_convolution
 
 
 def init_uniform_(weight: torch.Tensor, scale: float = 1.0, fan: float | None = None) -> torch.Tensor:
@@ -30,11 +30,7 @@ def conv(
     fan: float | None = None,
 ) -> nn.Conv2d:
     """A ``size`` x ``size`` convolution that keeps the image's size unless told otherwise."""
-    padding = size // 2 if padding is None else padding
-    if (size, stride, padding) == (3, 1, 1):
-        layer: nn.Conv2d = Conv3x3(in_channels, out_channels)
-    else:
-        layer = nn.Conv2d(in_channels, out_channels, size, stride, padding)
+    layer = make_convolution(in_channels, out_channels, size, stride, padding)
     assert layer.bias is not None
     init_uniform_(layer.weight.data, scale, fan)
     nn.init.zeros_(layer.bias.data)

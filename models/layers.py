@@ -5,10 +5,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 
+from .convolution import Conv3x3, in_reach
 from .initialization import conv, linear
-from .resampling import BoxFilter, FIRFilter, in_reach
-from .winograd import conv3x3
+from .resampling import BoxFilter, FIRFilter
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "swish": nn.SiLU, "relu": nn.ReLU, "elu": nn.ELU}
@@ -24,8 +25,19 @@ def activation(name: str) -> nn.Module:
 
 
 def in_fast_layout(x: torch.Tensor) -> torch.Tensor:
-    """The images (B, C, H, W) in channels_last memory on a CPU, where convolutions are fastest so; else as they are."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    """The images (B, C, H, W) in channels_last memory on a CPU, where convolutions are fastest so; else as they are.
+
+    Also as they are inside of `torch.func` and `torch.vmap` and in forward mode: PyTorch's group normalisation has neither
+    vmap nor tangents in that memory.
+    """
+    if x.device.type != "cpu" or (not torch.compiler.is_compiling() and _is_transformed(x)):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _is_transformed(x: torch.Tensor) -> bool:
+    inside = torch._C._functorch.maybe_current_level() is not None
+    return inside or forward_ad.unpack_dual(x).tangent is not None
 
 
 class GroupNorm(nn.GroupNorm):
@@ -128,13 +140,18 @@ class ResnetBlock(nn.Module):
     def _join(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         if self.conv_shortcut is None:
             out = x + self.conv2(h)
-        elif self.resample != "up" or not (in_reach(self.conv_shortcut, x) and in_reach(self.conv2, h)):
-            out = self.conv_shortcut(self._resample(x)) + self.conv2(h)
-        else:
+        elif (
+            self.resample == "up"
+            and isinstance(self.conv2, Conv3x3)
+            and in_reach(self.conv2, x)
+            and in_reach(self.conv_shortcut, x)
+        ):
             # A 1x1 convolution commutes with the filter: it is done on the small image, its bias goes with conv2's.
             assert self.conv2.bias is not None and self.conv_shortcut.bias is not None
             x = self._resample(F.conv2d(x, self.conv_shortcut.weight))
-            out = x + conv3x3(h, self.conv2.weight, self.conv2.bias + self.conv_shortcut.bias)
+            out = x + self.conv2.convolve(h, self.conv2.bias + self.conv_shortcut.bias)
+        else:
+            out = self.conv_shortcut(self._resample(x)) + self.conv2(h)
         return out.mul_(self.factor) if self.factor != 1.0 else out
 
 

@@ -13,9 +13,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from .convolution import Conv3x3
 from .layers import activation
 from .ncsnpp import expand_timestep, sigma_of_index
-from .winograd import Conv3x3
 
 
 class InstanceNormPlus(nn.Module):

@@ -12,10 +12,10 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from ..schedulers import SDE
+from .convolution import make_convolution
 from .embeddings import FourierFeatures, TimeEmbedding
 from .layers import group_norm, in_fast_layout
 from .ncsnpp import expand_timestep
-from .winograd import Conv3x3
 
 
 @dataclass
@@ -30,10 +30,7 @@ class NoiseConditionalClassifierOutput(BaseOutput):
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    if (size, stride) == (3, 1):
-        layer: nn.Conv2d = Conv3x3(in_channels, out_channels, bias=False)
-    else:
-        layer = nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False)
+    layer = make_convolution(in_channels, out_channels, size, stride, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 

@@ -15,13 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .convolution import in_reach
 from .initialization import conv
-from .winograd import Conv3x3
-
-
-def in_reach(conv: nn.Module, x: torch.Tensor) -> bool:
-    """Whether ``conv`` is a plain convolution with its weights beside ``x``: neither an adapter's nor offloaded."""
-    return type(conv) in (nn.Conv2d, Conv3x3) and conv.weight.device == x.device
 
 
 def _depthwise(kernel: torch.Tensor, channels: int) -> torch.Tensor:

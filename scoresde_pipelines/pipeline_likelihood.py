@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .models import packed_filters
 from .pipeline_output import ScoreSdeLikelihoodOutput, ScoreSdePipelineOutput
 from .pipeline_utils import OUTPUT_TYPES, PIL_MODES, Generator, SDEPipelineBase
 from .schedulers.dequantization import DEQUANTIZATIONS, LogMass, PixelCells, combine
@@ -118,23 +119,24 @@ class ScoreSdeLikelihoodPipeline(SDEPipelineBase):
     ) -> list[tuple[Tensor, Tensor, LogLikelihood]]:
         # Of each draw: log p - log q, what it says of its own spread, both in nats, (B,), and the rest.
         draws = []
-        for _ in range(count):
-            noisy = DEQUANTIZATIONS[dequantization](self.scheduler.sde, centres.cpu(), width, eps, generators)
-            x = noisy.x.to(centres.device, torch.float32)
-            result = log_likelihood(
-                self._score,
-                self.scheduler.sde,
-                x,
-                generator=generators,
-                eps=noisy.t,
-                data_std=self._data_std,
-                condition=condition,
-                **options,
-            )
-            with torch.no_grad():
-                score = self._score(x, torch.full((len(x),), noisy.t, device=x.device, dtype=x.dtype), **condition)
-            result.nfe += 1
-            draws.append((result.log_prob.cpu() - noisy.log_q, noisy.single_draw_error(score), result))
+        with packed_filters(self.unet):
+            for _ in range(count):
+                noisy = DEQUANTIZATIONS[dequantization](self.scheduler.sde, centres.cpu(), width, eps, generators)
+                x = noisy.x.to(centres.device, torch.float32)
+                result = log_likelihood(
+                    self._score,
+                    self.scheduler.sde,
+                    x,
+                    generator=generators,
+                    eps=noisy.t,
+                    data_std=self._data_std,
+                    condition=condition,
+                    **options,
+                )
+                with torch.no_grad():
+                    score = self._score(x, torch.full((len(x),), noisy.t, device=x.device, dtype=x.dtype), **condition)
+                result.nfe += 1
+                draws.append((result.log_prob.cpu() - noisy.log_q, noisy.single_draw_error(score), result))
         return draws
 
     # ------------------------------------------------------------------ latent codes
@@ -203,16 +205,17 @@ class ScoreSdeLikelihoodPipeline(SDEPipelineBase):
         self, x: Tensor, start: float, end: float, tolerance: float, class_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         condition = {} if class_labels is None else {"class_labels": class_labels.to(x.device)}
-        solution = solve_probability_flow(
-            self._score,
-            self.scheduler.sde,
-            x,
-            start,
-            end,
-            tolerance=tolerance,
-            data_std=self._data_std,
-            condition=condition,
-        )
+        with packed_filters(self.unet):
+            solution = solve_probability_flow(
+                self._score,
+                self.scheduler.sde,
+                x,
+                start,
+                end,
+                tolerance=tolerance,
+                data_std=self._data_std,
+                condition=condition,
+            )
         self.maybe_free_model_hooks()
         return solution.x, solution.nfe
 

@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from .models import packed_filters
 from .scheduler_coercion import to_sde_scheduler
 from .schedulers import SDEScheduler
 from .schedulers.probability_flow import solve_probability_flow
@@ -174,15 +175,16 @@ class SDEPipelineBase(DiffusionPipeline):
         step_kwargs: dict[str, Any] = {"generator": generator} if accepts_generator else {}
         if constrain is not None:
             latents = constrain(latents, scheduler.state_time)
-        for i, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
-            output = network(scheduler.scale_model_input(latents, timestep), timestep)
-            latents = scheduler.step(output, timestep, latents, **step_kwargs, return_dict=False)[0]
-            if constrain is not None:
-                latents = constrain(latents, scheduler.state_time)
-            if callback is not None:
-                available = {"latents": latents}
-                changed = callback(self, i, timestep, {name: available[name] for name in callback_tensors})
-                latents = (changed or {}).get("latents", latents)
+        with packed_filters(self.unet):
+            for i, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
+                output = network(scheduler.scale_model_input(latents, timestep), timestep)
+                latents = scheduler.step(output, timestep, latents, **step_kwargs, return_dict=False)[0]
+                if constrain is not None:
+                    latents = constrain(latents, scheduler.state_time)
+                if callback is not None:
+                    available = {"latents": latents}
+                    changed = callback(self, i, timestep, {name: available[name] for name in callback_tensors})
+                    latents = (changed or {}).get("latents", latents)
         return latents
 
     def solve_ode(
@@ -200,7 +202,8 @@ class SDEPipelineBase(DiffusionPipeline):
         sde, end = self.scheduler.sde, self.scheduler.smallest_time
         score_fn = score_fn or self.scheduler.score_fn(self.network)
         x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
-        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance, condition=condition)
+        with packed_filters(self.unet):
+            solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance, condition=condition)
         t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
         return sde.denoise(solution.x, score_fn(solution.x, t, **(condition or {})), t), solution.nfe + 1
 

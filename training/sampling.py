@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..models import packed_filters
 from .data import to_uint8
 from .pipeline_folder import Components
 
@@ -38,9 +39,10 @@ def sample(
     scheduler.set_timesteps(num_inference_steps, device=device)
     noise = torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
     x = noise.to(device) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        output = components.unet(scheduler.scale_model_input(x, t), t).sample.to(x.dtype)
-        x = scheduler.step(output, t, x, generator=generators).prev_sample
+    with packed_filters(components.unet):
+        for t in scheduler.timesteps:
+            output = components.unet(scheduler.scale_model_input(x, t), t).sample.to(x.dtype)
+            x = scheduler.step(output, t, x, generator=generators).prev_sample
     return to_uint8(x, components.data_range).cpu()
 
 
