@@ -101,9 +101,10 @@ class PackedFilters:
         self.state = weight.data_ptr(), weight._version
         if fast:
             shape = torch.Size([*shape[:2], shape[2] // 4, shape[3]])
-            self.filters = [_pack(row, (0, 1), shape) for row in winograd.transform_filters(weight)]
+            pairs = winograd.transform_filters(weight.detach())
+            self.filters = [(_pack(g, (0, 1), shape), _pack(h, (0, 1), shape)) for g, h in pairs]
         else:
-            self.filters = [_pack(weight, (1, 1), shape)]
+            self.whole = _pack(weight.detach(), (1, 1), shape)
 
     def is_stale(self, weight: Tensor) -> bool:
         """Whether ``weight`` has changed since."""
@@ -113,7 +114,7 @@ class PackedFilters:
         """The convolution (B, C', H, W) of images (B, C, H, W)."""
         if self.fast:
             return winograd.convolve(x, self.filters, self.out_channels, bias, _packed_row_convolution)
-        return _packed_convolution(x, self.filters[0], bias, (1, 1))
+        return _packed_convolution(x, self.whole, bias, (1, 1))
 
 
 # Of every layer inside of `packed_filters`, by whether they are Winograd's. Not in the layers: copies of them start without.
@@ -121,7 +122,7 @@ _PACKED: WeakKeyDictionary[Conv3x3, dict[bool, PackedFilters]] = WeakKeyDictiona
 
 
 def _pack(weight: Tensor, padding: tuple[int, int], shape: torch.Size) -> Tensor:
-    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    weight = weight.contiguous(memory_format=torch.channels_last)
     return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, (1, 1), (1, 1), 1, shape)
 
 

@@ -9,7 +9,7 @@ less than the usual 0, +-1 and +-2. In channels_last memory a row of an image is
 additions. Points come in pairs, of which one is in memory at a time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,18 +22,7 @@ RowConvolution = Callable[[Tensor, Tensor], Tensor]
 
 NEAR, FAR = 0.75, 1.5
 NEAR2, FAR2 = NEAR**2, FAR**2
-# The products of the points +-p are scaled by p: the second output row then is their plain sum.
-FILTER_TRANSFORM = torch.tensor(
-    [[1 / (NEAR2 * FAR2), 0.0, 0.0], [0.0, 0.0, 1.0]]
-    + [
-        [(sign * p) ** k / (2 * p * (p**2 - other2)) for k in range(3)]
-        for p, other2 in ((NEAR, FAR2), (FAR, NEAR2))
-        for sign in (1, -1)
-    ],
-    dtype=torch.float32,
-    device="cpu",
-)
-CHUNK_BYTES = 8 << 20  # of transformed images: they should stay in the cache
+CHUNK_BYTES = 16 << 20  # of transformed images: they should stay in the cache
 
 
 def row_convolution(x: Tensor, row: Tensor) -> Tensor:
@@ -41,16 +30,24 @@ def row_convolution(x: Tensor, row: Tensor) -> Tensor:
     return F.conv2d(x, row, padding=(0, 1))
 
 
-def transform_filters(weight: Tensor) -> tuple[Tensor, ...]:
-    """G g of filters (C', C, 3, 3): six rows (C', C, 1, 3) in channels_last memory."""
-    out_channels, in_channels = weight.shape[:2]
-    taps = weight.permute(2, 0, 3, 1).reshape(3, -1)
-    return (FILTER_TRANSFORM @ taps).view(6, out_channels, 1, 3, in_channels).permute(0, 1, 4, 2, 3).unbind()
+def transform_filters(weight: Tensor) -> Iterator[Pair]:
+    """G g of filters (C', C, 3, 3): three pairs of rows (C', C, 1, 3) in channels_last memory."""
+    g0, g1, g2 = weight.permute(2, 0, 3, 1)[:, :, None].contiguous()
+    yield _images(g0 / (NEAR2 * FAR2)), _images(g2)
+    for point, scale in _scales():
+        even, odd = torch.add(g0, g2, alpha=point**2).mul_(scale), g1 * (scale * point)
+        yield _images(even + odd), _images(even.sub_(odd))
+
+
+def _scales() -> Iterator[tuple[float, float]]:
+    # The products of the points +-p are p times Lagrange's: the second output row then is their plain sum.
+    for point, other2 in ((NEAR, FAR2), (FAR, NEAR2)):
+        yield point, 1 / (2 * point * (point**2 - other2))
 
 
 def convolve(
     x: Tensor,
-    filters: Sequence[Tensor],
+    filters: Iterable[Pair],
     out_channels: int,
     bias: Tensor | None,
     row_convolution: RowConvolution = row_convolution,
@@ -71,11 +68,13 @@ def convolve(
     shape = (count, out_channels, height, width)
     result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     tiles, out = _tiles(x), _tiles(result)
-    pairs_of_filters = list(zip(filters[::2], filters[1::2]))
-    for images, start, stop in _chunks(tiles):
+    chunks = list(_chunks(tiles))
+    if len(chunks) > 1:
+        filters = list(filters)
+    for images, start, stop in chunks:
         products = (
             (_rows(row_convolution(_images(v), g)), _rows(row_convolution(_images(w), h)))
-            for (v, w), (g, h) in zip(_transform(tiles[images], start, stop), pairs_of_filters)
+            for (v, w), (g, h) in zip(_transform(tiles[images], start, stop), filters)
         )
         _combine(products, out[images, start:stop])
     return result if bias is None else result.add_(bias[:, None, None])
@@ -91,13 +90,20 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     # G^T of the sum over the tiles of (B^T d) * (A y), all transposed.
     tiles, grads = _tiles(x), _tiles(grad)
     shape = (grad.shape[1], x.shape[1], 1, 3)
-    total = x.new_zeros(6, *shape)
+    total = x.new_zeros(3, 2, *shape)
     for images, start, stop in _chunks(tiles):
-        pairs = zip(total.split(2), _transform(tiles[images], start, stop), _spread(grads[images, start:stop]))
+        pairs = zip(total, _transform(tiles[images], start, stop), _spread(grads[images, start:stop]))
         for sums, rows, spread in pairs:
             for one, v, y in zip(sums, rows, spread):
                 one.add_(conv2d_weight(_images(v), shape, _images(y), padding=(0, 1)))
-    return (FILTER_TRANSFORM.T @ total.view(6, -1)).view(3, *shape[:2], 3).permute(1, 2, 0, 3)
+    (zero, g2), *others = total
+    g0, g1 = zero.div_(NEAR2 * FAR2), torch.zeros_like(zero)
+    for (plus, minus), (point, scale) in zip(others, _scales()):
+        even, odd = plus + minus, plus.sub_(minus)
+        g0.add_(even, alpha=scale)
+        g1.add_(odd, alpha=scale * point)
+        g2.add_(even, alpha=scale * point**2)
+    return torch.cat([g0, g1, g2], dim=2)
 
 
 def _tiles(x: Tensor) -> Tensor:
@@ -117,7 +123,7 @@ def _chunks(tiles: Tensor) -> Iterator[tuple[slice, int, int]]:
 
 
 def _images(rows: Tensor) -> Tensor:
-    # (b, tiles, W, C) -> images (b, C, tiles, W) in channels_last memory, a view.
+    # (b, tiles, W, C) -> images (b, C, tiles, W) in channels_last memory, a view; filters likewise.
     return rows.permute(0, 3, 1, 2)
 
 
@@ -143,17 +149,20 @@ def _transform(tiles: Tensor, start: int, stop: int) -> Iterator[Pair]:
         yield torch.add(even, odd, alpha=point, out=third), even.sub_(odd, alpha=point)
 
 
-def _combine(products: Iterable[Pair], out: Tensor) -> None:
-    # A^T m: three pairs of (b, tiles, W, C') -> (b, tiles, 4, W, C'). Overwrites the products.
+def _combine(products: Iterator[Pair], out: Tensor) -> None:
+    # A^T m: three pairs of (b, tiles, W, C') -> (b, tiles, 4, W, C'). Overwrites the products, each made when it is needed.
     y0, y1, y2, y3 = out.unbind(2)
-    (zero, infinite), near, far = products
-    odd = torch.sub(*near, out=y1)
-    even = near[0].add_(near[1])
+    zero, infinite = next(products)
+    even, minus = next(products)
+    odd = torch.sub(even, minus, out=y1)
+    even.add_(minus)
     torch.add(zero, even, alpha=1 / NEAR, out=y0)
     torch.mul(even, NEAR, out=y2)
     torch.add(infinite, odd, alpha=NEAR2, out=y3)
-    even = torch.add(*far, out=zero)
-    odd = far[0].sub_(far[1])
+    del zero, infinite, minus
+    odd, minus = next(products)
+    torch.add(odd, minus, out=even)
+    odd.sub_(minus)
     y0.add_(even, alpha=1 / FAR)
     y1.add_(odd)
     y2.add_(even, alpha=FAR)

@@ -336,7 +336,7 @@ def test_pipeline_solves_to_the_exact_image(scheduler):
     z = (noise * scheduler.sde.prior_std - a1 * mean) / (a1**2 * variance + s1**2).sqrt()
     exact = mean + a0 * variance / (a0**2 * variance + s0**2).sqrt() * z
     assert torch.allclose(output.images.double(), exact.double(), atol=1e-4, rtol=0)
-    assert output.nfe.shape == (3,) and int(output.nfe.max()) < 75
+    assert output.nfe.shape == (3,) and int(output.nfe.max()) < 65
 
 
 def test_pipeline_refuses_a_bad_tolerance():

@@ -26,8 +26,7 @@ from torch import Tensor
 from .divergence import DIVERGENCES, Divergence, ExactDivergence
 from .probability_flow import (
     DATA_STD,
-    FIRST_STEP_FROM_DATA,
-    GAINS_FROM_DATA,
+    FROM_DATA,
     ScoreFunction,
     UnitScaleFlow,
     check_flow,
@@ -114,8 +113,7 @@ def log_likelihood(
         end,
         tolerance=tolerance,
         max_steps=max_steps,
-        first_step=FIRST_STEP_FROM_DATA,
-        gains=GAINS_FROM_DATA,
+        control=FROM_DATA,
         on_step=integral.add_step,
     )
     latents = solution.z * scales[1]

@@ -26,17 +26,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, Tableau, integrate
+from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
 from .sde import SDE, as_time, expand_to
 
 
 # (x of shape (b, *D), t of shape (b,), per-sample conditions by name) -> score, shape of x.
 ScoreFunction = Callable[..., Tensor]
 DATA_STD = 0.5
-# Data has its structure at small noise: an embedded error estimate that strides over it in one step sees nothing.
-FIRST_STEP_FROM_DATA, FIRST_STEP_FROM_NOISE = 0.01, 0.05
-# From data errors grow with the noise: its steps stay well within the tolerance. From noise they shrink.
-GAINS_FROM_DATA, GAINS_FROM_NOISE = (0.7, 0.4), (0.85, 0.2)
+# Data has its structure at small noise: an embedded error estimate that strides over it in one step sees nothing. From data
+# errors grow with the noise, and steps stay well within the tolerance; from noise they shrink.
+FROM_DATA, FROM_NOISE = StepControl(first_step=0.01), StepControl(gains=(0.85, 0.2))
 LOOSE_TOLERANCE = 1e-3
 
 
@@ -91,12 +90,12 @@ class UnitScaleFlow:
     def scale(self, u: Tensor | float) -> Tensor:
         """x / z = alpha s h, in the shape of `u`, float64."""
         u = as_time(u).double()
-        return self.sde.alpha(self.time(u)) * self.data_std * torch.hypot(noise_ratio(u), torch.ones_like(u))
+        return self.sde.alpha(self.time(u)) * self.data_std * (1 + noise_ratio(u) ** 2).sqrt()
 
     def __call__(self, z: Tensor, u: Tensor, rows: Tensor) -> Tensor:
         """dz/du, shape of `z` (b, *D), at `u` (b,) of the samples `rows` (b,)."""
         t, rho = self.time(u), noise_ratio(u)
-        h = torch.hypot(rho, torch.ones_like(rho))
+        h = (1 + rho**2).sqrt()
         x = (z * expand_to(self.sde.alpha(t) * self.data_std * h, z)).to(self.dtype)
         condition = {name: value[rows.to(value.device)] for name, value in self.condition.items()}
         score = self.score_fn(x, t.to(x.device, x.dtype), **condition).to(z.dtype)
@@ -184,10 +183,9 @@ def solve_probability_flow(
         tolerance=tolerance,
         tableau=tableau,
         max_steps=max_steps,
-        first_step=FIRST_STEP_FROM_DATA if from_data else FIRST_STEP_FROM_NOISE,
-        gains=GAINS_FROM_DATA if from_data else GAINS_FROM_NOISE,
+        control=FROM_DATA if from_data else FROM_NOISE,
     )
     return FlowSolution((solution.z * float(flow.scale(end))).to(x.dtype), solution.nfe, solution.num_steps)
 
 
-__all__ = ["DATA_STD", "FlowSolution", "ODEError", "UnitScaleFlow", "ScoreFunction", "solve_probability_flow"]
+__all__ = ["DATA_STD", "FlowSolution", "ODEError", "ScoreFunction", "UnitScaleFlow", "solve_probability_flow"]

@@ -156,6 +156,20 @@ def take_step(function: Field, step: Step) -> tuple[Step, Tensor]:
     return step, end
 
 
+@dataclass(frozen=True)
+class StepControl:
+    """How step sizes are chosen.
+
+    Args:
+        first_step: the first step that is tried, as a fraction of the whole way.
+        gains: of the controller, proportional to the step's and to the last step's error. Their difference says how close to
+            the tolerance the errors settle: at 0.17 of it (order five) for the default, at 0.44 for DOPRI5's (0.85, 0.2).
+    """
+
+    first_step: float = 0.05
+    gains: tuple[float, float] = (0.7, 0.4)
+
+
 def integrate(
     function: Field,
     z: Tensor,
@@ -165,8 +179,7 @@ def integrate(
     tolerance: float = 1e-5,
     tableau: Tableau = DORMAND_PRINCE,
     max_steps: int = 1000,
-    first_step: float = 0.05,
-    gains: tuple[float, float] = (0.7, 0.4),
+    control: StepControl = StepControl(),
     on_step: Callable[[Step], None] | None = None,
 ) -> Solution:
     """Solves dz/du = F(z, u) from u = `start` to `end` for every sample on its own.
@@ -179,9 +192,7 @@ def integrate(
         tolerance: relative and absolute error allowed per step.
         tableau: the method.
         max_steps: most steps, rejected ones included, that a sample may take.
-        first_step: the first step that is tried, as a fraction of the whole way.
-        gains: of the controller, proportional to the step's and to the last step's error. Their difference says how close to
-            the tolerance the errors settle: at 0.17 of it (order five) for the default, at 0.44 for DOPRI5's (0.85, 0.2).
+        control: how step sizes are chosen.
         on_step: called with every accepted step.
 
     Raises:
@@ -190,7 +201,7 @@ def integrate(
     count, span = len(z), end - start
     everyone = torch.arange(count)
     z, slope = z.clone(), function(z, torch.full((count,), start, dtype=torch.float64), everyone)
-    controller = _Controller(count, span, first_step, (-gains[0] / tableau.order, gains[1] / tableau.order))
+    controller = _Controller(count, span, control, tableau.order)
     position = torch.full((count,), start, dtype=torch.float64)
     while len(rows := everyone[(position != end)]):
         there = rows.to(z.device)
@@ -219,11 +230,11 @@ def _round_down(size: Tensor) -> Tensor:
 class _Controller:
     """Step sizes per sample on the host: a proportional-integral controller (Gustafsson 1991)."""
 
-    def __init__(self, count: int, span: float, first_step: float, exponents: tuple[float, float]):
+    def __init__(self, count: int, span: float, control: StepControl, order: int):
         self.direction = 1.0 if span > 0 else -1.0
-        self.size = torch.full((count,), first_step * abs(span), dtype=torch.float64)
+        self.size = torch.full((count,), control.first_step * abs(span), dtype=torch.float64)
         self.smallest = 1e-12 * abs(span)
-        self.exponents = exponents
+        self.exponents = -control.gains[0] / order, control.gains[1] / order
         self.previous = torch.ones(count, dtype=torch.float64)
         self.taken = torch.zeros(count, dtype=torch.int64)
         self.rejected = torch.zeros(count, dtype=torch.int64)
