@@ -1,7 +1,7 @@
 """The networks' convolutions: `torch.nn.Conv2d`, except that a CPU computes 3x3 ones by the faster of two algorithms.
 
 `packed_filters` holds the filters of a network in the memory layout of that algorithm while the weights do not change, as
-in a sampling loop. Else each call lays them out anew: a third of the time of a network with a single 32 px image.
+in a sampling loop. Else each call lays them out anew, which for a single small image takes much of its time.
 """
 
 import platform
