@@ -17,7 +17,7 @@ of a continuous VP model), and the truth the solution of the same ODE with 400 c
 """
 
 import argparse
-import contextlib
+import importlib.util
 import math
 from collections.abc import Callable
 from functools import partial
@@ -195,32 +195,50 @@ def with_ours(truth: Truth, order: int, grid: tuple[str, float], levels: int) ->
     return x
 
 
-def league(truth: Truth) -> dict[str, dict[int, float]]:
-    """Distances by sampler and number of network calls."""
-    table: dict[str, dict[int, float]] = {}
+Sampler = Callable[[Truth, int], Tensor]
+
+
+def contestants() -> dict[str, list[Sampler]]:
+    """By name, one sampler for each grid: from a truth and a number of network calls to samples."""
+    found: dict[str, list[Sampler]] = {}
     for name, (kind, options, calls_of) in PEERS.items():
-        for calls in CALLS:
+
+        def peer(truth: Truth, calls: int, *, kind=kind, calls_of=calls_of, options: dict) -> Tensor:
             levels = max(n for n in range(2, calls + 1) if calls_of(n) <= calls)
-            for grid in GRIDS:
-                try:
-                    truth.calls = 0
-                    x = with_diffusers(truth, kind, {**options, **grid}, levels)
-                except (TypeError, ValueError, ImportError):
-                    continue  # this scheduler has no such grid
-                assert truth.calls <= calls, (name, truth.calls, calls)
-                distance = truth.distance(x)
-                if math.isfinite(distance):
-                    table.setdefault(name, {})[calls] = min(distance, table.get(name, {}).get(calls, math.inf))
-    with contextlib.suppress(ImportError):
+            return with_diffusers(truth, kind, options, levels)
+
+        found[name] = [partial(peer, options={**options, **grid}) for grid in GRIDS]
+    if importlib.util.find_spec("azula") is not None:
         for order in (3, 4):
-            for calls in CALLS:
-                distances = [truth.distance(with_azula(truth, order, stop, calls)) for stop in AZULA_STOPS]
-                table.setdefault(f"azula zEAB {order}", {})[calls] = min(distances)
+            found[f"azula zEAB {order}"] = [
+                lambda truth, calls, order=order, stop=stop: with_azula(truth, order, stop, calls)
+                for stop in AZULA_STOPS
+            ]
     for order in OUR_ORDERS:
-        for calls in CALLS:
-            distances = [truth.distance(with_ours(truth, order, grid, calls)) for grid in OUR_GRIDS]
-            table.setdefault(f"ours, order {order}", {})[calls] = min(distances)
-    return table
+        found[f"ours, order {order}"] = [
+            lambda truth, calls, order=order, grid=grid: with_ours(truth, order, grid, calls) for grid in OUR_GRIDS
+        ]
+    return found
+
+
+def league(truth: Truth) -> dict[str, dict[int, float]]:
+    """Distances by sampler and number of network calls, each of the best grid."""
+    return {
+        name: {calls: min(distance(sampler, truth, calls) for sampler in grids) for calls in CALLS}
+        for name, grids in contestants().items()
+    }
+
+
+def distance(sampler: Sampler, truth: Truth, calls: int) -> float:
+    """Infinite where a scheduler has no such grid, or diverges."""
+    truth.calls = 0
+    try:
+        samples = sampler(truth, calls)
+    except (TypeError, ValueError, ImportError):
+        return math.inf
+    assert truth.calls <= calls, (truth.calls, calls)
+    value = truth.distance(samples)
+    return value if math.isfinite(value) else math.inf
 
 
 def main() -> None:
@@ -239,7 +257,7 @@ def main() -> None:
         figures[title] = table = league(truth)
         print(f"\n| {title} | " + " | ".join(f"{calls} calls" for calls in CALLS) + " |\n" + "|---" * 5 + "|")
         for name, row in sorted(table.items(), key=lambda item: math.prod(item[1].values())):
-            print(f"| {name} | " + " | ".join(f"{row.get(calls, math.nan):.2g}" for calls in CALLS) + " |")
+            print(f"| {name} | " + " | ".join(f"{row[calls]:.2g}" for calls in CALLS) + " |")
     save(f"samplers_{Path(args.model).name}" if args.model else "samplers", figures)
 
 

@@ -1,7 +1,7 @@
 """The networks' convolutions: `torch.nn.Conv2d`, except that a CPU computes 3x3 ones by the faster of two algorithms.
 
 `packed_filters` holds the filters of a network in the memory layout of that algorithm while the weights do not change, as
-in a sampling loop. Else each call lays them out anew, which for a single small image takes much of its time.
+in a sampling loop. Else each call lays them out anew, which weighs most where images are few and small.
 """
 
 import platform
@@ -168,7 +168,7 @@ def _suits(x: Tensor, other: Tensor) -> bool:
         and x.dtype == other.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and x.ndim == 4
-        and x.shape[1] >= MIN_CHANNELS // 2
+        and x.shape[1] >= MIN_CHANNELS // 2  # of one channel, memory does not tell which layout it is
         and x.permute(0, 2, 3, 1).is_contiguous()
     )
 
