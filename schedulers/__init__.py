@@ -8,6 +8,7 @@ if __name__ == "schedulers":
 from .conditioning import ClassifierGuidance, LinearPosterior, Replacement, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
+from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .likelihood import LogLikelihood, log_likelihood
 from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
@@ -31,11 +32,11 @@ from .predictors import (
     reverse_diffusion,
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
+from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
-from .scheduling_utils import SDEScheduler, SDESchedulerOutput
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
-from .sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
+from .sde import SDE, VESDE, VPSDE, ScoreFunction, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
 
@@ -48,6 +49,8 @@ __all__ = [
     "DIVERGENCES",
     "ClassifierGuidance",
     "Composition",
+    "DiscreteSubVPSDE",
+    "DiscreteVESDE",
     "DiscreteVPSDE",
     "Divergence",
     "ExactDivergence",
@@ -66,6 +69,7 @@ __all__ = [
     "PixelCells",
     "Replacement",
     "SDE",
+    "ScoreFunction",
     "SDEScheduler",
     "SDESchedulerOutput",
     "SubVPSDE",

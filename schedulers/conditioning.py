@@ -33,10 +33,9 @@ from torch import Tensor
 from .operator_checks import common_gain
 from .operators import LinearOperator
 from .recycled_residuals import RecycledResiduals
-from .sde import SDE, as_time, expand_to
+from .sde import SDE, ScoreFunction, expand_to
 
 
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 ScoreTransform = Callable[[ScoreFunction, Tensor, Tensor], Tensor]
 COVARIANCES = ("moment_matching", "pseudo_inverse")
 
@@ -143,8 +142,7 @@ class LinearPosterior:
         return ratio * variance / (ratio + variance)
 
     def _ratio(self, t: Tensor) -> float:
-        t = as_time(t)
-        return float(self.sde.sigma(t) / self.sde.alpha(t))
+        return float(self.sde.noise_ratio(t))
 
     def _solve(self, pull_back: Callable[[Tensor], Tensor], residual: Tensor, t: Tensor) -> Tensor:
         """J^T At u with (sigma^2 / alpha A J^T At + noise_variance I) u = `residual`.

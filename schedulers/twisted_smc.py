@@ -88,7 +88,7 @@ class TwistedSMC:
 
     def _evaluate(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prior score, twisted score and log twist (B,), but for a constant."""
-        ratio, data = float(self.sde.sigma(t) / self.sde.alpha(t)) ** 2, self.data_std**2
+        ratio, data = float(self.sde.noise_ratio(t)) ** 2, self.data_std**2
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             score = self.score_fn(x, t)

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .schedulers.checks import check_integer, check_number
+
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 WIDE_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
@@ -82,18 +84,12 @@ def masks_to_tensor(mask_image: Any, batch_size: int, size: tuple[int, int]) -> 
 
 def check_count(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    check_integer(name, value)
 
 
 def check_nonnegative(name: str, value: Any) -> None:
     """Raises TypeError or ValueError unless `value` is a finite real number of at least 0."""
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
-        value = value.item()
-    if not isinstance(value, (int, float, np.floating, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+    check_number(name, value, 0)
 
 
 def _from_pil(image: Image.Image, channels: int, name: str) -> Tensor:

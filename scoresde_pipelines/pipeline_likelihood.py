@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from .models import packed_filters
+from .pipeline_base import OUTPUT_TYPES, PIL_MODES, Generator, SDEPipelineBase
 from .pipeline_output import ScoreSdeLikelihoodOutput, ScoreSdePipelineOutput
-from .pipeline_utils import OUTPUT_TYPES, PIL_MODES, Generator, SDEPipelineBase
 from .schedulers.dequantization import DEQUANTIZATIONS, LogMass, PixelCells, combine
 from .schedulers.divergence import Divergence
 from .schedulers.likelihood import LogLikelihood, log_likelihood, spawn_generators
