@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .checks import check_integer, check_number
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
+from .score_function import PerSample, check_score, select_rows
 from .sde import DATA_STD, SDE, ScoreFunction, as_time, expand_to
 
 
@@ -60,7 +61,7 @@ class UnitScaleFlow:
         sde: the SDE.
         dtype: what `score_fn` works in; the state itself is float64.
         data_std: rough standard deviation s of the data; it moves the cost, not the result.
-        condition: per-sample tensors (B, ...), handed to `score_fn` by name for the samples under way.
+        condition: per-sample tensors (B, ...), bound to `score_fn` by name, as `PerSample` does.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class UnitScaleFlow:
         data_std: float = DATA_STD,
         condition: Mapping[str, Tensor] | None = None,
     ):
-        self.score_fn, self.sde, self.dtype = score_fn, sde, dtype
+        self.score_fn = PerSample(score_fn, **condition) if condition else score_fn
+        self.sde, self.dtype = sde, dtype
         self.data_std = check_number("data_std", data_std, 0, ends="()")
-        self.condition = dict(condition or {})
 
     def variable(self, t: float) -> float:
         """u of the time t."""
@@ -94,8 +95,8 @@ class UnitScaleFlow:
         t, rho = self.time(u), noise_ratio(u)
         h = (1 + rho**2).sqrt()
         x = (z * expand_to(self.sde.alpha(t) * self.data_std * h, z)).to(self.dtype)
-        condition = {name: value[rows.to(value.device)] for name, value in self.condition.items()}
-        score = self.score_fn(x, t.to(x.device, x.dtype), **condition).to(z.dtype)
+        score = select_rows(self.score_fn, rows)(x, t.to(x.device, x.dtype))
+        score = check_score(score, x).to(z.dtype)
         rate = noise_ratio_slope(u) / h
         return score * expand_to(-rate * self.sde.sigma(t), z) - z * expand_to(rate * rho / h, z)
 
