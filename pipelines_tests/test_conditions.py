@@ -10,6 +10,7 @@ from scoresde_pipelines import GaussianScoreModel, log_likelihood, solve_probabi
 from scoresde_pipelines.schedulers import (
     ClassifierFreeGuidance,
     ClassifierGuidance,
+    DenoisedClassifierGuidance,
     LinearOperator,
     LinearPosterior,
     MomentMatching,
@@ -228,3 +229,15 @@ def test_old_names_work_and_warn():
     t = torch.tensor(t, dtype=torch.float64)
     new = MomentMatching(prior_score(sde), sde, operator, y, 0.2, data_std=1.0)
     assert torch.equal(old(prior_score(sde), x, t), new(x, t))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_guidance_by_a_classifier_of_clean_images_uses_the_denoised_image(name):
+    sde = SCHEDULERS[name]().sde
+    weight = torch.tensor([0.5, -1.0, 2.0, 0.25], dtype=torch.float64)
+    guided = DenoisedClassifierGuidance(prior_score(sde), sde, lambda x0: x0 @ weight, scale=3.0)
+    x, t = torch.randn(2, D, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    # D = alpha C (alpha^2 C + sigma^2 I)^-1 x, so the gradient of w'D is its transpose times w.
+    spread = sde.alpha(t) ** 2 * COVARIANCE + sde.sigma(t) ** 2 * torch.eye(D, dtype=torch.float64)
+    gradient = sde.alpha(t) * torch.linalg.solve(spread, COVARIANCE @ weight)
+    assert torch.allclose(guided(x, t), prior_score(sde)(x, t) + 3 * gradient, rtol=1e-9, atol=1e-12)

@@ -5,7 +5,7 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
-from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance
+from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .conditioning import LinearPosterior, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
@@ -56,6 +56,7 @@ __all__ = [
     "Composition",
     "DiscreteSubVPSDE",
     "DiscreteVESDE",
+    "DenoisedClassifierGuidance",
     "DiscreteVPSDE",
     "Divergence",
     "ExactDivergence",

@@ -5,6 +5,8 @@ By Bayes' rule the label y adds one term to the score,
     grad log p_t(x | y) = grad log p_t(x) + grad log p_t(y | x).
 
 - `ClassifierGuidance` takes it from a noise-conditional classifier (Song et al. 2021; Dhariwal & Nichol 2021).
+- `DenoisedClassifierGuidance` takes it from a classifier of clean images, evaluated on the denoised image E[x_0 | x_t]
+  (Bansal et al. 2023; Yu et al. 2023): p_t(y | x_t) is then approximate, and any pretrained classifier will do.
 - `ClassifierFreeGuidance` takes it as the difference of a network's scores with and without the label (Ho & Salimans
   2022): score + (scale - 1) (score with label - score without).
 """
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from .checks import check_number
 from .score_function import select_rows
-from .sde import ScoreFunction
+from .sde import SDE, ScoreFunction
 
 
 class ClassifierGuidance:
@@ -62,6 +64,46 @@ class ClassifierGuidance:
     def rows(self, index: Tensor) -> "ClassifierGuidance":
         """The same for the samples `index` (b,) alone."""
         return ClassifierGuidance(select_rows(self.score_fn, index), select_rows(self.log_prob, index), self.scale)
+
+
+class DenoisedClassifierGuidance:
+    """The score plus `scale` grad log p(label | E[x_0 | x_t]).
+
+    Args:
+        score_fn: the unconditional score, `(x, t) -> (B, *D)`, differentiable in x.
+        sde: the SDE, for the denoised image.
+        log_prob: `x0 -> (B,)`, log p(label | x_0) of clean images (B, *D); labels that differ from sample to sample are
+            bound to it by an object with a method `rows(index)`.
+        scale: 0 leaves the score as it is; more sharpens the class.
+
+    Each call costs one evaluation of the network and one vector-Jacobian product through it and the classifier.
+
+    Raises:
+        TypeError, ValueError: for an argument that is no function, or a scale that is no finite number.
+    """
+
+    def __init__(
+        self, score_fn: ScoreFunction, sde: SDE, log_prob: Callable[[Tensor], Tensor], scale: float = 1.0
+    ) -> None:
+        for name, function in (("score_fn", score_fn), ("log_prob", log_prob)):
+            if not callable(function):
+                raise TypeError(f"{name} must be a function, got {type(function).__name__}")
+        self.score_fn, self.sde, self.log_prob, self.scale = score_fn, sde, log_prob, check_number("scale", scale)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            state = x if differentiable else x.detach().requires_grad_()
+            score = self.score_fn(state, t)
+            log_prob = self.log_prob(self.sde.denoise(state, score, t))
+            (gradient,) = torch.autograd.grad(log_prob.sum(), state, create_graph=differentiable)
+        return (score if differentiable else score.detach()) + self.scale * gradient
+
+    def rows(self, index: Tensor) -> "DenoisedClassifierGuidance":
+        """The same for the samples `index` (b,) alone."""
+        parts = select_rows(self.score_fn, index), self.sde, select_rows(self.log_prob, index)
+        return DenoisedClassifierGuidance(*parts, self.scale)
 
 
 class ClassifierFreeGuidance:
