@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from .models import packed_filters
-from .scheduler_coercion import to_sde_scheduler
 from .schedulers import SDEScheduler
 from .schedulers.probability_flow import solve_probability_flow
+from .schedulers.scheduling_conversion import to_sde_scheduler
 
 
 Generator = torch.Generator | list[torch.Generator] | None
