@@ -100,6 +100,11 @@ def sde_scheduler_class(name: str) -> type[SDEScheduler]:
     return found[-1]
 
 
+def is_sde_scheduler(name: Any) -> bool:
+    """Whether an imported subclass of `SDEScheduler` has this name."""
+    return any(cls.__name__ == name for cls in _subclasses(SDEScheduler))
+
+
 def _from_config(config: Mapping[str, Any]) -> SDEScheduler:
     name = config.get("_class_name")
     if not isinstance(name, str):

@@ -15,7 +15,6 @@ from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .schedulers.dequantization import DEQUANTIZATIONS
 from .schedulers.divergence import DIVERGENCES
 from .schedulers.probability_flow import ODEError
-from .shipped import shipped
 from .training.data import ImageFormat, ImageStore, load_images
 
 
@@ -66,7 +65,7 @@ def likelihood(
         "seed": seed,
     }
     try:
-        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(shipped(model) if model in shipped() else model)
+        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(model)
         pipe.to(_device(device))
         images = _open_images(data, split, fit, pipe.sample_shape)
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
