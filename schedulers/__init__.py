@@ -35,6 +35,7 @@ from .predictors import (
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
 from .replacement import Replacement
+from .scheduling_conversion import to_sde_scheduler
 from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
@@ -103,4 +104,5 @@ __all__ = [
     "probability_flow_euler",
     "reverse_diffusion",
     "solve_probability_flow",
+    "to_sde_scheduler",
 ]
