@@ -13,10 +13,10 @@ from .sde import ScoreFunction
 
 
 class PerSample:
-    """A function `(x, t, **values)` with tensors (B, ...) bound to it by name, one row for each sample.
+    """A function with tensors (B, ...) bound to it by name, one row for each sample.
 
     Args:
-        function: a score `(x, t, **values) -> (B, *D)`, or a log-probability `(x, t, **values) -> (B,)`.
+        function: a score `(x, t, **values) -> (B, *D)`, or a log-probability `(x, t, **values)` or `(x0, **values) -> (B,)`.
         values: tensors (B, ...), for example `class_labels`.
 
     Example:
@@ -29,9 +29,9 @@ class PerSample:
     def __init__(self, function: Callable[..., Tensor], **values: Tensor):
         self.function, self.values = function, values
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The function at `x` (B, *D) and `t`, () or (B,), with the values of all its samples."""
-        return self.function(x, t, **self.values)
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        """The function at its arguments, `x` (B, *D) and mostly `t`, () or (B,), with the values of all its samples."""
+        return self.function(*arguments, **self.values)
 
     def rows(self, index: Tensor) -> "PerSample":
         """The same for the samples `index` (b,) alone."""
