@@ -5,13 +5,15 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
+from . import multistep
 from .conditioning import ClassifierGuidance, LinearPosterior, Replacement, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
 from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
+from .heun import Heun
 from .likelihood import LogLikelihood, log_likelihood
-from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
+from .multistep import ExponentialMultistep
 from .operator_checks import check_operator, check_range
 from .operators import (
     AveragePoolOperator,
@@ -24,6 +26,7 @@ from .operators import (
 from .parameterization import Parameterization
 from .predictors import (
     PREDICTORS,
+    Predictor,
     ancestral,
     ancestral_large,
     euler_maruyama,
@@ -32,6 +35,7 @@ from .predictors import (
     reverse_diffusion,
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
+from .sampling_loop import sampling_loop
 from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
@@ -59,13 +63,14 @@ __all__ = [
     "LinearOperator",
     "LinearPosterior",
     "FlowSolution",
+    "Heun",
     "HutchinsonDivergence",
     "LogLikelihood",
-    "MULTISTEP_PREDICTORS",
     "MaskOperator",
     "ODEError",
     "PREDICTORS",
     "Parameterization",
+    "Predictor",
     "PixelCells",
     "Replacement",
     "SDE",
@@ -93,5 +98,12 @@ __all__ = [
     "matched_prior",
     "probability_flow_euler",
     "reverse_diffusion",
+    "sampling_loop",
     "solve_probability_flow",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "MULTISTEP_PREDICTORS":
+        return getattr(multistep, name)  # warns: PREDICTORS holds all predictors
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
