@@ -120,7 +120,9 @@ class SDEPipelineBase(DiffusionPipeline):
         given |= {name: pipeline.config[name] for name in options if name in pipeline.config}
         missing = {"unet", "scheduler"} - {*given, *kwargs}
         if missing:
-            raise ValueError(f"pipeline must have a unet and a scheduler, got {type(pipeline).__name__} without {missing}")
+            raise ValueError(
+                f"pipeline must have a unet and a scheduler, got {type(pipeline).__name__} without {missing}"
+            )
         return cls(**{**given, **kwargs})
 
     # ------------------------------------------------------------------ inputs
@@ -133,6 +135,13 @@ class SDEPipelineBase(DiffusionPipeline):
             raise ValueError("unet.config.sample_size must be the size of the images, got None")
         height, width = (size, size) if isinstance(size, int) else size
         return (self.unet.config.in_channels, height, width)
+
+    @property
+    def data_std(self) -> float:
+        """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
+        if self.scheduler.config.prediction_type == "edm":
+            return float(self.scheduler.config.sigma_data)
+        return 0.5 * (self.config.data_max - self.config.data_min)
 
     @property
     def num_timesteps(self) -> int:
@@ -171,7 +180,9 @@ class SDEPipelineBase(DiffusionPipeline):
                 f"output_type 'pil' needs {sorted(PIL_MODES)} channels, the network has {self.sample_shape[0]}: "
                 "choose 'np' or 'pt'"
             )
-        if not isinstance(callback_tensors, (list, tuple)) or set(callback_tensors) - set(self._callback_tensor_inputs):
+        if not isinstance(callback_tensors, (list, tuple)) or set(callback_tensors) - set(
+            self._callback_tensor_inputs
+        ):
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs must be among {self._callback_tensor_inputs}, "
                 f"got {callback_tensors!r}"
@@ -260,16 +271,19 @@ class SDEPipelineBase(DiffusionPipeline):
         """States in the data range, (B, C, H, W), as PIL images, an array (B, H, W, C) or a tensor in [0, 1].
 
         Raises:
-            ValueError: for NaN or infinity; says where they come from.
+            ValueError: for NaN or infinity.
         """
+        self.check_images(x, output_type)
+        return x if output_type == "latent" else export_images(self.to_unit_range(x), output_type)
+
+    def check_images(self, x: Tensor, output_type: str) -> None:
+        """Raises ValueError for NaN or infinity in `x`, saying where they come from; warns of values to be clipped."""
         if not all_finite(x):
             weight = weights_not_finite(self.unet)
             reason = "the network's output is not" if weight is None else f"the network's weights {weight} are not"
             raise ValueError(f"images must be finite, got NaN or infinity in {_rows_not_finite(x)} of them: {reason}")
-        if output_type == "latent":
-            return x
-        warn_of_excess(x, self.config.data_min, self.config.data_max)
-        return export_images(self.to_unit_range(x), output_type)
+        if output_type != "latent":
+            warn_of_excess(x, self.config.data_min, self.config.data_max)
 
     def to_unit_range(self, x: Tensor) -> Tensor:
         """States in the data range, (B, C, H, W), as float32 images in [0, 1]."""
@@ -288,10 +302,11 @@ def check_components(unet: Any, scheduler: SDEScheduler) -> None:
     told_sigma = scheduler.time_convention == "sigma"
     knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))
     if embedding in ("fourier", "positional") and told_sigma != knows_sigma:
+        told = "sigma" if told_sigma else scheduler.time_convention
         wanted = "noise levels sigma (the VE SDE)" if knows_sigma else "times or indices (the VP and sub-VP SDEs)"
         raise ValueError(
             f"scheduler must be one that {type(unet).__name__} was trained with: it has a {embedding} time embedding for "
-            f"{wanted}, got {type(scheduler).__name__}, which tells it {'sigma' if told_sigma else scheduler.time_convention}"
+            f"{wanted}, got {type(scheduler).__name__}, which tells it {told}"
         )
 
 

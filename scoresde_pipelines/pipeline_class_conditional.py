@@ -167,7 +167,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         return [known[name] for name in names]
 
     def check_labels(self, class_labels: Any, guidance_scale: float) -> Tensor:
-        """The labels as int64, shape (B,); raises TypeError or ValueError where they, the scale or the modules do not fit."""
+        """The labels as int64, (B,); raises TypeError or ValueError where they, the scale or the modules do not fit."""
         check_number("guidance_scale", guidance_scale, 0)
         if self.num_classes == 0:
             raise ValueError(
