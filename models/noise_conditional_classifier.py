@@ -82,7 +82,7 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
     Example:
         >>> classifier = NoiseConditionalClassifier(depth=10, width=1)
         >>> logits = classifier(torch.rand(2, 3, 32, 32), torch.tensor([0.5, 10.0])).logits
-        >>> guidance = ClassifierGuidance(classifier.log_prob_of(torch.tensor([3, 7]), scheduler.sde))
+        >>> guidance = ClassifierGuidance(score_fn, classifier.log_prob_of(torch.tensor([3, 7]), scheduler.sde))
     """
 
     config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes

@@ -5,14 +5,16 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
-from . import multistep
-from .conditioning import ClassifierGuidance, LinearPosterior, Replacement, matched_prior
+from . import conditioning, multistep
+from .classifier_free_guidance import ClassifierFreeGuidance
+from .classifier_guidance import ClassifierGuidance
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
 from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .heun import Heun
 from .likelihood import LogLikelihood, log_likelihood
+from .moment_matching import MomentMatching
 from .multistep import ExponentialMultistep
 from .operator_checks import check_operator, check_range
 from .operators import (
@@ -35,12 +37,14 @@ from .predictors import (
     reverse_diffusion,
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
+from .replacement import Replacement
 from .sampling_loop import sampling_loop
 from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
-from .sde import SDE, VESDE, VPSDE, ScoreFunction, SubVPSDE
+from .score_function import ScoreFunction
+from .sde import SDE, VESDE, VPSDE, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
 
@@ -51,6 +55,7 @@ __all__ = [
     "CORRECTORS",
     "DEQUANTIZATIONS",
     "DIVERGENCES",
+    "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Composition",
     "DiscreteSubVPSDE",
@@ -61,12 +66,12 @@ __all__ = [
     "ExponentialMultistep",
     "GrayOperator",
     "LinearOperator",
-    "LinearPosterior",
     "FlowSolution",
     "Heun",
     "HutchinsonDivergence",
     "LogLikelihood",
     "MaskOperator",
+    "MomentMatching",
     "ODEError",
     "PREDICTORS",
     "Parameterization",
@@ -95,7 +100,6 @@ __all__ = [
     "exponential",
     "langevin",
     "log_likelihood",
-    "matched_prior",
     "probability_flow_euler",
     "reverse_diffusion",
     "sampling_loop",
@@ -106,4 +110,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name == "MULTISTEP_PREDICTORS":
         return getattr(multistep, name)  # warns: PREDICTORS holds all predictors
+    if name in ("LinearPosterior", "matched_prior"):
+        return getattr(conditioning, name)  # warn when they are used
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

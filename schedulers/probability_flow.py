@@ -28,7 +28,8 @@ from torch import Tensor
 
 from .checks import check_integer, check_number
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
-from .sde import DATA_STD, SDE, ScoreFunction, as_time, expand_to
+from .score_function import ScoreFunction, rows_of
+from .sde import DATA_STD, SDE, as_time, expand_to
 
 
 # Data has its structure at small noise: an embedded error estimate that strides over it in one step sees nothing. From data
@@ -95,7 +96,7 @@ class UnitScaleFlow:
         h = (1 + rho**2).sqrt()
         x = (z * expand_to(self.sde.alpha(t) * self.data_std * h, z)).to(self.dtype)
         condition = {name: value[rows.to(value.device)] for name, value in self.condition.items()}
-        score = self.score_fn(x, t.to(x.device, x.dtype), **condition).to(z.dtype)
+        score = rows_of(self.score_fn, rows)(x, t.to(x.device, x.dtype), **condition).to(z.dtype)
         rate = noise_ratio_slope(u) / h
         return score * expand_to(-rate * self.sde.sigma(t), z) - z * expand_to(rate * rho / h, z)
 

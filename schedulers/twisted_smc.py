@@ -1,77 +1,99 @@
 r"""Twisted sequential Monte Carlo: posterior samples that are exact in the limit of many particles (Wu et al. 2023).
 
-For a measurement y = A x_0 + s n, a population of particles walks down the prior's own chain p(x_s | x_t), led by a twist,
-a guess of p_t(y | x_t) that needs not be right:
+Experimental: names and behaviour may change without a deprecation.
 
-    twist(x_t) = N(y; A D, v A At + s^2),   v = r^2 w / (r^2 + w),   r = sigma / alpha,
+For a measurement y = A x_0 + noise_std n, populations of particles follow the prior's own chain p(x_s | x_t), guided by a
+twist, an approximation of p_t(y | x_t) that need not be accurate:
+
+    twist(x_t) = N(y; A D, v A At + noise_std^2),   v = r^2 w / (r^2 + w),   r = sigma / alpha,
 
 with the denoised image D and the variance w of the data. The twisted score, prior plus grad log twist, proposes
-x_s ~ q(x_s | x_t), and the weight repairs what is wrong about it:
+x_s ~ q(x_s | x_t), and weights correct for the difference:
 
     weight = p(x_s | x_t) twist(x_s) / (q(x_s | x_t) twist(x_t)).
 
-Where few particles carry the weight, the population is drawn anew (systematic resampling). In the sampling loop all this
-is a constraint on the state; the network sees each state once, in the constraint, and `score` hands on what it found.
+Where few particles carry the weight, a population is resampled (systematic resampling).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .conditioning import ScoreFunction
+from .checks import check_finite, check_integer, check_number
 from .operators import LinearOperator, inner
 from .predictors import Predictor
+from .score_function import ScoreFunction, check_function
 from .sde import SDE
 
 
 class TwistedSMC:
-    """One walk of one population per measurement.
+    """The twisted score, `(x, t) -> score`, of one population per measurement; `resample` goes after every step.
+
+    In a loop of your own, and in `sampling_loop` with `constrain=smc.resample`:
+
+    ```python
+    x = smc.resample(x, scheduler.times[0])
+    x = sampling_loop(scheduler, smc, x, generator, constrain=smc.resample)
+    ```
 
     Args:
-        sde: the prior's SDE.
-        score_fn: the prior's score, differentiable.
-        predictor: the prior's chain, with noise: `(sde, x, score, t, s) -> (mean, std)`.
+        score_fn: `(x, t) -> score` of the prior; differentiable in x.
+        sde: the SDE.
         operator: A.
-        measurement: y of each particle, (B, *M); those of one population are alike.
-        noise_std: s, in the units of the state, as `measurement`.
+        y: the measurement of each particle, (B, *M), in the units of the state; the same within a population.
+        noise_std: standard deviation of the measurement's noise.
+        predictor: the prior's chain, with noise: the predictor of the scheduler that does the steps.
         particles: size of a population; B is a multiple of it.
         data_std: standard deviation of the data, roughly.
         uniform: returns a number in [0, 1) for each population, (B / particles,).
-        threshold: a population is drawn anew when its effective size falls below this share.
+        threshold: a population is resampled when its effective size falls below this share.
 
-    Attributes:
-        evaluations: calls of the score and vector-Jacobian products so far, each counted as one.
+    Raises:
+        TypeError, ValueError: for an argument of the wrong kind or out of its range, naming it.
     """
 
     def __init__(
         self,
-        sde: SDE,
         score_fn: ScoreFunction,
-        predictor: Predictor,
+        sde: SDE,
         operator: LinearOperator,
-        measurement: Tensor,
+        y: Tensor,
         noise_std: float,
+        predictor: Predictor,
         particles: int,
         data_std: float,
-        uniform: Callable[[], Tensor],
+        uniform: Callable[[], Tensor] | None = None,
         threshold: float = 0.5,
     ):
+        check_function("score_fn", score_fn)
+        check_function("predictor", predictor)
         self.sde, self.score_fn, self.predictor, self.operator = sde, score_fn, predictor, operator
-        self.measurement, self.noise_variance, self.data_std = measurement, float(noise_std) ** 2, float(data_std)
-        self.particles, self.uniform, self.threshold = particles, uniform, threshold
+        self.measurement, self.noise_variance = check_finite("y", y), check_number("noise_std", noise_std, 0) ** 2
+        self.data_std = check_number("data_std", data_std, 0, ends="()")
+        self.particles = check_integer("particles", particles)
+        if len(y) % self.particles:
+            raise ValueError(f"y must hold a multiple of {self.particles} particles, got {len(y)}")
+        self.threshold = check_number("threshold", threshold, 0, 1)
+        self.uniform = uniform or (lambda: torch.rand(len(y) // self.particles))
+        #: Network evaluations so far: calls of the score and vector-Jacobian products, each counted as one.
         self.evaluations = 0
-        self._log_weights = torch.zeros(len(measurement), device=measurement.device)
-        self._time: Any = None
+        self._log_weights = torch.zeros(len(y), device=y.device)
+        self._time: Tensor | None = None
         self._states: tuple[Tensor, ...] = ()  # the states, their prior and twisted scores, their log twists
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """The twisted score at the states that `__call__` has just returned, whatever the arguments."""
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The twisted score, in the shape of `x` (B, *D).
+
+        `resample` has just evaluated the network at the states that it returned; states that were changed since, or never
+        resampled, are evaluated here, and keep their weights.
+        """
+        if not self._states or self._time != t or not torch.equal(self._states[0], x):
+            self._states, self._time = (x.clone(), *self._evaluate(x, t)), t
         return self._states[2]
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The populations after weighing and, where the weights are uneven, resampling the states `x` (B, *D) at `t`."""
+    def resample(self, x: Tensor, t: Tensor) -> Tensor:
+        """The populations after weighting and, where the weights are uneven, resampling the states `x` (B, *D) at `t`."""
         if float(t) == 0:  # the means of the last states, which have their weights already
             return x[self._ancestors()]
         found = (x, *self._evaluate(x, t))
@@ -84,10 +106,10 @@ class TwistedSMC:
         ancestors = torch.where(poor, self._ancestors(), own)
         self._log_weights = torch.where(poor, 0.0, self._log_weights)
         self._states = tuple(value[ancestors] for value in found)
-        return self._states[0]
+        return self._states[0].clone()  # the caller may change it in place
 
     def _evaluate(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Prior score, twisted score and log twist (B,), but for a constant."""
+        """Prior score, twisted score and log twist (B,), up to a constant."""
         ratio, data = float(self.sde.noise_ratio(t)) ** 2, self.data_std**2
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -104,6 +126,7 @@ class TwistedSMC:
     def _step_log_ratio(self, x: Tensor, s: Tensor) -> Tensor:
         """log of p(x_s | x_t) / (q(x_s | x_t) twist(x_t)), shape (B,): Gaussians of one variance and two means."""
         before, score, twisted, log_twist = self._states
+        assert self._time is not None
         prior_mean, std = self.predictor(self.sde, before, score, self._time, s)
         mean, _ = self.predictor(self.sde, before, twisted, self._time, s)
         shift = mean - prior_mean

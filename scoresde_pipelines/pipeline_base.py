@@ -1,6 +1,5 @@
-"""What the pipelines share: loading, the prior, the one sampling loop, and images."""
+"""What the pipelines share: loading, checks of arguments, the prior, the sampling loop, and images."""
 
-import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -16,14 +15,14 @@ from torch import Tensor
 
 from .models import packed_filters
 from .scheduler_coercion import to_sde_scheduler
-from .schedulers import SDEScheduler
+from .schedulers import ScoreFunction, SDEScheduler, sampling_loop
 from .schedulers.checks import check_choice, check_integer
 from .schedulers.probability_flow import solve_probability_flow
+from .schedulers.sde import DATA_STD
 
 
 Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
-Network = Callable[[Tensor, Tensor], Tensor]
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -104,8 +103,13 @@ class SDEPipelineBase(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Number of steps of the sampling loop, for callbacks: the last one has the index `num_timesteps - 1`."""
-        return len(self.scheduler.timesteps)
+        """Number of steps of the sampling in progress, for callbacks: the last one has the index `num_timesteps - 1`."""
+        return self.__dict__.get("_num_timesteps", len(self.scheduler.timesteps))
+
+    @property
+    def data_std(self) -> float:
+        """A rough standard deviation of the data, a quarter of their range."""
+        return DATA_STD * (self.config.data_max - self.config.data_min) / 2
 
     def check_inputs(
         self,
@@ -162,58 +166,51 @@ class SDEPipelineBase(DiffusionPipeline):
         self,
         latents: Tensor,
         generator: Generator = None,
-        network: Network | None = None,
+        score_fn: ScoreFunction | None = None,
         callback: StepCallback | None = None,
         callback_tensors: list[str] = ["latents"],  # noqa: B006 - diffusers' convention, never changed here
         scheduler: SDEScheduler | None = None,
         constrain: Constraint | None = None,
     ) -> Tensor:
-        """The sampling loop of every pipeline: one network call and one `scheduler.step` per entry of `timesteps`.
+        """The sampling loop of every pipeline: `sampling_loop` with a progress bar and diffusers' callback.
 
         Args:
             latents: the start, from `prepare_latents`; `scheduler.set_timesteps` has been called.
             generator: source of every random draw.
-            network: `(x, timestep) -> output`; a guidance or another condition wraps `self.network`.
+            score_fn: `(x, t) -> score`; the network's own score by default. A condition wraps that one.
             callback: called as `callback(pipe, i, timestep, {"latents": ...})` after each step.
             scheduler: instead of the pipeline's own.
-            constrain: `(x, t) -> x`, applied to the start and after each step; t is the SDE's time of the state.
+            constrain: `(x, t) -> x`, applied after each step; t is the SDE's time of the state.
         """
-        network, scheduler = network or self.network, scheduler or self.scheduler
-        accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
-        step_kwargs: dict[str, Any] = {"generator": generator} if accepts_generator else {}
-        if constrain is not None:
-            latents = constrain(latents, scheduler.state_time)
-        with packed_filters(self.unet):
-            for i, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
-                output = network(scheduler.scale_model_input(latents, timestep), timestep)
-                latents = scheduler.step(output, timestep, latents, **step_kwargs, return_dict=False)[0]
-                if constrain is not None:
-                    latents = constrain(latents, scheduler.state_time)
-                if callback is not None:
-                    available = {"latents": latents}
-                    changed = callback(self, i, timestep, {name: available[name] for name in callback_tensors})
-                    latents = (changed or {}).get("latents", latents)
-        return latents
+        scheduler = scheduler or self.scheduler
+        score_fn = score_fn or scheduler.score_fn(self.network)
+        self._num_timesteps = len(scheduler.timesteps)
+
+        def on_step(i: int, timestep: Tensor, x: Tensor) -> Tensor | None:
+            bar.update()
+            if callback is None:
+                return None
+            available = {"latents": x}
+            changed = callback(self, i, timestep, {name: available[name] for name in callback_tensors})
+            return (changed or {}).get("latents")
+
+        with packed_filters(self.unet), self.progress_bar(total=self._num_timesteps) as bar:
+            return sampling_loop(scheduler, score_fn, latents, generator, constrain=constrain, on_step=on_step)
 
     def solve_ode(
-        self,
-        latents: Tensor,
-        tolerance: float,
-        score_fn: Callable[..., Tensor] | None = None,
-        condition: dict[str, Tensor] | None = None,
+        self, latents: Tensor, tolerance: float, score_fn: ScoreFunction | None = None
     ) -> tuple[Tensor, Tensor]:
         """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,).
 
-        `score_fn`, `(x, t, **condition) -> score` with t of shape (B,), replaces the network's score; `condition` holds
-        per-sample tensors (B, ...).
+        `score_fn`, `(x, t) -> score` with t of shape (B,), replaces the network's score.
         """
         sde, end = self.scheduler.sde, self.scheduler.smallest_time
         score_fn = score_fn or self.scheduler.score_fn(self.network)
         x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
         with packed_filters(self.unet):
-            solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance, condition=condition)
+            solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance)
         t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
-        return sde.denoise(solution.x, score_fn(solution.x, t, **(condition or {})), t), solution.nfe + 1
+        return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
 
     # ------------------------------------------------------------------ images
 

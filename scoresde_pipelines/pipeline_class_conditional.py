@@ -1,6 +1,5 @@
 """Class-conditional generation, with a classifier beside an unconditional network or with a conditional network."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +8,8 @@ from torch.nn import functional
 
 from .models import NoiseConditionalClassifier
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
-from .pipeline_inverse_problem import conditioned_network
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers import ClassifierGuidance
+from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, ScoreFunction
 from .schedulers.checks import check_integer, check_number
 from .schedulers.sde import expand_to
 
@@ -104,16 +102,15 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
         labels = labels.to(self._execution_device)
         latents = self.prepare_latents(len(labels), generator, latents)
-        score_fn = partial(self.guided_score, scale=float(guidance_scale))
-        calls = 2 if self.classifier is None and guidance_scale not in (0, 1) else 1
+        score_fn = self.guided_score_fn(labels, guidance_scale)
+        calls = getattr(score_fn, "evaluations_per_call", 1)
         nfe: int | Tensor
         if ode_tolerance is not None:
-            latents, nfe = self.solve_ode(latents, ode_tolerance, score_fn, {"class_labels": labels})
+            latents, nfe = self.solve_ode(latents, ode_tolerance, score_fn)
         else:
             self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-            network = conditioned_network(partial(score_fn, class_labels=labels), self.scheduler)
             latents = self.run_sampler(
-                latents, generator, network, callback_on_step_end, callback_on_step_end_tensor_inputs
+                latents, generator, score_fn, callback_on_step_end, callback_on_step_end_tensor_inputs
             )
             nfe = len(self.scheduler.timesteps)
         self.maybe_free_model_hooks()
@@ -175,27 +172,20 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     # ------------------------------------------------------------------ guidance
 
-    def guided_score(self, x: Tensor, t: Tensor, class_labels: Tensor, scale: float) -> Tensor:
-        """The guided score at `x` (B, *D) for labels (B,); `t` of shape () or (B,)."""
+    def guided_score_fn(self, class_labels: Tensor, scale: float) -> ScoreFunction:
+        """The guided score function for labels (B,)."""
+        score_fn = self.scheduler.score_fn(self.network)
         if self.classifier is not None:
-            guidance = ClassifierGuidance(partial(self.class_log_prob, class_labels=class_labels), scale)
-            return guidance(self.scheduler.score_fn(self.network), x, t)
-        no_class = torch.full_like(class_labels, self.num_classes)
-        if scale in (0.0, 1.0):
-            labels = class_labels if scale else no_class
-            return self.scheduler.score_fn(self.network, class_labels=labels)(x, t)
-        score_fn = self.scheduler.score_fn(self.network, class_labels=torch.cat([no_class, class_labels]))
-        without, given = score_fn(torch.cat([x, x]), t.repeat(2) if t.ndim else t).chunk(2)
-        return without + scale * (given - without)
+            return ClassifierGuidance(score_fn, self.class_log_prob, scale, class_labels)
+        return ClassifierFreeGuidance(score_fn, class_labels, scale, no_class=self.num_classes)
 
     def class_log_prob(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
         """log p(label | x_t = x), shape (B,), by the classifier, in its own range of data."""
         sde, config = self.scheduler.sde, self.classifier.config
         low, high = self.config.data_min, self.config.data_max
         scale = (config.data_max - config.data_min) / (high - low)
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
         # Divided by alpha, every SDE is a VE SDE: a clean image plus white noise.
-        noisy = (x / expand_to(alpha, x) - low) * scale + config.data_min
-        level = (scale * sigma / alpha).to(x.device, x.dtype).expand(len(x))
+        noisy = (x / expand_to(sde.alpha(t), x) - low) * scale + config.data_min
+        level = (scale * sde.noise_ratio(t)).to(x.device, x.dtype).expand(len(x))
         logits = self.classifier(noisy.to(self.classifier.dtype), level).logits.float()
         return functional.log_softmax(logits, dim=1).gather(1, class_labels[:, None])[:, 0]
