@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from .checks import check_number
-from .score_function import select_rows
-from .sde import SDE, ScoreFunction
+from .score_function import ScoreFunction, select_rows
+from .sde import SDE
 
 
 NoiseRatio = Callable[[Tensor], Tensor]

@@ -9,7 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .sde import ScoreFunction
+
+#: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
+#: A model that also knows a condition (a class label) takes it by name: `(x, t, class_labels=...)`.
+ScoreFunction = Callable[..., Tensor]
 
 
 class PerSample:
@@ -56,6 +59,3 @@ def check_score(score: Any, x: Tensor) -> Tensor:
     if score.shape != x.shape:
         raise ValueError(f"score_fn must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
     return score
-
-
-__all__ = ["PerSample", "ScoreFunction", "check_score", "select_rows"]

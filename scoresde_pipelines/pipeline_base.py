@@ -22,7 +22,7 @@ from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
-from .schedulers.sde import ScoreFunction
+from .schedulers.score_function import ScoreFunction
 from .shipped import shipped_folder
 
 
@@ -169,7 +169,7 @@ class SDEPipelineBase(DiffusionPipeline):
             raise ValueError(f"generator must hold one generator per image, {batch_size}, got {len(generator)}")
         expected = (batch_size, *self.sample_shape)
         if latents is not None and (not isinstance(latents, Tensor) or not latents.is_floating_point()):
-            raise TypeError(f"latents must be a floating-point tensor, got {type(latents).__name__}")
+            raise TypeError(f"latents must be a tensor of floating-point numbers, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
         if latents is not None and not all_finite(latents):
@@ -214,11 +214,11 @@ class SDEPipelineBase(DiffusionPipeline):
         return in_use(self.unet)
 
     def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
-        """A scheduler with its time steps set, for this run alone: a copy of `scheduler`, by default the pipeline's."""
-        scheduler = copy.copy(scheduler or self.scheduler)
+        """`scheduler`, by default the pipeline's, with its time steps set: a copy, whose steps belong to this run alone."""
+        scheduler = scheduler or self.scheduler
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         self._num_timesteps = len(scheduler.timesteps)
-        return scheduler
+        return copy.copy(scheduler)
 
     def run_sampler(
         self,

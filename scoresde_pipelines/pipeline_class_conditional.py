@@ -14,7 +14,7 @@ from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
 from .schedulers.checks import check_integer, check_number
 from .schedulers.classifier_guidance import GuidanceScale
-from .schedulers.sde import ScoreFunction
+from .schedulers.score_function import ScoreFunction
 
 
 class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
@@ -190,7 +190,8 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             self._check_classifier()
         elif guidance_scale != 1 and not self._knows_no_class():
             raise ValueError(
-                f"guidance_scale must be 1 for a network without a label for 'no class', got {guidance_scale}"
+                f"guidance_scale must be 1 for a network without a label for 'no class' (NCSNpp and DDPMpp have one), "
+                f"got {guidance_scale}"
             )
         return labels.reshape(-1).long()
 

@@ -16,7 +16,7 @@ from .schedulers import PerSample
 from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.dequantization import PixelCells
 from .schedulers.probability_flow import solve_probability_flow
-from .schedulers.sde import ScoreFunction
+from .schedulers.score_function import ScoreFunction
 
 
 class LatentCodePipeline(SDEPipelineBase):

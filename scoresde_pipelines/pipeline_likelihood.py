@@ -13,7 +13,7 @@ from .pipeline_output import ScoreSdeLikelihoodOutput
 from .schedulers.dequantization import DEQUANTIZATIONS, LogMass, combine
 from .schedulers.divergence import Divergence
 from .schedulers.likelihood import LogLikelihood, log_likelihood, spawn_generators
-from .schedulers.sde import ScoreFunction
+from .schedulers.score_function import ScoreFunction
 
 
 class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
