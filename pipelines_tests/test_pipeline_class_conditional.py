@@ -197,7 +197,7 @@ def test_wrong_types_are_named(labels, scale, message):
 
 def test_what_is_no_classifier_is_refused_at_once():
     pipe = classified("vp")
-    with pytest.raises(TypeError, match="classifier must be a NoiseConditionalClassifier, .*got Linear"):
+    with pytest.raises(TypeError, match=r"classifier must be a NoiseConditionalClassifier, .*got Linear"):
         ScoreSdeClassConditionalPipeline(pipe.unet, pipe.scheduler, torch.nn.Linear(2, 2))
 
 
