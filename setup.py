@@ -8,6 +8,8 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 SIBLINGS = ("schedulers", "models", "training")
+# The folders beside the package with their subfolders: a/b becomes scoresde_pipelines.a.b.
+FOLDERS = [path.parent.relative_to(ROOT) for name in SIBLINGS for path in sorted((ROOT / name).rglob("__init__.py"))]
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scoresde_pipelines" / "__init__.py").read_text("utf-8"))[1]
 
 setup(
@@ -25,7 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=["scoresde_pipelines", *(f"scoresde_pipelines.{name}" for name in SIBLINGS)],
+    packages=["scoresde_pipelines", *(".".join(("scoresde_pipelines", *folder.parts)) for folder in FOLDERS)],
     package_dir={f"scoresde_pipelines.{name}": name for name in SIBLINGS},
     package_data={
         "scoresde_pipelines": [

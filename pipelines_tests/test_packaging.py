@@ -45,8 +45,10 @@ def test_the_wheel_installs_one_name_and_works_from_anywhere(distributions, tmp_
     wheel = next(distributions.glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"scoresde_pipelines"}
-    for needed in ("py.typed", "schedulers/sde.py", "models/ncsnpp.py", "training/train_unconditional.py"):
-        assert f"scoresde_pipelines/{needed}" in names
+    for folder in ("schedulers", "models", "training"):
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+        assert {f"scoresde_pipelines/{file}" for file in files} <= set(names)
+    assert "scoresde_pipelines/py.typed" in names and "scoresde_pipelines/models/official/keys.py" in names
     weights = [name for name in names if name.endswith(".safetensors")]
     assert len([name for name in weights if "/unet/" in name]) == 2
 
@@ -63,7 +65,14 @@ def test_the_wheel_installs_one_name_and_works_from_anywhere(distributions, tmp_
 def test_the_sdist_holds_what_the_wheel_is_built_from(distributions):
     with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    for needed in ("setup.py", "README.md", "LICENSE", "schedulers/sde.py", "models/ncsnpp.py", "training/losses.py"):
+    for needed in (
+        "setup.py",
+        "README.md",
+        "LICENSE",
+        "schedulers/sde.py",
+        "models/official/keys.py",
+        "training/losses.py",
+    ):
         assert needed in names
 
 

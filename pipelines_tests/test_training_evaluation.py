@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoresde_pipelines.training import evaluate
-from scoresde_pipelines.training.feature_classifier import FeatureClassifier, accuracy, fit
+from scoresde_pipelines.training.feature_classifier import FeatureClassifier, accuracy, fit, image_format_of
 from scoresde_pipelines.training.frechet import extract_features, frechet_distance, image_distance, moments
 
 
@@ -71,7 +71,7 @@ def test_classifier_learns_bars_and_survives_half_precision_saving(tmp_path):
     classifier.to(torch.float16).save_pretrained(tmp_path)
     reloaded = FeatureClassifier.from_pretrained(tmp_path).float().eval()
     assert accuracy(reloaded, images, labels) == 1.0
-    assert reloaded.image_format.shape == (1, 8, 8)
+    assert image_format_of(reloaded).shape == (1, 8, 8)
 
 
 def test_compare_measures_both_sets_against_the_test_images():
