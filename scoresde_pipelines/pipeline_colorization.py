@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .image_inputs import check_count, check_nonnegative, images_to_tensor
+from .image_inputs import check_count, check_nonnegative, gray_to_tensor
 from .pipeline_inverse_problem import LinearInversePipeline, Walk
 from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_utils import Generator, StepCallback
@@ -52,7 +52,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         Args:
             image: the gray image or images, in the network's size: PIL of any mode, an array (H, W) or (H, W, 1), a
                 tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1]. Of a color
-                tensor or array the mean is taken.
+                image `gray_weights` makes the gray one.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
@@ -85,7 +85,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
         check_nonnegative("noise_std", noise_std)
         operator = GrayOperator(gray_weights)
-        gray = images_to_tensor(image, 1, (size[0], size[1]))
+        gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))
         self.check_walk(walk, len(gray) * num_samples, output_type)
 
         gray = gray.to(self._execution_device).repeat_interleave(num_samples, dim=0)
