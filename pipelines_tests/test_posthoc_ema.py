@@ -76,7 +76,9 @@ def test_averages_follow_their_profile(tmp_path):
         torch.testing.assert_close(average.model.weight.data, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("sigma_rel, tolerance", [(0.05, 1e-9), (0.1, 1e-9), (0.06, 0.006), (0.075, 0.006), (0.09, 0.004)])
+@pytest.mark.parametrize(
+    "sigma_rel, tolerance", [(0.05, 1e-9), (0.1, 1e-9), (0.06, 0.006), (0.075, 0.006), (0.09, 0.004)]
+)
 def test_a_width_chosen_afterwards_is_the_direct_average(tmp_path, sigma_rel, tolerance):
     run(tmp_path, 400, 20)
     tensors, fit = combine_snapshots(tmp_path / "ema_snapshots", sigma_rel)
@@ -141,5 +143,5 @@ def test_the_command_writes_a_pipeline_with_the_combined_weights(tmp_path):
 def test_a_run_without_snapshots_is_named(tmp_path):
     with pytest.raises(ValueError, match="folder must hold snapshots of a run with --ema_widths"):
         combine_snapshots(tmp_path, 0.07)
-    with pytest.raises(ValueError, match="sigma_rel must be between 0 and 0.288, got 0.3"):
+    with pytest.raises(ValueError, match=r"sigma_rel must be between 0 and 0\.288, got 0\.3"):
         gamma_of(0.3)

@@ -30,7 +30,9 @@ def ema(
         tensors, fit = combine_snapshots(run / FOLDER, sigma_rel)
         missing, unexpected = components.unet.load_state_dict(tensors, strict=False)
         if missing or unexpected:
-            raise ValueError(f"run must hold snapshots of its own network, got other tensors: {[*missing, *unexpected]}")
+            raise ValueError(
+                f"run must hold snapshots of its own network, got other tensors: {[*missing, *unexpected]}"
+            )
         card = (run / "README.md").read_text("utf-8") if (run / "README.md").is_file() else f"# {output.name}\n"
         note = NOTE.format(width=sigma_rel, count=len(fit.weights), error=fit.error)
         output.mkdir(parents=True)

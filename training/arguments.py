@@ -284,7 +284,6 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name, value in RECIPES.get(args.recipe, {}).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.objective = args.objective or "score_matching"
     if not 0 <= args.label_dropout < 1:
         parser.error(f"--label_dropout must be in [0, 1), got {args.label_dropout}")
     if args.class_sampling == "balanced" and not args.class_conditional:

@@ -25,22 +25,18 @@ class BalancedBatches(ShuffledBatches):
         super().__init__(len(labels), batch_size, seed, start, rank, world_size)
         values = labels.numpy()
         self._members = [np.flatnonzero(values == label) for label in np.unique(values)]
-        self._orders: dict[tuple[int, ...], np.ndarray] = {}
+        self._permutations: dict[int, tuple[int, np.ndarray]] = {}
 
-    def _order(self, kind: int, owner: int, turn: int, count: int) -> np.ndarray:
-        """A permutation of `count`, remembered until `owner` asks for that of another turn."""
-        key, cached = (kind, owner), self._orders.get((kind, owner, turn))
-        if cached is None:
-            for old in [old for old in self._orders if old[:2] == key]:
-                del self._orders[old]
-            cached = np.random.default_rng([self.seed, kind, owner, turn]).permutation(count)
-            self._orders[*key, turn] = cached
-        return cached
+    def _permutation(self, owner: int, turn: int, count: int) -> np.ndarray:
+        """A permutation of `count` that is a function of (seed, owner, turn); the newest of each owner is kept."""
+        if owner not in self._permutations or self._permutations[owner][0] != turn:
+            self._permutations[owner] = turn, np.random.default_rng([self.seed, 1, owner, turn]).permutation(count)
+        return self._permutations[owner][1]
 
     def _index(self, position: int) -> int:
         count = len(self._members)
         turn, offset = divmod(position, count)
-        label = int(self._order(0, 0, turn, count)[offset])
+        label = int(self._permutation(count, turn, count)[offset])
         members = self._members[label]
         epoch, place = divmod(turn, len(members))
-        return int(members[self._order(1, label, epoch, len(members))[place]])
+        return int(members[self._permutation(label, epoch, len(members))[place]])

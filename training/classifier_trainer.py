@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from ..models import NoiseConditionalClassifier
 from ..schedulers.sde import expand_to
-from .data import ImageFormat, ImageStore, find_label_column, read_labels, to_data_range
+from .data import ImageFormat, ImageStore, to_data_range
+from .image_table import find_label_column, read_labels
 from .pipeline_folder import SCHEDULERS
 from .time_sampling import UniformTimes
 from .trainer_core import Batch, TrainerCore
@@ -63,7 +63,8 @@ class ClassifierTrainer(TrainerCore):
         if column is None:
             raise ValueError(f"a classifier needs a column of labels or folders, got {table.column_names}")
         image_format = ImageFormat(args.resolution, args.channels, args.image_fit, args.pad_value)
-        return ImageStore(table, image_format, args.image_column, args.max_cached_gb), read_labels(table, column)[0]
+        images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
+        return images, read_labels(table, column)[0][torch.as_tensor(images.kept)]
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy and accuracy of one batch."""

@@ -58,10 +58,11 @@ def scheduler_class(name: str) -> type[SDEScheduler]:
 
 def build_objective(args: argparse.Namespace, scheduler: SDEScheduler) -> Objective:
     """The objective that the arguments describe, for the data and noise levels of `scheduler`."""
-    if args.objective not in OBJECTIVES:
-        found = imported_object(args.objective, "objective")
+    name = args.objective or "score_matching"
+    if name not in OBJECTIVES:
+        found = imported_object(name, "objective")
         if not isinstance(found, Objective):
-            raise ValueError(f"objective must be an Objective, got {args.objective!r}, a {type(found).__name__}")
+            raise ValueError(f"objective must be an Objective, got {name!r}, a {type(found).__name__}")
         return found
     options = ObjectiveOptions(
         training_eps=args.training_eps,
@@ -71,7 +72,7 @@ def build_objective(args: argparse.Namespace, scheduler: SDEScheduler) -> Object
         snr_gamma=args.snr_gamma,
         num_train_timesteps=scheduler.config.num_train_timesteps,
     )
-    return make_objective(args.objective, options)
+    return make_objective(name, options)
 
 
 def build_components(

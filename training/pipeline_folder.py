@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from ..models import DDPMpp, NCSNpp
-from ..schedulers import SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 
 
 PACKAGE = "scoresde_pipelines"
@@ -32,17 +32,14 @@ INDEX = "model_index.json"
 class Components:
     """What is trained: a network, the scheduler that fixes its SDE and parameterization, and the range of its data.
 
-    ``unet`` is a diffusers model (`ModelMixin` and `torch.nn.Module`), ``scheduler`` one of `SCHEDULERS`.
+    `unet` is a diffusers model (`ModelMixin` and `torch.nn.Module`), `scheduler` an `SDEScheduler`, `class_names` the
+    classes of a class-conditional network in the order of their labels.
     """
 
     unet: Any
     scheduler: Any
     data_range: tuple[float, float]
-
-
-def sde_name(scheduler: Any) -> str:
-    """ "ve", "vp" or "subvp" for a scheduler of ours."""
-    return next(name for name, cls in SCHEDULERS.items() if type(scheduler) is cls)
+    class_names: list[str] | None = None
 
 
 def network_class(name: str) -> Any:
@@ -75,7 +72,9 @@ def load_pipeline_folder(name_or_path: str, cache_dir: str | None = None, token:
     scheduler = _load_scheduler(folder / "scheduler" if (folder / "scheduler").is_dir() else folder)
     low, high = (index.get(name) for name in ("data_min", "data_max"))
     data_range = scheduler.data_range if low is None or high is None else (float(low), float(high))
-    return Components(unet, scheduler, data_range)
+    names = index.get("id2label")
+    class_names = None if names is None else [names[key] for key in sorted(names, key=int)]
+    return Components(unet, scheduler, data_range, class_names)
 
 
 def _local_folder(name_or_path: str, cache_dir: str | None, token: str | None) -> Path:
@@ -92,9 +91,14 @@ def _local_folder(name_or_path: str, cache_dir: str | None, token: str | None) -
 def _load_scheduler(folder: Path) -> Any:
     """Our scheduler for the saved one: itself, or for a stock scheduler the one with the same SDE."""
     config = VPSDEScheduler.load_config(folder)
-    ours = {cls.__name__: cls for cls in SCHEDULERS.values()}
+    ours = {cls.__name__: cls for cls in _all_subclasses(SDEScheduler)}
     stock = VESDEScheduler if "sigma_max" in config and "beta_start" not in config else VPSDEScheduler
     return ours.get(config["_class_name"], stock).from_config(config)
+
+
+def _all_subclasses(cls: type) -> list[Any]:
+    """Every subclass that has been imported: a folder must not choose what is imported."""
+    return [found for child in cls.__subclasses__() for found in (child, *_all_subclasses(child))]
 
 
 def save_pipeline_folder(folder: str | Path, components: Components, card: str) -> None:
@@ -119,14 +123,21 @@ def save_pipeline_folder(folder: str | Path, components: Components, card: str) 
 def _index(components: Components) -> dict[str, Any]:
     unet = type(components.unet).__name__
     ours = unet in {cls.__name__ for cls in NETWORKS.values()}
+    names = components.class_names
     return {
         "_class_name": "ScoreSdePipeline",
         "_diffusers_version": diffusers.__version__,
         "data_min": components.data_range[0],
         "data_max": components.data_range[1],
         "unet": [PACKAGE if ours else "diffusers", unet],
-        "scheduler": [PACKAGE, type(components.scheduler).__name__],
+        "scheduler": _class_address(type(components.scheduler)),
+        **({} if names is None else {"id2label": {str(label): name for label, name in enumerate(names)}}),
     }
+
+
+def _class_address(cls: type) -> list[str]:
+    """Where diffusers finds a scheduler class: in our package, or in the module that defines it."""
+    return [PACKAGE if cls in SCHEDULERS.values() else cls.__module__, cls.__name__]
 
 
 def push_pipeline_folder(folder: str | Path, repo_id: str | None, private: bool, token: str | None) -> str:

@@ -18,7 +18,9 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     """Accelerate, with the tracker of `--report_to`, or a warning and none where it is not installed."""
     tracker = args.report_to
     if not INSTALLED[tracker]():
-        warnings.warn(f"--report_to {tracker}: the package {tracker} is not installed, nothing is logged", stacklevel=2)
+        warnings.warn(
+            f"--report_to {tracker}: the package {tracker} is not installed, nothing is logged", stacklevel=2
+        )
         tracker = "none"
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from .components import (
     null_label,
     with_data_statistics,
 )
-from .data import ImageFormat, ImageStore, data_report, find_label_column, read_labels, to_data_range
+from .data import ImageFormat, ImageStore, to_data_range
+from .data_report import data_report
+from .image_table import find_label_column, read_labels
 from .losses import denoising_loss
 from .model_card import model_card
 from .objectives import Objective
@@ -67,7 +70,9 @@ class Trainer(TrainerCore):
         unet = self.components.unet
         size = as_size(args.resolution) or network_resolution(unet) or as_size(DEFAULT_RESOLUTION)
         image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)
-        self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb)
+        self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
+        if self.labels is not None:
+            self.labels = self.labels[torch.as_tensor(self.images.kept)]
         if args.pretrained_model_name_or_path is None:
             self.components.scheduler = with_data_statistics(self.components.scheduler, self.images, args)
         self.objective = objective or build_objective(args, self.components.scheduler)
@@ -89,7 +94,7 @@ class Trainer(TrainerCore):
         low, high = sorted(sde.log_snr(ends).tolist())
         edges = torch.linspace(low, high, NOISE_BANDS + 1, dtype=torch.float64)
         self.band_edges = edges[1:-1].contiguous()
-        bands = [f"loss_log_snr_{a:+.1f}_to_{b:+.1f}" for a, b in zip(edges[:-1], edges[1:])]
+        bands = [f"loss_log_snr_{a:+.1f}_to_{b:+.1f}" for a, b in pairwise(edges.tolist())]
         self.metric_names = ("loss", *bands)
 
     # ------------------------------------------------------------------ what is minimised

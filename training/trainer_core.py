@@ -97,7 +97,7 @@ class TrainerCore(ABC):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss of a batch, and sum and count of each of `metric_names`, shape (len(metric_names), 2)."""
 
-    def between_updates(self) -> None:
+    def between_updates(self) -> None:  # noqa: B027  # most trainers save nothing here
         """Called after every update; checkpoints are saved already."""
 
     # ------------------------------------------------------------------ preparation
@@ -150,7 +150,9 @@ class TrainerCore(ABC):
             self.accelerator, self.output_dir, network, self.ema, args.checkpoints_total_limit
         )
         self.averages.register(self.accelerator)
-        self.snapshots = SnapshotFolder(self.output_dir, self.averages, self.max_steps, getattr(args, "ema_snapshots", 1))
+        self.snapshots = SnapshotFolder(
+            self.output_dir, self.averages, self.max_steps, getattr(args, "ema_snapshots", 1)
+        )
 
     def make_stream(self, start: int) -> ShuffledBatches:
         """The indices of the batches of this process, from position `start` of the data stream on."""
@@ -278,4 +280,3 @@ class TrainerCore(ABC):
 def warmup_updates(given: int | None, max_steps: int) -> int:
     """Updates of the learning rate's warm-up: as given, else a tenth of the run and at most 500."""
     return min(WARMUP_UPDATES, math.ceil(WARMUP_SHARE * max_steps)) if given is None else given
-
