@@ -16,6 +16,7 @@ from scoresde_pipelines.models import NoiseConditionalClassifier
 from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
 from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
 from scoresde_pipelines.training.data import ShuffledBatches
+from scoresde_pipelines.training.safe_state import load_state_file
 from scoresde_pipelines.training.seeding import combined_seed
 from scoresde_pipelines.training.train_classifier import main
 
@@ -83,8 +84,8 @@ def test_two_processes_average_their_gradients(folder, tmp_path):
         [*launch, "--checkpointing_steps", "1"], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    states = [torch.load(tmp_path / "checkpoint-2" / f"random_states_{k}.pkl", weights_only=False) for k in range(2)]
-    assert not torch.equal(states[0]["torch_manual_seed"], states[1]["torch_manual_seed"])
+    states = [load_state_file(tmp_path / "checkpoint-2" / f"process_{k}.safetensors")["random"] for k in range(2)]
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])
 
     # The same two updates by hand: the mean of both processes' gradients.
     args = parse_classifier_args([*options, "--output_dir", str(tmp_path / "hand")])

@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from .interruption import EXIT_CODES
+from .run_settings import add_resume_arguments
+
 
 SDE_NAMES = ("ve", "vp", "subvp")
 NETWORK_NAMES = ("ncsnpp", "ddpmpp")
@@ -35,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train or fine-tune a score-based generative model (Song et al. 2021) on images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=EXIT_CODES,
     )
     for add_group in (_data, _model, _objective, _optimization, _run, _hub):
         add_group(parser)
@@ -125,13 +129,13 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--output_dir", default="score-model", help="the pipeline, checkpoints, samples and logs go here"
     )
     group.add_argument("--seed", type=int, default=0, help="fixes weights, data order, times and noise")
-    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no",
-                       help="precision inside the network; noise and targets stay float32")  # fmt: skip
+    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"),
+                       help="of the network; noise and targets are float32; default: accelerate's")  # fmt: skip
     group.add_argument("--channels_last", action="store_true", help="channels-last memory format, often faster")
     group.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
     group.add_argument("--checkpointing_steps", type=int, default=500, help="updates between two checkpoints")
     group.add_argument("--checkpoints_total_limit", type=int, help="how many checkpoints are kept; default: all")
-    group.add_argument("--resume_from_checkpoint", help="a checkpoint, or 'latest' (from the start where none is)")
+    add_resume_arguments(group)
     group.add_argument(
         "--sample_steps", type=int, help="updates between two sample grids; overrides save_images_epochs"
     )

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from .arguments import SDE_NAMES
+from .interruption import EXIT_CODES
+from .run_settings import add_resume_arguments
 
 
 def parse_classifier_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -17,6 +19,7 @@ def parse_classifier_args(argv: Sequence[str] | None = None) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         description="Train a noise-conditional classifier for class-conditional generation (Song et al. 2021, section 5).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=EXIT_CODES,
     )
     for add_group in (_data, _model, _optimization, _run):
         add_group(parser)
@@ -73,12 +76,12 @@ def _run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", default="classifier", help="the classifier, checkpoints and logs go here")
     group.add_argument("--seed", type=int, default=0, help="fixes weights, data order, times and noise")
-    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no",
-                       help="precision inside the network; noise stays float32")  # fmt: skip
+    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"),
+                       help="precision inside the network; noise stays float32; default: accelerate's")  # fmt: skip
     group.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
     group.add_argument("--checkpointing_steps", type=int, default=1000, help="updates between two checkpoints")
     group.add_argument("--checkpoints_total_limit", type=int, help="how many checkpoints are kept; default: all")
-    group.add_argument("--resume_from_checkpoint", help="a checkpoint, or 'latest' (from the start where none is)")
+    add_resume_arguments(group)
     group.add_argument("--logger", choices=("tensorboard", "wandb", "none"), default="tensorboard")
     group.add_argument("--logging_dir", default="logs", help="folder for TensorBoard, inside output_dir")
     group.add_argument("--logging_steps", type=int, default=50, help="updates between two logged losses")

@@ -23,7 +23,10 @@ from ..schedulers.sde import expand_to
 from .checkpoints import CheckpointManager
 from .data import ImageFormat, ImageStore, ShuffledBatches, load_images, random_flip, to_data_range
 from .ema import ExponentialMovingAverage
+from .interruption import Interruption, RunInterrupted
 from .pipeline_folder import SCHEDULERS
+from .run_settings import data_fingerprint, run_settings
+from .safe_state import check_finite_state
 from .seeding import combined_seed
 from .time_sampling import TimeSampler
 from .tracking import make_accelerator
@@ -65,6 +68,9 @@ class ClassifierTrainer:
         self.output_dir = Path(args.output_dir)
         args.gradient_accumulation_steps, args.hub_token = 1, None  # what `make_accelerator` reads besides
         self.accelerator = make_accelerator(args)
+        args.mixed_precision = (
+            self.accelerator.mixed_precision
+        )  # the choice of `accelerate config` where none is given
         torch.manual_seed(args.seed)
         with self.accelerator.local_main_process_first():
             self.data = LabelledImages(args, args.split)
@@ -73,9 +79,14 @@ class ClassifierTrainer:
         self.sde, self.data_range = scheduler.sde, scheduler.data_range
         self.times = TimeSampler(self.sde, eps=args.training_eps)
         self._make_model()
-        if args.resume_from_checkpoint is not None:
-            state = self.checkpoints.load(args.resume_from_checkpoint)
-            self.step = 0 if state is None else state["step"]
+        state = self.checkpoints.start(
+            args.resume_from_checkpoint, args.overwrite_output_dir, args.allow_changed_settings
+        )
+        if state is not None:
+            self.step = state["step"]
+            if state["process_state"]:
+                self.sums = state["process_state"]["sums"].to(self.accelerator.device)
+                self.summed = state["summed"]
 
     def _make_model(self) -> None:
         args = self.args
@@ -101,10 +112,19 @@ class ClassifierTrainer:
             num_training_steps=args.max_train_steps,
         )
         self.model, self.optimizer = self.accelerator.prepare(self.classifier, optimizer)
-        self.accelerator.register_for_checkpointing(self.lr_scheduler)
+        networks = {"unet": self.classifier}
         self.checkpoints = CheckpointManager(
-            self.accelerator, self.output_dir, self.classifier, self.ema, args.checkpoints_total_limit
+            self.accelerator,
+            self.output_dir,
+            networks,
+            self.optimizer,
+            self.lr_scheduler,
+            {"unet": self.ema},
+            args.checkpoints_total_limit,
+            run_settings(args, networks, data_fingerprint(self.data.images, self.data.labels)),
         )
+        # Sums of loss and accuracy since the last log, and their number.
+        self.sums, self.summed = torch.zeros(2, device=self.accelerator.device), 0
 
     # ------------------------------------------------------------------ the loop
 
@@ -112,24 +132,36 @@ class ClassifierTrainer:
         """Updates until ``max_train_steps``, with checkpoints and logging in between."""
         args, accelerator = self.args, self.accelerator
         batches = self._batches()
-        sums = torch.zeros(2, device=accelerator.device)
         bar = tqdm(total=args.max_train_steps, initial=self.step, disable=not accelerator.is_local_main_process)
-        since = self.step
-        while self.step < args.max_train_steps:
-            sums += self._update(next(batches))
-            self.step += 1
-            bar.update()
-            if self.step % args.logging_steps == 0 or self.step == args.max_train_steps:
-                loss, correct = (accelerator.reduce(sums.clone(), "mean") / (self.step - since)).tolist()
-                if not math.isfinite(loss):
-                    raise FloatingPointError(f"the loss is {loss} at step {self.step}; resume from a checkpoint")
-                accelerator.log({"loss": loss, "accuracy": correct}, step=self.step)
-                bar.set_postfix(loss=loss, accuracy=correct)
-                sums.zero_()
-                since = self.step
-            if self.step % args.checkpointing_steps == 0:
-                self.checkpoints.save(self.step, {})
+        with Interruption() as interruption:
+            while self.step < args.max_train_steps:
+                self.sums += self._update(next(batches))
+                self.step, self.summed = self.step + 1, self.summed + 1
+                bar.update()
+                if self.step % args.logging_steps == 0 or self.step == args.max_train_steps:
+                    bar.set_postfix(self._log())
+                if self.step % args.logging_steps == 0:  # not at the end alone: a longer run may go on from there
+                    self.sums, self.summed = torch.zeros_like(self.sums), 0
+                if self.step % args.checkpointing_steps == 0:
+                    self.save_checkpoint()
+                if (signal := interruption.requested(accelerator)) is not None:
+                    self.save_checkpoint()
+                    accelerator.end_training()
+                    raise RunInterrupted(signal)
         bar.close()
+
+    def _log(self) -> dict[str, float]:
+        """Logs the mean loss and accuracy of all processes since the last log."""
+        loss, correct = (self.accelerator.reduce(self.sums.clone(), "mean") / self.summed).tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}; resume from a checkpoint")
+        values = {"loss": loss, "accuracy": correct}
+        self.accelerator.log(values, step=self.step)
+        return values
+
+    def save_checkpoint(self) -> None:
+        """Saves the state of every process into ``checkpoint-<step>``."""
+        self.checkpoints.save(self.step, {"summed": self.summed}, {"sums": self.sums})
 
     def _batches(self) -> Iterator[list[int]]:
         args, accelerator = self.args, self.accelerator
@@ -182,16 +214,18 @@ class ClassifierTrainer:
     def finish(self) -> dict[str, float]:
         """Last checkpoint, accuracy by noise level, and the classifier itself, in ``output_dir``."""
         if self.step % self.args.checkpointing_steps:
-            self.checkpoints.save(self.step, {})
+            self.save_checkpoint()
         report = {}
         if self.accelerator.is_main_process:
             if self.args.validation_split is not None:
                 report = self.validate()
                 (self.output_dir / "accuracy.json").write_text(json.dumps(report, indent=2) + "\n")
                 self.accelerator.print(json.dumps(report))
+            check_finite_state(self.ema.model.state_dict(), "classifier")
             self.ema.model.save_pretrained(self.output_dir)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        self.checkpoints.close()
         return report
 
     @torch.no_grad()

@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .interruption import ignore_signals
+
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -227,7 +229,13 @@ def image_batches(
     # A generator of its own: the loader would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(stream.seed)
     loader = DataLoader(
-        store, batch_size=None, sampler=stream, num_workers=num_workers, pin_memory=pin_memory, generator=generator
+        store,
+        batch_size=None,
+        sampler=stream,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=generator,
+        worker_init_fn=ignore_signals,
     )
     return iter(loader)
 

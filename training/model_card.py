@@ -39,6 +39,10 @@ images = pipeline(batch_size=4).images
 {command}
 ```
 """
+# Secrets, paths of one machine, and how this run went on from an earlier part.
+UNREPEATED = (
+    "hub_token", "output_dir", "cache_dir", "resume_from_checkpoint", "overwrite_output_dir", "allow_changed_settings",
+)  # fmt: skip
 SDE_TITLES = {"ve": "variance-exploding", "vp": "variance-preserving", "subvp": "sub-variance-preserving"}
 
 
@@ -51,13 +55,13 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
         location: what `from_pretrained` is to be given (a folder name or Hub id).
         progress: measured facts, shown as a list ("steps": 1000, ...).
     """
-    unet = components.unet
+    unet, precision = components.unet, args.mixed_precision or "no"
     data = args.dataset_name or args.train_data_dir.rstrip("/").split("/")[-1]
     facts = {
         **progress,
         "weights": f"exponential moving average, decay {args.ema_max_decay}" if args.use_ema else "last update",
         "seed": args.seed,
-        "precision": {"no": "float32"}.get(args.mixed_precision, f"{args.mixed_precision} autocast, float32 noise"),
+        "precision": "float32" if precision == "no" else f"{precision} autocast, float32 noise",
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}, Python {platform.python_version()}",
     }
     return CARD.format(
@@ -78,7 +82,7 @@ def command_line(args: argparse.Namespace, data: str) -> str:
     """The command that repeats the run: its non-default arguments, without secrets and paths of one machine."""
     defaults, words = default_arguments(), ["accelerate launch -m scoresde_pipelines.training.train_unconditional"]
     for name, value in vars(args).items():
-        if value == defaults[name] or name in ("hub_token", "output_dir", "cache_dir", "resume_from_checkpoint"):
+        if value == defaults[name] or name in UNREPEATED:
             continue
         words.append(_word(name, data if name == "train_data_dir" else value))
     return " \\\n    ".join(words)

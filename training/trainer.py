@@ -30,9 +30,11 @@ from .data import (
     to_data_range,
 )
 from .ema import ExponentialMovingAverage
+from .interruption import Interruption, RunInterrupted
 from .losses import score_matching_loss
 from .model_card import model_card
 from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_folder
+from .run_settings import data_fingerprint, run_settings
 from .sampling import image_grid, sample
 from .seeding import combined_seed
 from .time_sampling import TimeSampler
@@ -55,6 +57,9 @@ class Trainer:
         self.args = args
         self.output_dir = Path(args.output_dir)
         self.accelerator = make_accelerator(args)
+        args.mixed_precision = (
+            self.accelerator.mixed_precision
+        )  # the choice of `accelerate config` where none is given
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         torch.manual_seed(args.seed)
         self._make_data_and_components()
@@ -101,10 +106,19 @@ class Trainer:
             num_training_steps=self.max_steps,
         )
         self.model, self.optimizer = self.accelerator.prepare(unet, optimizer)
-        self.accelerator.register_for_checkpointing(self.lr_scheduler)
+        networks = {"unet": unet}
         self.checkpoints = CheckpointManager(
-            self.accelerator, self.output_dir, unet, self.ema, args.checkpoints_total_limit
+            self.accelerator,
+            self.output_dir,
+            networks,
+            self.optimizer,
+            self.lr_scheduler,
+            {"unet": self.ema},
+            args.checkpoints_total_limit,
+            run_settings(args, networks, data_fingerprint(self.images)),
         )
+        # Sum of the losses since the last log, and their number.
+        self.loss_sum, self.losses = torch.zeros((), device=self.accelerator.device), 0
 
     # ------------------------------------------------------------------ the loop
 
@@ -112,21 +126,25 @@ class Trainer:
         """Updates until ``max_steps``, with checkpoints, sample grids and logging in between."""
         args = self.args
         batches = self._batches()
-        loss_sum = torch.zeros((), device=self.accelerator.device)
         bar = tqdm(
             total=self.max_steps, initial=self.step, desc="train", disable=not self.accelerator.is_local_main_process
         )
-        started, since = time.monotonic() - self.seconds, self.step
-        while self.step < self.max_steps:
-            loss_sum += self._update(batches)
-            self.step += 1
-            bar.update()
-            self.seconds = time.monotonic() - started
-            if self.step % args.logging_steps == 0 or self.step == self.max_steps:
-                bar.set_postfix(self._log(loss_sum, self.step - since))
-                loss_sum.zero_()
-                since = self.step
-            self._between_updates()
+        started = time.monotonic() - self.seconds
+        with Interruption() as interruption:
+            while self.step < self.max_steps:
+                self.loss_sum += self._update(batches)
+                self.step, self.losses = self.step + 1, self.losses + 1
+                bar.update()
+                self.seconds = time.monotonic() - started
+                if self.step % args.logging_steps == 0 or self.step == self.max_steps:
+                    bar.set_postfix(self._log(self.loss_sum, self.losses))
+                if self.step % args.logging_steps == 0:  # not at the end alone: a longer run may go on from there
+                    self.loss_sum, self.losses = torch.zeros_like(self.loss_sum), 0
+                self._between_updates()
+                if (signal := interruption.requested(self.accelerator)) is not None:
+                    self.save_checkpoint()
+                    self.accelerator.end_training()
+                    raise RunInterrupted(signal)
         bar.close()
 
     def _batches(self) -> Iterator[torch.Tensor]:
@@ -251,19 +269,26 @@ class Trainer:
                 self.output_dir, self.args.hub_model_id, self.args.hub_private_repo, self.args.hub_token
             )
         self.accelerator.end_training()
+        self.checkpoints.close()
 
     # ------------------------------------------------------------------ checkpoints
 
     def save_checkpoint(self) -> None:
         """Saves the state of every process into ``checkpoint-<step>``."""
-        self.checkpoints.save(self.step, {"images_seen": self.images_seen, "seconds": self.seconds})
+        state = {"images_seen": self.images_seen, "seconds": self.seconds, "losses": self.losses}
+        self.checkpoints.save(self.step, state, {"loss_sum": self.loss_sum})
 
     def _resume(self) -> None:
-        if self.args.resume_from_checkpoint is None:
-            return
-        state = self.checkpoints.load(self.args.resume_from_checkpoint)
+        args = self.args
+        state = self.checkpoints.start(
+            args.resume_from_checkpoint, args.overwrite_output_dir, args.allow_changed_settings
+        )
         if state is None:
-            self.accelerator.print(f"no complete checkpoint in {self.output_dir}: starting from the beginning")
+            if args.resume_from_checkpoint is not None:
+                self.accelerator.print(f"no checkpoint in {self.output_dir}: starting from the beginning")
             return
         self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
+        if state["process_state"]:
+            self.loss_sum = state["process_state"]["loss_sum"].to(self.accelerator.device)
+            self.losses = state["losses"]
         self.accelerator.print(f"resumed at step {self.step}")
