@@ -105,7 +105,7 @@ def test_the_reported_error_is_that_of_the_profiles():
 def test_snapshots_are_bounded_and_what_a_resumed_run_repeats_is_dropped(tmp_path):
     averages = run(tmp_path, 100, 5)
     folder = SnapshotFolder(tmp_path, averages, 200, 5)
-    averages.set_updates(120)
+    averages.models[0].num_updates = averages.models[1].num_updates = 120
     folder.save(120, True)
     steps = [snapshot.step for snapshot in read_snapshots(folder.folder)]
     assert steps == [40, 40, 60, 60, 80, 80, 100, 100, 120, 120]

@@ -1,5 +1,6 @@
 """Checkpoint folders: atomic, rotated after the new one is complete, and `latest` blind to broken ones."""
 
+import hashlib
 import json
 
 import pytest
@@ -76,4 +77,6 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     write(tmp_path, 5, "old")
     path = write(tmp_path, 5, "new, longer")
     assert (path / "sub" / "unet.safetensors").read_text() == "new, longer"
-    assert json.loads((path / checkpoints.STATE_FILE).read_text())["files"] == {"sub/unet.safetensors": 11}
+    assert json.loads((path / checkpoints.STATE_FILE).read_text())["files"] == {
+        "sub/unet.safetensors": {"size": 11, "sha256": hashlib.sha256(b"new, longer").hexdigest()}
+    }

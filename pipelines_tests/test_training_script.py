@@ -24,6 +24,7 @@ from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.components import build_components
 from scoresde_pipelines.training.data import to_uint8
 from scoresde_pipelines.training.model_card import command_line
+from scoresde_pipelines.training.safe_state import load_state_file
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,8 +63,10 @@ def assert_equal_checkpoints(first, second):
         ours, theirs = load_file(first / name), load_file(second / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    ours, theirs = (torch.load(folder / "optimizer.bin")["state"] for folder in (first, second))
+    ours, theirs = (load_state_file(folder / "optimizer.safetensors")["state"] for folder in (first, second))
     assert all(torch.equal(ours[k][name], theirs[k][name]) for k in ours for name in ("exp_avg", "exp_avg_sq"))
+    ours, theirs = (load_state_file(folder / "lr_scheduler.safetensors") for folder in (first, second))
+    assert ours == theirs
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, tmp_path):
@@ -178,8 +181,8 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
     torchrun += ["-m", "scoresde_pipelines.training.train_unconditional"]
     both = launch(*torchrun, *options, "--max_train_steps", "1", "--output_dir", str(output), PYTHONPATH=str(ROOT))
     assert both.returncode == 0, both.stderr
-    states = [torch.load(output / "checkpoint-1" / f"random_states_{k}.pkl", weights_only=False) for k in range(2)]
-    assert not torch.equal(states[0]["torch_manual_seed"], states[1]["torch_manual_seed"])
+    states = [load_state_file(output / "checkpoint-1" / f"process_{k}.safetensors")["random"] for k in range(2)]
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])
     train("two", *SIZE, "--max_train_steps", "2", "--resume_from_checkpoint", "latest")
     state = train_unconditional.Trainer(
         parse_args(

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..schedulers.parameterization import PREDICTION_TYPES
+from .interruption import EXIT_CODES
 from .objectives import OBJECTIVES
 from .pipeline_folder import NETWORKS, SCHEDULERS
 from .run_config import config_words
+from .run_settings import add_resume_arguments
 
 
 LR_SCHEDULERS = (
@@ -51,7 +53,10 @@ def _parser() -> argparse.ArgumentParser:
 def make_parser(description: str) -> argparse.ArgumentParser:
     """An empty parser whose help shows defaults, with `--config`."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--config", help="YAML file with arguments by name; those of the command line win")
     return parser
@@ -147,7 +152,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     _switch(group, "cpu", "train on the CPU even where there is a GPU")
     group.add_argument("--checkpointing_steps", type=int, default=500, help="updates between two checkpoints")
     group.add_argument("--checkpoints_total_limit", type=int, help="how many checkpoints are kept; default: all")
-    group.add_argument("--resume_from_checkpoint", help="a checkpoint, or 'latest' (from the start where none is)")
+    add_resume_arguments(group)
     group.add_argument("--report_to", choices=TRACKERS, default="tensorboard", help="where losses are logged")
     group.add_argument("--logger", choices=TRACKERS, help="deprecated: --report_to")
     group.add_argument("--logging_dir", default="logs", help="folder for TensorBoard, inside output_dir")

@@ -14,6 +14,7 @@ from ..schedulers.sde import expand_to
 from .data import ImageFormat, ImageStore, to_data_range
 from .image_table import find_label_column, read_labels
 from .pipeline_folder import SCHEDULERS
+from .safe_state import check_finite_state
 from .time_sampling import UniformTimes
 from .trainer_core import Batch, TrainerCore
 
@@ -89,16 +90,18 @@ class ClassifierTrainer(TrainerCore):
 
     def finish(self) -> dict[str, float]:
         """Last checkpoint, accuracy by noise level, and the classifier itself, in `output_dir`."""
-        self.finish_checkpoints()
+        self.save_last_state()
         report = {}
         if self.accelerator.is_main_process:
             if self.args.validation_split is not None:
                 report = self.validate()
                 (self.output_dir / "accuracy.json").write_text(json.dumps(report, indent=2) + "\n")
                 self.accelerator.print(json.dumps(report))
+            check_finite_state(self.ema.model.state_dict(), "classifier")
             self.ema.model.save_pretrained(self.output_dir)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        self.checkpoints.close()
         return report
 
     @torch.no_grad()

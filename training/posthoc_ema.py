@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from .ema import ExponentialMovingAverage
@@ -132,31 +131,9 @@ class PowerAverages:
         for average in self.models:
             average.update(network)
 
-    def register(self, accelerator: Accelerator) -> None:
-        """Makes the averages part of Accelerate's checkpoints."""
-
-        def save(models: list[Any], weights: list[Any], folder: str) -> None:
-            if accelerator.is_main_process:
-                for average, path in self._files(folder):
-                    save_model(average.model, str(path), {"updates": str(average.num_updates)})
-
-        def load(models: list[Any], folder: str) -> None:
-            for average, path in self._files(folder):
-                if not path.is_file():
-                    raise ValueError(f"ema_widths must be those of the checkpoint, got {average.sigma_rel}: no {path}")
-                load_model(average.model, str(path))
-
-        if self.models:
-            accelerator.register_save_state_pre_hook(save)
-            accelerator.register_load_state_pre_hook(load)
-
-    def _files(self, folder: str) -> list[tuple[PowerAverage, Path]]:
-        return [(average, Path(folder) / f"power_ema_{average.sigma_rel:g}.safetensors") for average in self.models]
-
-    def set_updates(self, count: int) -> None:
-        """How many updates the averages hold, after loading them."""
-        for average in self.models:
-            average.num_updates = count
+    def by_name(self) -> dict[str, ExponentialMovingAverage[Any]]:
+        """The averages under the names that they have in a checkpoint."""
+        return {f"power_{average.sigma_rel:g}": average for average in self.models}
 
 
 class SnapshotFolder:

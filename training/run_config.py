@@ -11,7 +11,7 @@ import yaml
 
 RUN_FILE = "run.yaml"
 # What belongs to one start of a run, or is a secret.
-NOT_SAVED = ("config", "hub_token", "resume_from_checkpoint")
+NOT_SAVED = ("config", "hub_token", "resume_from_checkpoint", "overwrite_output_dir", "allow_changed_settings")
 
 
 def config_words(parser: argparse.ArgumentParser, path: str | Path) -> list[str]:
@@ -33,7 +33,10 @@ def config_words(parser: argparse.ArgumentParser, path: str | Path) -> list[str]
     unknown = sorted(str(name) for name in values if name not in known)
     if unknown:
         raise ValueError(f"config must hold names of arguments, got {', '.join(unknown)} in {path}")
-    return [word for name, value in values.items() for word in argument_words(name, value)]
+    options = parser._option_string_actions
+    # Options that can only be switched on have no word for false.
+    given = {name: value for name, value in values.items() if value is not False or f"--no-{name}" in options}
+    return [word for name, value in given.items() for word in argument_words(name, value)]
 
 
 def argument_words(name: str, value: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import psutil
@@ -10,6 +11,31 @@ from torch import nn
 
 from .ema import ExponentialMovingAverage
 from .posthoc_ema import PowerAverages
+
+
+TIMED_UPDATES = 5  # after the first, which prepares the device
+
+
+class UpdateClock:
+    """Time of a run and of its first updates.
+
+    Args:
+        seconds: of earlier parts of the run.
+        step: updates done before.
+    """
+
+    def __init__(self, seconds: float, step: int) -> None:
+        self._start, self._first, self._since = time.monotonic() - seconds, step + 1, 0.0
+
+    def seconds(self) -> float:
+        """Time of the whole run."""
+        return time.monotonic() - self._start
+
+    def update_time(self, step: int) -> float | None:
+        """Seconds per update, once, as soon as a few are done; None otherwise."""
+        if step == self._first:
+            self._since = self.seconds()
+        return (self.seconds() - self._since) / TIMED_UPDATES if step == self._first + TIMED_UPDATES else None
 
 
 def size_report(network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages) -> str:

@@ -56,6 +56,10 @@ class Trainer(TrainerCore):
         scheduler: SDEScheduler | None = None,
     ) -> None:
         self._given = objective, scheduler
+        if objective is not None:
+            args.objective = objective.name
+        if scheduler is not None:
+            args.sde = f"{type(scheduler).__module__}:{type(scheduler).__qualname__}"
         super().__init__(args)
 
     # ------------------------------------------------------------------ what is trained
@@ -177,20 +181,18 @@ class Trainer(TrainerCore):
         self.accelerator.wait_for_everyone()
 
     def _progress(self) -> dict[str, str]:
-        device = self.accelerator.device
+        device, precision = self.accelerator.device, self.accelerator.mixed_precision
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return {
             "objective": self.objective.name,
             "updates": f"{self.step} ({self.images_seen} images, {self.images_seen / len(self.images):.1f} epochs)",
             "time": f"{self.seconds / 60:.0f} minutes on {self.accelerator.num_processes} x {kind}",
-            "precision": f"{self.accelerator.mixed_precision} autocast, float32 noise"
-            if self.accelerator.mixed_precision != "no"
-            else "float32",
+            "precision": "float32" if precision == "no" else f"{precision} autocast, float32 noise",
         }
 
     def finish(self) -> None:
         """Last checkpoint, samples and pipeline; publishes it with `--push_to_hub`."""
-        self.finish_checkpoints()
+        self.save_last_state()
         self.save_samples()
         self.save_pipeline()
         if self.args.push_to_hub and self.accelerator.is_main_process:
@@ -198,6 +200,7 @@ class Trainer(TrainerCore):
                 self.output_dir, self.args.hub_model_id, self.args.hub_private_repo, self.args.hub_token
             )
         self.accelerator.end_training()
+        self.checkpoints.close()
 
 
 def grid_labels(components: Components, count: int) -> tuple[list[int] | None, int | None]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -28,15 +27,16 @@ from .checkpoints import CheckpointManager
 from .class_sampling import BalancedBatches
 from .data import ImageStore, ShuffledBatches, image_batches, load_images
 from .ema import ExponentialMovingAverage
+from .interruption import Interruption, RunInterrupted
 from .posthoc_ema import PowerAverages, SnapshotFolder
 from .run_config import save_run_config
-from .run_report import size_report, time_report
+from .run_report import UpdateClock, size_report, time_report
+from .run_settings import data_fingerprint, run_settings
 from .seeding import ImageDraws, combined_seed, stratified
 from .tracking import make_accelerator
 
 
 WARMUP_UPDATES, WARMUP_SHARE = 500, 0.1
-TIMED_UPDATES = 5  # after the first, which prepares the device
 
 
 @dataclass
@@ -78,13 +78,12 @@ class TrainerCore(ABC):
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.output_dir = args, Path(args.output_dir)
         self.accelerator = make_accelerator(args)
+        args.mixed_precision = self.accelerator.mixed_precision  # `accelerate config`'s where none is given
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         torch.manual_seed(args.seed)
         with self.accelerator.local_main_process_first():  # the others then find the data set in the cache
             self.network = self.build()
         self._make_optimizer()
-        if self.accelerator.is_main_process:
-            save_run_config(args, self.output_dir)
         self._resume()
 
     # ------------------------------------------------------------------ what a trainer defines
@@ -145,11 +144,19 @@ class TrainerCore(ABC):
             num_training_steps=self.max_steps,
         )
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
-        self.accelerator.register_for_checkpointing(self.lr_scheduler)
+        networks = {"unet": network}
         self.checkpoints = CheckpointManager(
-            self.accelerator, self.output_dir, network, self.ema, args.checkpoints_total_limit
+            self.accelerator,
+            self.output_dir,
+            networks,
+            self.optimizer,
+            self.lr_scheduler,
+            {"unet": self.ema, **self.averages.by_name()},
+            args.checkpoints_total_limit,
+            run_settings(args, networks, data_fingerprint(self.images, self.labels)),
         )
-        self.averages.register(self.accelerator)
+        # Sums and counts of the metrics since the last log.
+        self.totals = torch.zeros(len(self.metric_names), 2, device=self.accelerator.device, dtype=torch.float64)
         self.snapshots = SnapshotFolder(
             self.output_dir, self.averages, self.max_steps, getattr(args, "ema_snapshots", 1)
         )
@@ -167,32 +174,38 @@ class TrainerCore(ABC):
 
     def train(self) -> None:
         """Updates until `max_steps`, with checkpoints and logs in between."""
-        args, accelerator = self.args, self.accelerator
+        accelerator = self.accelerator
         accelerator.print(size_report(self.network, self.ema, self.averages))
         batches = self._batches()
-        totals = torch.zeros(len(self.metric_names), 2, device=accelerator.device, dtype=torch.float64)
         bar = tqdm(
             total=self.max_steps, initial=self.step, desc="train", disable=not accelerator.is_local_main_process
         )
-        started, first = time.monotonic() - self.seconds, self.step
-        while self.step < self.max_steps:
-            totals += self._update(batches)
-            self.step += 1
-            bar.update()
-            self.seconds = time.monotonic() - started
-            if self.step == first + 1:
-                timed = self.seconds
-            elif self.step == first + 1 + TIMED_UPDATES:
-                each = (self.seconds - timed) / TIMED_UPDATES
-                accelerator.print(time_report(each, self.max_steps - self.step, accelerator.device))
-            if self.step % args.logging_steps == 0 or self.step == self.max_steps:
-                bar.set_postfix(self._log(totals))
-                totals.zero_()
-            self.snapshots.after_update(self.step, accelerator.is_main_process)
-            if self.step % args.checkpointing_steps == 0:
-                self.save_checkpoint()
-            self.between_updates()
+        clock = UpdateClock(self.seconds, self.step)
+        with Interruption() as interruption:
+            while self.step < self.max_steps:
+                self.totals += self._update(batches)
+                self.step += 1
+                bar.update()
+                self.seconds = clock.seconds()
+                if (each := clock.update_time(self.step)) is not None:
+                    accelerator.print(time_report(each, self.max_steps - self.step, accelerator.device))
+                self._between_updates(bar)
+                if (signal := interruption.requested(accelerator)) is not None:
+                    self.save_checkpoint()
+                    accelerator.end_training()
+                    raise RunInterrupted(signal)
         bar.close()
+
+    def _between_updates(self, bar: Any) -> None:
+        args = self.args
+        if self.step % args.logging_steps == 0 or self.step == self.max_steps:
+            bar.set_postfix(self._log(self.totals))
+        if self.step % args.logging_steps == 0:  # not at the end alone: a longer run may go on from there
+            self.totals = torch.zeros_like(self.totals)
+        self.snapshots.after_update(self.step, self.accelerator.is_main_process)
+        if self.step % args.checkpointing_steps == 0:
+            self.save_checkpoint()
+        self.between_updates()
 
     def _batches(self) -> Iterator[tuple[Tensor, list[int]]]:
         """Images of this process and their indices, without end."""
@@ -205,7 +218,7 @@ class TrainerCore(ABC):
     def _update(self, batches: Iterator[tuple[Tensor, list[int]]]) -> Tensor:
         """One optimizer step over all accumulation steps; returns the sums of the metrics, not synchronised."""
         args, accelerator = self.args, self.accelerator
-        totals = torch.zeros(len(self.metric_names), 2, device=accelerator.device, dtype=torch.float64)
+        totals = torch.zeros_like(self.totals)
         for micro in range(args.gradient_accumulation_steps):
             last = micro == args.gradient_accumulation_steps - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
@@ -256,22 +269,28 @@ class TrainerCore(ABC):
 
     def save_checkpoint(self) -> None:
         """Saves the state of every process into `checkpoint-<step>`."""
-        self.checkpoints.save(self.step, {"images_seen": self.images_seen, "seconds": self.seconds})
+        state = {"images_seen": self.images_seen, "seconds": self.seconds}
+        self.checkpoints.save(self.step, state, {"totals": self.totals})
 
     def _resume(self) -> None:
-        if self.args.resume_from_checkpoint is None:
-            return
-        state = self.checkpoints.load(self.args.resume_from_checkpoint)
+        args = self.args
+        state = self.checkpoints.start(
+            args.resume_from_checkpoint, args.overwrite_output_dir, args.allow_changed_settings
+        )
         if state is None:
-            self.accelerator.print(f"no complete checkpoint in {self.output_dir}: starting from the beginning")
-            return
-        self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
-        self.averages.set_updates(self.ema.num_updates)
+            if args.resume_from_checkpoint is not None:
+                self.accelerator.print(f"no checkpoint in {self.output_dir}: starting from the beginning")
+        else:
+            self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
+            if state["process_state"]:
+                self.totals = state["process_state"]["totals"].to(self.accelerator.device)
+            self.accelerator.print(f"resumed at step {self.step}")
         self.snapshots.drop_after(self.step, self.accelerator.is_main_process)
-        self.accelerator.print(f"resumed at step {self.step}")
+        if self.accelerator.is_main_process:
+            save_run_config(args, self.output_dir)
 
-    def finish_checkpoints(self) -> None:
-        """The last checkpoint and the last snapshot, where the loop has not saved them."""
+    def save_last_state(self) -> None:
+        """The last checkpoint and the last snapshots, where the loop has not saved them."""
         if self.step % self.args.checkpointing_steps != 0:
             self.save_checkpoint()
         self.snapshots.save(self.step, self.accelerator.is_main_process)
