@@ -98,7 +98,8 @@ def build_components(
         components = _pretrained(args)
     else:
         scheduler = _new_scheduler(args) if scheduler is None else scheduler
-        components = Components(_network(args, scheduler, image_channels), scheduler, scheduler.data_range)
+        unet = _network(args, scheduler, image_channels, class_names)
+        components = Components(unet, scheduler, scheduler.data_range)
     _check_shape(args, components.unet)
     unet = _with_class_embedding(components.unet, class_names)
     return replace(components, unet=unet, class_names=class_names)
@@ -182,7 +183,9 @@ def network_options(scheduler: SDEScheduler) -> dict[str, Any]:
     }
 
 
-def _network(args: argparse.Namespace, scheduler: SDEScheduler, image_channels: int) -> Any:
+def _network(
+    args: argparse.Namespace, scheduler: SDEScheduler, image_channels: int, class_names: list[str] | None
+) -> Any:
     if args.model_config_name_or_path is not None:
         config = _read_config(args)
         return network_class(config.get("_class_name", "NCSNpp")).from_config(config)
@@ -191,6 +194,7 @@ def _network(args: argparse.Namespace, scheduler: SDEScheduler, image_channels: 
         sample_size=args.resolution or DEFAULT_RESOLUTION,
         in_channels=channels,
         out_channels=channels,
+        num_class_embeds=None if class_names is None else len(class_names),
         **{**network_options(scheduler), **_given(args, *SIZE)},
     )
 
@@ -255,7 +259,9 @@ def with_classes(unet: Any, num_class_embeds: int) -> Any:
     Args:
         num_class_embeds: entry of the new network's config.
     """
-    extended = type(unet).from_config({**unet.config, "num_class_embeds": num_class_embeds})
+    # Without the entries that begin with "_": one of them makes diffusers keep the defaults.
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    extended = type(unet).from_config({**config, "num_class_embeds": num_class_embeds})
     missing, unexpected = extended.load_state_dict(unet.state_dict(), strict=False)
     if unexpected or any(not name.startswith("class_embedding.") for name in missing):
         raise ValueError(f"{type(unet).__name__} cannot be given classes: {[*missing, *unexpected]}")
