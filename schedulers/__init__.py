@@ -31,6 +31,7 @@ from .predictors import (
     reverse_diffusion,
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
+from .scheduling_conversion import to_sde_scheduler
 from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_utils import SDEScheduler, SDESchedulerOutput
 from .scheduling_ve_sde import VESDEScheduler
@@ -90,4 +91,5 @@ __all__ = [
     "probability_flow_euler",
     "reverse_diffusion",
     "solve_probability_flow",
+    "to_sde_scheduler",
 ]

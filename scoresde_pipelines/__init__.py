@@ -32,7 +32,7 @@ from .pipeline_inverse_problem import ScoreSdeInverseProblemPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput, ScoreSdePipelineOutput
 from .pipeline_score_sde import ScoreSdePipeline
-from .registration import register_with_diffusers
+from .registration import imported_scheduler, register_with_diffusers
 from .schedulers import (
     SDE,
     VESDE,
@@ -52,6 +52,12 @@ from .shipped import shipped
 __version__ = "0.1.0"
 
 register_with_diffusers(__name__)
+
+
+def __getattr__(name: str) -> object:
+    # diffusers looks a saved scheduler of a user's own up here.
+    return imported_scheduler(name)
+
 
 __all__ = [
     "DDPMpp",

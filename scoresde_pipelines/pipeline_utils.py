@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from .models import packed_filters
-from .scheduler_coercion import to_sde_scheduler
+from .registration import PACKAGE, stable_name
 from .schedulers import SDEScheduler
 from .schedulers.probability_flow import solve_probability_flow
+from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
+from .shipped import shipped_folder
 
 
 Generator = torch.Generator | list[torch.Generator] | None
@@ -58,18 +60,27 @@ class SDEPipelineBase(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(data_min=float(data_min), data_max=float(data_max))
 
+    def register_to_config(self, **kwargs: Any) -> None:
+        if "scheduler" in kwargs:
+            kwargs["scheduler"] = stable_name(kwargs["scheduler"])
+        super().register_to_config(**kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Loads a pipeline from a folder or the Hub; arguments as in `DiffusionPipeline.from_pretrained`.
 
-        Repositories that call the network `model` (google/ncsnpp-*) load as well, flat or in subfolders.
+        The name of a shipped pipeline is one of a folder. Repositories that call the network `model` (google/ncsnpp-*) load
+        as well, flat or in subfolders.
         """
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(shipped_folder(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
-        if (folder / "model_index.json").is_file() and "unet" not in kwargs:
+        if (folder / "model_index.json").is_file():
             index = cls._dict_from_json_file(folder / "model_index.json")
-            if "unet" not in index and "model" in index:
+            scheduler = index.get("scheduler")
+            if isinstance(scheduler, list) and scheduler[:1] == [PACKAGE] and "scheduler" not in kwargs:
+                sde_scheduler_class(scheduler[-1])  # diffusers' own message does not say what to import
+            if "unet" not in index and "model" in index and "unet" not in kwargs:
                 dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
                 kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
         return super().from_pretrained(str(folder), **kwargs)

@@ -11,7 +11,7 @@ import diffusers
 import torch
 
 from .arguments import default_arguments
-from .pipeline_folder import Components
+from .pipeline_folder import SCHEDULERS, Components
 from .run_config import NOT_SAVED, argument_words
 
 
@@ -23,7 +23,8 @@ tags: [{tag}, diffusers, score-based-generative-modeling, scoresde_pipelines]
 # {title}
 
 A {network} ({parameters:.2f} M parameters) for {shape} images, trained on {data} by score matching (*Score-Based
-Generative Modeling through Stochastic Differential Equations*, Song et al., ICLR 2021) under the {sde}{meaning}.
+Generative Modeling through Stochastic Differential Equations*, Song et al., ICLR 2021) with a
+`{scheduler}`{meaning}.
 
 ```python
 {usage}
@@ -77,13 +78,20 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
         parameters=sum(p.numel() for p in unet.parameters()) / 1e6,
         shape=f"{unet.config.in_channels} x {height} x {width}",
         data=data,
-        sde=type(components.scheduler.sde).__name__,
+        scheduler=type(components.scheduler).__name__,
         meaning=_meaning(components.scheduler.config),
-        usage=usage.format(location=location, labels=None if names is None else list(names[:2])),
+        usage=_imports(components.scheduler)
+        + usage.format(location=location, labels=None if names is None else list(names[:2])),
         classes="" if names is None else CLASSES.format(names=", ".join(names)),
         rows="\n".join(f"- {name}: {value}" for name, value in facts.items()),
         command=command_line(args, data),
     )
+
+
+def _imports(scheduler: Any) -> str:
+    """What the reader imports first: the module of a scheduler that is not of this package."""
+    cls = type(scheduler)
+    return "" if cls in SCHEDULERS.values() else f"import {cls.__module__}  # defines {cls.__name__}\n"
 
 
 def _meaning(config: Any) -> str:
