@@ -71,6 +71,7 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
     usage = UNCONDITIONAL if names is None else CONDITIONAL
     size = unet.config.get("sample_size")
     height, width = (size, size) if not isinstance(size, (list, tuple)) else size
+    labels = None if names is None else list(names[:2])
     return CARD.format(
         tag="unconditional-image-generation" if names is None else "class-conditional-image-generation",
         title=location.rstrip("/").split("/")[-1],
@@ -80,8 +81,7 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
         data=data,
         scheduler=type(components.scheduler).__name__,
         meaning=_meaning(components.scheduler.config),
-        usage=_imports(components.scheduler)
-        + usage.format(location=location, labels=None if names is None else list(names[:2])),
+        usage=_imports(components.scheduler) + usage.format(location=location, labels=labels),
         classes="" if names is None else CLASSES.format(names=", ".join(names)),
         rows="\n".join(f"- {name}: {value}" for name, value in facts.items()),
         command=command_line(args, data),
