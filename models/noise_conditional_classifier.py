@@ -82,7 +82,8 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
     Example:
         >>> classifier = NoiseConditionalClassifier(depth=10, width=1)
         >>> logits = classifier(torch.rand(2, 3, 32, 32), torch.tensor([0.5, 10.0])).logits
-        >>> guidance = ClassifierGuidance(classifier.log_prob_of(torch.tensor([3, 7]), scheduler.sde))
+        >>> log_prob = classifier.log_prob_of(torch.tensor([3, 7]), scheduler.sde)
+        >>> guided = ClassifierGuidance(scheduler.score_fn(unet), log_prob)
     """
 
     config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes

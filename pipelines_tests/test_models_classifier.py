@@ -57,7 +57,7 @@ def test_guidance_is_the_gradient(classifier: NoiseConditionalClassifier) -> Non
     network = classifier.double()
     x, t = torch.randn(1, 3, 8, 8, dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
     log_prob = network.log_prob_of(torch.tensor([4]), VPSDE())
-    guidance = ClassifierGuidance(log_prob, scale=2.0)(lambda x, t: torch.zeros_like(x), x, t)
+    guidance = ClassifierGuidance(lambda x, t: torch.zeros_like(x), log_prob, scale=2.0)(x, t)
     direction = torch.randn_like(x)
     step = 1e-5 * direction
     slope = (log_prob(x + step, t) - log_prob(x - step, t)) / 2e-5

@@ -5,11 +5,14 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
-from .conditioning import ClassifierGuidance, LinearPosterior, Replacement, matched_prior
+from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
+from .conditioning import LinearPosterior, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
+from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .likelihood import LogLikelihood, log_likelihood
+from .moment_matching import MomentMatching, posterior_start
 from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
 from .operator_checks import check_operator, check_range
 from .operators import (
@@ -31,12 +34,14 @@ from .predictors import (
     reverse_diffusion,
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
+from .replacement import Replacement
 from .scheduling_conversion import to_sde_scheduler
+from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
-from .scheduling_utils import SDEScheduler, SDESchedulerOutput
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
-from .sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
+from .score_function import PerSample, ScoreFunction
+from .sde import SDE, VESDE, VPSDE, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
 
@@ -47,8 +52,12 @@ __all__ = [
     "CORRECTORS",
     "DEQUANTIZATIONS",
     "DIVERGENCES",
+    "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Composition",
+    "DiscreteSubVPSDE",
+    "DiscreteVESDE",
+    "DenoisedClassifierGuidance",
     "DiscreteVPSDE",
     "Divergence",
     "ExactDivergence",
@@ -61,12 +70,15 @@ __all__ = [
     "LogLikelihood",
     "MULTISTEP_PREDICTORS",
     "MaskOperator",
+    "MomentMatching",
     "ODEError",
     "PREDICTORS",
+    "PerSample",
     "Parameterization",
     "PixelCells",
     "Replacement",
     "SDE",
+    "ScoreFunction",
     "SDEScheduler",
     "SDESchedulerOutput",
     "SubVPSDE",
@@ -88,6 +100,7 @@ __all__ = [
     "langevin",
     "log_likelihood",
     "matched_prior",
+    "posterior_start",
     "probability_flow_euler",
     "reverse_diffusion",
     "solve_probability_flow",

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import check_integer
 from .sde import SDE
 
 
@@ -37,9 +38,7 @@ class ExponentialMultistep:
     """
 
     def __init__(self, order: int = 4):
-        if order not in range(1, 7):
-            raise ValueError(f"order must be an integer from 1 to 6, got {order!r}")
-        self.order = order
+        self.order = check_integer("order", order, 1, 6)
         self.start()
 
     def start(self) -> None:
@@ -50,7 +49,7 @@ class ExponentialMultistep:
     def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The next state (B, *D) at the time `s` < `t` and a standard deviation of zero, as every predictor."""
         self._remember(sde, score, t)
-        end = float(sde.sigma(s) / sde.alpha(s))
+        end = float(sde.noise_ratio(s))
         return sde.alpha(s) * self._integrate(x / sde.alpha(t), np.log, end, self.order), torch.zeros_like(t)
 
     def denoise(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ class ExponentialMultistep:
         return self._integrate(x / sde.alpha(t), np.asarray, 0.0, 2)
 
     def _remember(self, sde: SDE, score: Tensor, t: Tensor) -> None:
-        self._ratios = [float(sde.sigma(t) / sde.alpha(t)), *self._ratios][: self.order]
+        self._ratios = [float(sde.noise_ratio(t)), *self._ratios][: self.order]
         self._noises = [-sde.sigma(t) * score, *self._noises][: self.order]
 
     def _integrate(self, y: Tensor, variable: Callable, end: float, points: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .checks import check_integer, check_number
 from .sde import expand_to
 
 
@@ -161,9 +162,8 @@ class AveragePoolOperator(LinearOperator):
     nonnegative = True
 
     def __init__(self, factor: int):
-        if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
-            raise ValueError(f"factor must be an integer of at least 1, got {factor!r}")
-        self.factor, self.gram = factor, 1 / factor**2
+        self.factor = check_integer("factor", factor)
+        self.gram = 1 / self.factor**2
 
     def A(self, x: Tensor) -> Tensor:
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
@@ -192,8 +192,7 @@ class BlurOperator(LinearOperator):
     @classmethod
     def gaussian(cls, std: float, size: int | None = None) -> "BlurOperator":
         """A Gaussian kernel of sum 1 with standard deviation `std` in pixels; `size` is 6 std + 1 by default."""
-        if not 0 < std < math.inf:
-            raise ValueError(f"std must be a positive number, got {std!r}")
+        check_number("std", std, 0, ends="()")
         if size is not None and (size < 1 or size % 2 == 0):
             raise ValueError(f"size must be odd and positive, got {size!r}")
         half = (size if size is not None else 2 * math.ceil(3 * std) + 1) // 2

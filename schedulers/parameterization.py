@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .checks import check_choice
 from .sde import SDE, as_time, expand_to
 
 
@@ -42,16 +43,14 @@ class Parameterization:
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type must be one of {PREDICTION_TYPES}, got {self.prediction_type!r}")
-        if self.time not in TIME_CONVENTIONS:
-            raise ValueError(f"time must be one of {TIME_CONVENTIONS}, got {self.time!r}")
+        check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
+        check_choice("time", self.time, TIME_CONVENTIONS)
 
     def network_time(self, sde: SDE, t: Tensor) -> Tensor:
         """What the network is told for the SDE's time `t`; same shape and dtype."""
         t = as_time(t)
         if self.time == "sigma":
-            return sde.sigma(t) / sde.alpha(t)
+            return sde.noise_ratio(t)
         if self.time == "scaled":
             return TIME_SCALE * t
         return (t * self.num_train_timesteps - 1).clamp_min(0)

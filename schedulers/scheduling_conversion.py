@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .beta_schedules import BETA_SCHEDULES
 from .parameterization import PREDICTION_TYPES
-from .scheduling_utils import SDEScheduler
+from .scheduling_sde import SDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
 

@@ -4,8 +4,9 @@ import numpy as np
 from diffusers.configuration_utils import register_to_config
 
 from .beta_schedules import beta_table, continuous_betas
-from .scheduling_utils import SDEScheduler
-from .sde import SDE, DiscreteSubVPSDE, SubVPSDE
+from .discrete_sdes import DiscreteSubVPSDE
+from .scheduling_sde import SDEScheduler
+from .sde import SDE, SubVPSDE
 
 
 class SubVPSDEScheduler(SDEScheduler):

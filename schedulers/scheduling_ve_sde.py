@@ -5,8 +5,9 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from .scheduling_utils import SDEScheduler
-from .sde import SDE, VESDE, DiscreteVESDE
+from .discrete_sdes import DiscreteVESDE
+from .scheduling_sde import SDEScheduler
+from .sde import SDE, VESDE
 
 
 class VESDEScheduler(SDEScheduler):

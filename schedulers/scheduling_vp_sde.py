@@ -5,9 +5,11 @@ import torch
 from diffusers.configuration_utils import register_to_config
 
 from .beta_schedules import beta_table, continuous_betas
+from .checks import check_choice
+from .discrete_sdes import DiscreteVPSDE
 from .predictors import PREDICTORS
-from .scheduling_utils import SDEScheduler
-from .sde import SDE, VPSDE, DiscreteVPSDE
+from .scheduling_sde import SDEScheduler
+from .sde import SDE, VPSDE
 
 
 class VPSDEScheduler(SDEScheduler):
@@ -58,8 +60,7 @@ class VPSDEScheduler(SDEScheduler):
         timestep_spacing: str = "linspace",
         prologue: bool = False,
     ):
-        if variance_type not in VARIANCE_TYPES:
-            raise ValueError(f"variance_type must be one of {VARIANCE_TYPES}, got {variance_type!r}")
+        check_choice("variance_type", variance_type, VARIANCE_TYPES)
         self.betas = beta_table(self.config)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self.time_convention = "scaled" if continuous else "index"

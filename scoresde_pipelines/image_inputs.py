@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from .training.image_reader import images_to_pixels, images_to_tensor
 
 
 __all__ = [
-    "check_count",
-    "check_nonnegative",
     "gray_to_tensor",
     "images_to_pixels",
     "images_to_tensor",
@@ -58,19 +55,3 @@ def masks_to_tensor(mask_image: Any, batch_size: int, size: tuple[int, int]) -> 
     if bool(flat.all(1).any()):
         raise ValueError("mask_image must be black somewhere: under a white mask nothing of the image is known")
     return repaint.expand(batch_size, -1, -1, -1)
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-def check_nonnegative(name: str, value: Any) -> None:
-    """Raises TypeError or ValueError unless `value` is a finite real number of at least 0."""
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
-        value = value.item()
-    if not isinstance(value, (int, float, np.floating, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .image_inputs import check_count, check_nonnegative
 from .models import NoiseConditionalClassifier
+from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_inverse_problem import conditioned_network
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, SDEPipelineBase, StepCallback
 from .schedulers import ClassifierGuidance
+from .schedulers.checks import check_integer, check_number
 from .schedulers.sde import expand_to
 
 
@@ -95,13 +95,13 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             ValueError: for a label out of range, a classifier for other images, or an argument out of its range, before
                 any work is done.
         """
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
         labels = self.check_labels(class_labels, guidance_scale).repeat_interleave(num_samples)
         self.check_inputs(
             len(labels), num_inference_steps, generator, latents, output_type, callback_on_step_end_tensor_inputs
         )
-        if ode_tolerance is not None and not 0 < ode_tolerance < 1:
-            raise ValueError(f"ode_tolerance must lie between 0 and 1, got {ode_tolerance!r}")
+        if ode_tolerance is not None:
+            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
         labels = labels.to(self._execution_device)
         latents = self.prepare_latents(len(labels), generator, latents)
         score_fn = partial(self.guided_score, scale=float(guidance_scale))
@@ -131,7 +131,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     def check_labels(self, class_labels: Any, guidance_scale: float) -> Tensor:
         """The labels as int64, shape (B,); raises ValueError where they, the scale or the modules do not fit."""
-        check_nonnegative("guidance_scale", guidance_scale)
+        check_number("guidance_scale", guidance_scale, 0)
         if self.num_classes == 0:
             raise ValueError(
                 "the network has no classes (num_class_embeds is not set): give the pipeline a classifier"

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .image_inputs import check_count, check_nonnegative, gray_to_tensor
+from .image_inputs import gray_to_tensor
+from .pipeline_base import Generator, StepCallback
 from .pipeline_inverse_problem import LinearInversePipeline, Walk
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, StepCallback
 from .schedulers import GrayOperator
+from .schedulers.checks import check_integer, check_number
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):
@@ -67,7 +68,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             TypeError, ValueError: for images of another size or out of range, a network without color, and arguments
                 out of their range, before any sampling.
         """
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
         walk = Walk(
             method,
             num_inference_steps,
@@ -83,7 +84,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         channels, *size = self.sample_shape
         if channels != len(gray_weights):
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
-        check_nonnegative("noise_std", noise_std)
+        check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))
         self.check_walk(walk, len(gray) * num_samples, output_type)

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .image_inputs import check_count, images_to_tensor, masks_to_tensor
+from .image_inputs import images_to_tensor, masks_to_tensor
+from .pipeline_base import Generator, StepCallback, export_images
 from .pipeline_inverse_problem import LinearInversePipeline, Walk
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, StepCallback, export_images
 from .schedulers import MaskOperator
+from .schedulers.checks import check_integer
 
 
 class ScoreSdeInpaintPipeline(LinearInversePipeline):
@@ -62,7 +63,7 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             TypeError, ValueError: for images or masks of another size, out of range or without white or black pixels,
                 and arguments out of their range, before any sampling.
         """
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
         walk = Walk(
             method,
             num_inference_steps,

@@ -10,14 +10,14 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .image_inputs import check_count, check_nonnegative
+from .pipeline_base import Generator, Network, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, Network, ScoreFunction, SDEPipelineBase, StepCallback
 from .schedulers import (
     ExponentialMultistep,
     LinearOperator,
     LinearPosterior,
     Replacement,
+    ScoreFunction,
     SDEScheduler,
     TwistedSMC,
     ancestral,
@@ -25,6 +25,7 @@ from .schedulers import (
     check_range,
     matched_prior,
 )
+from .schedulers.checks import check_choice, check_finite, check_integer, check_number
 
 
 DEFAULT_STEPS = {
@@ -71,8 +72,7 @@ class Walk:
     num_samples: int = 1
 
     def __post_init__(self) -> None:
-        if self.method not in DEFAULT_STEPS:
-            raise ValueError(f"method must be one of {sorted(DEFAULT_STEPS)}, got {self.method!r}")
+        check_choice("method", self.method, DEFAULT_STEPS)
 
     @property
     def steps(self) -> int:
@@ -104,13 +104,9 @@ class LinearInversePipeline(SDEPipelineBase):
 
     def check_walk(self, walk: Walk, batch_size: int, output_type: str) -> None:
         """Raises ValueError, naming the argument, before any work is done."""
-        if walk.sampler not in (None, *SAMPLERS):
-            raise ValueError(f"sampler must be None or one of {SAMPLERS}, got {walk.sampler!r}")
-        check_nonnegative("solver_tolerance", walk.solver_tolerance)
-        if walk.solver_tolerance >= 1:
-            raise ValueError(f"solver_tolerance must lie in [0, 1), got {walk.solver_tolerance!r}")
-        if not isinstance(walk.solver_iterations, int) or walk.solver_iterations < 1:
-            raise ValueError(f"solver_iterations must be an integer of at least 1, got {walk.solver_iterations!r}")
+        check_choice("sampler", walk.sampler, SAMPLERS, optional=True)
+        check_number("solver_tolerance", walk.solver_tolerance, 0, 1, ends="[)")
+        check_integer("solver_iterations", walk.solver_iterations)
         self.check_inputs(batch_size, walk.steps, walk.generator, walk.latents, output_type, walk.callback_tensors)
 
     def restore(
@@ -271,7 +267,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             TypeError, ValueError: for an argument out of its range, a measurement that does not fit the operator or that
                 no image in [0, 1] has, or an `At` that is not the adjoint of `A`, before any sampling.
         """
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
         walk = Walk(
             method,
             num_inference_steps,
@@ -299,13 +295,12 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
         """Raises TypeError or ValueError unless this is a linear problem for images of this network."""
         if not isinstance(operator, LinearOperator):
             raise TypeError(f"operator must be a LinearOperator, got {type(operator).__name__}")
-        if not isinstance(measurement, Tensor) or not measurement.is_floating_point() or measurement.ndim < 2:
-            raise TypeError("measurement must be a floating-point tensor (B, ...), as operator.A returns it")
-        if measurement.numel() == 0:
-            raise ValueError(f"measurement must hold at least one measurement, got shape {tuple(measurement.shape)}")
-        if not bool(measurement.isfinite().all()):
-            raise ValueError("measurement must be finite, got NaN or infinity")
-        check_nonnegative("noise_std", noise_std)
+        check_finite("measurement", measurement)
+        if measurement.ndim < 2 or measurement.numel() == 0:
+            raise ValueError(
+                f"measurement must hold at least one measurement (B, ...), got shape {tuple(measurement.shape)}"
+            )
+        check_number("noise_std", noise_std, 0)
         check_operator(operator, self.sample_shape, measurement)
         check_range(operator, self.sample_shape, measurement, noise_std)
 

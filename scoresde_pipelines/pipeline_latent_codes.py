@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .image_inputs import images_to_pixels
 from .models import packed_filters
+from .pipeline_base import OUTPUT_TYPES, SDEPipelineBase
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import OUTPUT_TYPES, SDEPipelineBase
 from .schedulers.dequantization import PixelCells
 from .schedulers.probability_flow import solve_probability_flow
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .models import packed_filters
+from .pipeline_base import Generator
 from .pipeline_latent_codes import LatentCodePipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput
-from .pipeline_utils import Generator
 from .schedulers.dequantization import DEQUANTIZATIONS, LogMass, combine
 from .schedulers.divergence import Divergence
 from .schedulers.likelihood import LogLikelihood, log_likelihood, spawn_generators

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, SDEPipelineBase, StepCallback
+from .schedulers.checks import check_number
 
 
 class ScoreSdePipeline(SDEPipelineBase):
@@ -61,8 +62,8 @@ class ScoreSdePipeline(SDEPipelineBase):
         self.check_inputs(
             batch_size, num_inference_steps, generator, latents, output_type, callback_on_step_end_tensor_inputs
         )
-        if ode_tolerance is not None and not 0 < ode_tolerance < 1:
-            raise ValueError(f"ode_tolerance must lie between 0 and 1, got {ode_tolerance!r}")
+        if ode_tolerance is not None:
+            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
         latents = self.prepare_latents(batch_size, generator, latents)
         nfe: int | Tensor
         if ode_tolerance is not None:

@@ -17,6 +17,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from .checks import check_choice, check_integer, check_number
 from .coefficient_table import tabulate
 from .correctors import CORRECTORS, Corrector, langevin
 from .multistep import MULTISTEP_PREDICTORS
@@ -105,8 +106,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         config = self.config
         _check_config(config)
         self.sde = self.make_sde()
-        if not 0 < config.sampling_eps < self.sde.T:
-            raise ValueError(f"sampling_eps must lie between 0 and T = {self.sde.T}, got {config.sampling_eps}")
+        check_number("sampling_eps", config.sampling_eps, 0, self.sde.T, ends="()")
         self.parameterization = Parameterization(
             config.prediction_type, self.time_convention, config.num_train_timesteps
         )
@@ -188,8 +188,7 @@ class SDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both n
         return self._table
 
     def _make_grid(self, n: Any) -> TimeGrid:
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"num_inference_steps must be an integer of at least 1, got {n!r}")
+        n = check_integer("num_inference_steps", n)
         return TIME_GRIDS[self.config.timestep_spacing](self.sde, n, self.smallest_time)
 
     def _custom_grid(self, timesteps: list[float] | Tensor) -> TimeGrid:
@@ -381,11 +380,7 @@ def _check_config(config: Any) -> None:
         ("corrector", CORRECTORS),
         ("timestep_spacing", TIME_GRIDS),
     ):
-        name = config[key]
-        if name not in known and not (name is None and key != "timestep_spacing"):
-            raise ValueError(f"{key} must be one of {sorted(known)}, got {name!r}")
+        check_choice(key, config[key], known, optional=key != "timestep_spacing")
     for key in ("num_train_timesteps", "correct_steps"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"{key} must be an integer of at least 1, got {config[key]!r}")
-    if not config["snr"] > 0:
-        raise ValueError(f"snr must be positive, got {config['snr']!r}")
+        check_integer(key, config[key])
+    check_number("snr", config["snr"], 0, ends="()")

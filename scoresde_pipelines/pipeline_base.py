@@ -16,6 +16,7 @@ from torch import Tensor
 from .models import packed_filters
 from .registration import PACKAGE, stable_name
 from .schedulers import SDEScheduler
+from .schedulers.checks import check_choice, check_integer
 from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
 from .shipped import shipped_folder
@@ -25,7 +26,6 @@ Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Network = Callable[[Tensor, Tensor], Tensor]
 Constraint = Callable[[Tensor, Tensor], Tensor]
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 NETWORK_LIBRARIES = ("diffusers", "scoresde_pipelines")  # a repository must not choose what is imported
@@ -119,8 +119,7 @@ class SDEPipelineBase(DiffusionPipeline):
     ) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done."""
         for name, value in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            check_integer(name, value)
         generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
         if not all(isinstance(g, torch.Generator) for g in generators):
             raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
@@ -131,8 +130,7 @@ class SDEPipelineBase(DiffusionPipeline):
             raise TypeError(f"latents must be a tensor, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}")
+        check_choice("output_type", output_type, OUTPUT_TYPES)
         if output_type == "pil" and self.sample_shape[0] not in PIL_MODES:
             raise ValueError(
                 f"output_type 'pil' needs {sorted(PIL_MODES)} channels, the network has {self.sample_shape[0]}: "
