@@ -5,15 +5,17 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
+from . import multistep
 from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .conditioning import LinearPosterior, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
 from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
+from .heun import Heun
 from .likelihood import LogLikelihood, log_likelihood
 from .moment_matching import MomentMatching, posterior_start
-from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
+from .multistep import ExponentialMultistep
 from .operator_checks import check_operator, check_range
 from .operators import (
     AveragePoolOperator,
@@ -26,6 +28,7 @@ from .operators import (
 from .parameterization import Parameterization
 from .predictors import (
     PREDICTORS,
+    Predictor,
     ancestral,
     ancestral_large,
     euler_maruyama,
@@ -35,6 +38,7 @@ from .predictors import (
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
 from .replacement import Replacement
+from .sampling_loop import sampling_loop
 from .scheduling_conversion import to_sde_scheduler
 from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
@@ -66,15 +70,16 @@ __all__ = [
     "LinearOperator",
     "LinearPosterior",
     "FlowSolution",
+    "Heun",
     "HutchinsonDivergence",
     "LogLikelihood",
-    "MULTISTEP_PREDICTORS",
     "MaskOperator",
     "MomentMatching",
     "ODEError",
     "PREDICTORS",
     "PerSample",
     "Parameterization",
+    "Predictor",
     "PixelCells",
     "Replacement",
     "SDE",
@@ -103,6 +108,13 @@ __all__ = [
     "posterior_start",
     "probability_flow_euler",
     "reverse_diffusion",
+    "sampling_loop",
     "solve_probability_flow",
     "to_sde_scheduler",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "MULTISTEP_PREDICTORS":
+        return getattr(multistep, name)  # warns: PREDICTORS holds all predictors
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,11 +7,13 @@ and the noise that the score implies, eps = -sigma score (paper eq. 13 in these 
 
 A step interpolates the last k values of eps by a polynomial in log r, in which they are smooth over all scales, and
 integrates it exactly (an exponential Adams-Bashforth method; k = 1 is the exponential predictor, DDIM). The last step
-leads to r = 0, where log r has no end: there two values are interpolated in r itself. It goes on along the ODE where
-E[x_0 | x] would stop at the posterior mean, so that details as fine as the last noise level keep their variance.
+leads to r = 0, where log r is minus infinity: there two values are interpolated in r itself. It follows the ODE to its end,
+while E[x_0 | x] would be the posterior mean, so that details as fine as the last noise level keep their variance.
 """
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +29,7 @@ QUADRATURE = np.polynomial.legendre.leggauss(16)
 class ExponentialMultistep:
     """Adams-Bashforth steps of order k in log(sigma / alpha); a predictor that remembers the steps before.
 
-    The scheduler calls `start` when a walk is planned and `denoise` for the last step. With a corrector in between the
-    remembered values belong to nearby states, and the order falls to one.
+    With a corrector in between the remembered values belong to nearby states, and the order falls to one.
 
     Args:
         order: how many values of eps a step interpolates (the first steps have fewer); 1 to 6.
@@ -42,7 +43,7 @@ class ExponentialMultistep:
         self.start()
 
     def start(self) -> None:
-        """Forgets the steps before."""
+        """Begins a sampling run: there are no earlier steps."""
         self._ratios: list[float] = []
         self._noises: list[Tensor] = []
 
@@ -83,4 +84,10 @@ def _weights(ratios: list[float], variable: Callable, end: float) -> list[float]
     return weights
 
 
-MULTISTEP_PREDICTORS: dict[str, Callable[[], ExponentialMultistep]] = {"exponential_multistep": ExponentialMultistep}
+def __getattr__(name: str) -> Any:
+    if name == "MULTISTEP_PREDICTORS":
+        warnings.warn(
+            "MULTISTEP_PREDICTORS is deprecated: PREDICTORS holds all predictors", FutureWarning, stacklevel=2
+        )
+        return {"exponential_multistep": ExponentialMultistep}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from diffusers.configuration_utils import register_to_config
 from .beta_schedules import beta_table, continuous_betas
 from .discrete_sdes import DiscreteSubVPSDE
 from .scheduling_sde import SDEScheduler
-from .sde import SDE, SubVPSDE
+from .sde import DATA_STD, SDE, SubVPSDE
 
 
 class SubVPSDEScheduler(SDEScheduler):
@@ -47,6 +47,8 @@ class SubVPSDEScheduler(SDEScheduler):
         sampling_eps: float = 1e-3,
         timestep_spacing: str = "linspace",
         prologue: bool = False,
+        sigma_data: float = DATA_STD,
+        data_mean: float | list[float] = 0.0,
     ):
         self.betas = beta_table(self.config)
         self.setup()

@@ -1,6 +1,7 @@
 """What the pipelines share: loading, the prior, the one sampling loop, and images."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -70,7 +71,8 @@ class SDEPipelineBase(DiffusionPipeline):
         """Loads a pipeline from a folder or the Hub; arguments as in `DiffusionPipeline.from_pretrained`.
 
         The name of a shipped pipeline is one of a folder. Repositories that call the network `model` (google/ncsnpp-*) load
-        as well, flat or in subfolders.
+        as well, flat or in subfolders. A network or a scheduler of a class of your own is found where its module has been
+        imported.
         """
         folder = Path(shipped_folder(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -80,9 +82,13 @@ class SDEPipelineBase(DiffusionPipeline):
             scheduler = index.get("scheduler")
             if isinstance(scheduler, list) and scheduler[:1] == [PACKAGE] and "scheduler" not in kwargs:
                 sde_scheduler_class(scheduler[-1])  # diffusers' own message does not say what to import
-            if "unet" not in index and "model" in index and "unet" not in kwargs:
-                dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
+            dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
+            if "unet" not in {**index, **kwargs} and "model" in index:
                 kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
+            if _is_own_class(index.get("unet")) and "unet" not in kwargs:
+                kwargs["unet"] = _own_class(*index["unet"]).from_pretrained(folder / "unet", **dtype)
+            if _is_own_class(index.get("scheduler")) and "scheduler" not in kwargs:
+                kwargs["scheduler"] = _own_class(*index["scheduler"]).from_pretrained(folder / "scheduler")
         return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
@@ -90,6 +96,10 @@ class SDEPipelineBase(DiffusionPipeline):
         config = super().load_config(*args, **kwargs)
         if isinstance(config, dict) and "unet" not in config and "model" in config:
             config["unet"] = config.pop("model")
+        # diffusers looks for its base classes in the module of a component's class: those of a user's need not have them.
+        for name, base in (("unet", "ModelMixin"), ("scheduler", "SchedulerMixin")):
+            if isinstance(config, dict) and _is_own_class(config.get(name)):
+                config[name] = ["scoresde_pipelines", base]
         return config
 
     # ------------------------------------------------------------------ inputs
@@ -239,6 +249,15 @@ def export_images(images: Tensor, output_type: str) -> list[Image.Image] | np.nd
         return array
     pixels = (array * 255).round().astype(np.uint8)
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
+
+
+def _is_own_class(entry: Any) -> bool:
+    """Whether an entry of `model_index.json` is a class in a module that the user has imported."""
+    return isinstance(entry, list) and entry[0] not in (None, *NETWORK_LIBRARIES) and entry[0] in sys.modules
+
+
+def _own_class(module: str, class_name: str) -> Any:
+    return getattr(sys.modules[module], class_name)
 
 
 def _load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:

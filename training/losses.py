@@ -37,10 +37,14 @@ def _check_batch(x0: Tensor, noise: Tensor, t: Tensor) -> None:
         raise ValueError(f"t must have one value per sample, shape ({x0.shape[0]},), got {tuple(t.shape)}")
 
 
-def score_slope(parameterization: Parameterization, sde: SDE, t: Tensor) -> Tensor:
-    """a(t) = d score / d output, shape of `t` (B,), float64: a network's output enters its score linearly."""
+def score_slope(parameterization: Parameterization, sde: SDE, t: Tensor, channels: int = 1) -> Tensor:
+    """a(t) = d score / d output, shape of `t` (B,), float64: a network's output enters its score linearly.
+
+    Args:
+        channels: of the data, where the parameterization has a mean for each.
+    """
     t = t.double()
-    zeros = torch.zeros(len(t), 1, dtype=torch.float64, device=t.device)
+    zeros = torch.zeros(len(t), channels, dtype=torch.float64, device=t.device)
     ends = [parameterization.score(sde, output, zeros, t) for output in (torch.ones_like(zeros), zeros)]
     return (ends[0] - ends[1])[:, 0]
 
@@ -79,7 +83,7 @@ def denoising_loss(
     mean, std = sde.marginal(x0, t.to(x0.dtype))
     x = mean + expand_to(std, x0) * noise
     error = output_fn(x, t.to(x0.dtype)).to(x0.dtype) - parameterization.target(sde, x0, noise, t.to(x0.dtype))
-    scale = weighting(sde, t.double()).sqrt() * score_slope(parameterization, sde, t)
+    scale = weighting(sde, t.double()).sqrt() * score_slope(parameterization, sde, t, x0.shape[1])
     squares = (expand_to(scale, x0) * error).square().flatten(1)
     return squares.mean(dim=1) if reduce_mean else 0.5 * squares.sum(dim=1)
 

@@ -1,4 +1,4 @@
-"""Sample grids while training: the plain diffusers loop over a scheduler, and a picture of the result."""
+"""Sample grids while training, and the network's output as a function of state and time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..models import packed_filters
-from ..schedulers import SDEScheduler
+from ..schedulers import SDEScheduler, sampling_loop
 from .data import to_uint8
 from .pipeline_folder import Components
 
@@ -24,8 +24,8 @@ def network_output(
     labels = {} if class_labels is None else {"class_labels": class_labels}
 
     def output(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        time = scheduler.parameterization.network_time(scheduler.sde, t)
-        result = model(scheduler.scale_model_input(x, time), time, **labels)
+        parameterization, sde = scheduler.parameterization, scheduler.sde
+        result = model(parameterization.input(sde, x, t), parameterization.network_time(sde, t), **labels)
         return result.sample if hasattr(result, "sample") else result
 
     return output
@@ -56,12 +56,10 @@ def sample(
     scheduler = copy.deepcopy(components.scheduler)
     scheduler.set_timesteps(num_inference_steps, device=device)
     noise = torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
-    x = noise.to(device) * scheduler.init_noise_sigma
     labels = {} if class_labels is None else {"class_labels": torch.as_tensor(class_labels, device=device)}
     with packed_filters(components.unet):
-        for t in scheduler.timesteps:
-            output = components.unet(scheduler.scale_model_input(x, t), t, **labels).sample.to(x.dtype)
-            x = scheduler.step(output, t, x, generator=generators).prev_sample
+        score_fn = scheduler.score_fn(components.unet, **labels)
+        x = sampling_loop(scheduler, score_fn, noise.to(device) * scheduler.init_noise_sigma, generators)
     return to_uint8(x, components.data_range).cpu()
 
 
