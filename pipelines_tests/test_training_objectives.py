@@ -98,7 +98,7 @@ def test_edm_times_are_log_normal_in_the_noise_level(name):
         assert truncated == pytest.approx(u[k].item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "score", "sample", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "score", "sample", "v_prediction", "edm"])
 def test_edm_weighting_is_that_of_the_paper_on_the_denoised_image(prediction):
     # Karras et al. 2022, table 1: lambda = (r^2 + s^2) / (r s)^2 on |D - x_0|^2, whatever the network predicts.
     sde, s = VPSDE(0.1, 20.0), 0.35
@@ -118,19 +118,31 @@ def test_edm_weighting_is_that_of_the_paper_on_the_denoised_image(prediction):
     torch.testing.assert_close(losses, reference, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "score", "sample", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "score", "sample", "v_prediction", "edm"])
 def test_the_error_of_an_output_is_that_of_its_score(prediction):
     sde, t = SubVPSDE(0.1, 20.0), torch.linspace(0.01, 1, 5, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     x0, noise, output = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
-    parameterization = Parameterization(prediction)
+    parameterization = Parameterization(prediction, sigma_data=0.35, data_mean=[0.1, 0.2, 0.3, 0.4])
     mean, std = sde.marginal(x0, t)
     x = mean + std[:, None] * noise
     error = parameterization.score(sde, output, x, t) + noise / std[:, None]
-    through_target = score_slope(parameterization, sde, t)[:, None] * (
+    through_target = score_slope(parameterization, sde, t, 4)[:, None] * (
         output - parameterization.target(sde, x0, noise, t)
     )
     torch.testing.assert_close(through_target, error, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_edm_objective_of_an_edm_network_is_plain_mean_square(name):
+    sde, parameterization = SDES[name], Parameterization("edm", sigma_data=0.35, data_mean=0.8)
+    generator = torch.Generator().manual_seed(0)
+    x0, noise, output = torch.randn(3, 6, 2, 3, 3, generator=generator, dtype=torch.float64)
+    objective = make_objective("edm", ObjectiveOptions(sigma_data=0.35, P_mean=-0.8, P_std=1.4))
+    t = objective.times(sde, even(6))
+    losses = denoising_loss(lambda x, t: output, parameterization, sde, x0, t, noise, weighting=objective.weighting)
+    target = parameterization.target(sde, x0, noise, t)
+    torch.testing.assert_close(losses, (output - target).square().flatten(1).mean(1), rtol=1e-9, atol=0)
 
 
 def test_discrete_objectives_draw_every_level_alike():

@@ -54,6 +54,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """An empty parser whose help shows defaults, with `--config`."""
     parser = argparse.ArgumentParser(
         description=description,
+        usage="%(prog)s (--train_data_dir DIR | --dataset_name NAME) [options]",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
         epilog=EXIT_CODES,
@@ -187,7 +188,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
                        help="other entries of the scheduler's configuration, values as in JSON")  # fmt: skip
     group.add_argument("--prediction_type", choices=PREDICTION_TYPES,
                        help="what the network's output means; default: the SDE's in the paper")  # fmt: skip
-    group.add_argument("--sigma_data", type=float, help="standard deviation of the data for edm; default: measured")
+    group.add_argument("--sigma_data", type=_auto_or_number,
+                       help="standard deviation of the data for edm, or 'auto': measured")  # fmt: skip
     group.add_argument("--data_mean", type=_auto_or_number, help="mean of the data for edm, or 'auto': measured")
     group.add_argument("--sigma_min", type=float, help="smallest noise of the VE SDE")
     group.add_argument("--sigma_max", type=float, help="largest noise of the VE SDE")

@@ -79,6 +79,9 @@ class Trainer(TrainerCore):
             self.labels = self.labels[torch.as_tensor(self.images.kept)]
         if args.pretrained_model_name_or_path is None:
             self.components.scheduler = with_data_statistics(self.components.scheduler, self.images, args)
+            config = self.components.scheduler.config
+            if config.prediction_type == "edm":
+                self.accelerator.print(f"data: mean {config.data_mean:g}, standard deviation {config.sigma_data:g}")
         self.objective = objective or build_objective(args, self.components.scheduler)
         self._make_noise_bands()
         return unet
