@@ -46,6 +46,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10.0",
         "accelerate>=1.0",
+        "psutil>=5.9",
         "datasets>=3.0",
         "typer>=0.12",
     ],

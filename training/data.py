@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .image_format import ImageFormat
 from .image_sources import load_images
 from .image_table import ImageRows, ImageTable, find_image_column
+from .interruption import ignore_signals
 
 
 __all__ = [
@@ -154,7 +155,13 @@ def image_batches(
     # A generator of its own: the loader would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(stream.seed)
     loader = DataLoader(
-        store, batch_size=None, sampler=stream, num_workers=num_workers, pin_memory=pin_memory, generator=generator
+        store,
+        batch_size=None,
+        sampler=stream,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=generator,
+        worker_init_fn=ignore_signals,
     )
     return iter(loader)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import diffusers
 from huggingface_hub import HfApi
 
 from .. import models
+from .durable_files import staged_folder, sync_file
 from .pipeline_loading import (
     INDEX,
     NETWORKS,
@@ -23,8 +23,8 @@ from .pipeline_loading import (
     Components,
     load_pipeline_folder,
     network_class,
-    sde_name,
 )
+from .safe_state import check_finite_state
 
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "network_class",
     "push_pipeline_folder",
     "save_pipeline_folder",
-    "sde_name",
 ]
 
 PACKAGE = "scoresde_pipelines"
@@ -45,19 +44,25 @@ def save_pipeline_folder(folder: str | Path, components: Components, card: str) 
     """Writes the pipeline into `folder`, replacing an older one file by file, each at once.
 
     Other content of the folder (checkpoints, samples, logs) is left alone.
+
+    Raises:
+        FloatingPointError: a weight is NaN or infinite; the folder is left as it was.
+        OSError: the folder cannot be written; the message says whether the disk is full.
     """
     folder = Path(folder)
-    staging = folder / ".incomplete-pipeline"
-    shutil.rmtree(staging, ignore_errors=True)
-    components.unet.save_pretrained(staging / "unet")
-    components.scheduler.save_pretrained(staging / "scheduler")
-    (staging / "README.md").write_text(card, encoding="utf-8")
-    (staging / INDEX).write_text(json.dumps(_index(components), indent=2) + "\n")
-    for source in sorted(path for path in staging.rglob("*") if path.is_file()):
-        target = folder / source.relative_to(staging)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, target)
-    shutil.rmtree(staging)
+    untouched = f"the pipeline in {folder} is as it was"
+    check_finite_state(components.unet.state_dict(), "unet", f": {untouched}")
+    with staged_folder(folder / ".incomplete-pipeline", "the pipeline", untouched) as staging:
+        components.unet.save_pretrained(staging / "unet")
+        components.scheduler.save_pretrained(staging / "scheduler")
+        (staging / "README.md").write_text(card, encoding="utf-8")
+        (staging / INDEX).write_text(json.dumps(_index(components), indent=2) + "\n")
+        for source in sorted(path for path in staging.rglob("*") if path.is_file()):
+            sync_file(source)
+        for source in sorted(path for path in staging.rglob("*") if path.is_file()):
+            target = folder / source.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
 
 
 def _index(components: Components) -> dict[str, Any]:

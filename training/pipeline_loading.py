@@ -46,11 +46,6 @@ class Components:
     class_names: list[str] | None = None
 
 
-def sde_name(scheduler: SDEScheduler) -> str:
-    """ "ve", "vp" or "subvp" for a scheduler of ours, else the name of its class."""
-    return next((name for name, cls in SCHEDULERS.items() if type(scheduler) is cls), type(scheduler).__name__)
-
-
 def resolve_pipeline(
     name_or_path: str | Path,
     named: NamedFolders | None = None,
