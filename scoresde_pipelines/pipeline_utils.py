@@ -75,6 +75,13 @@ class SDEPipelineBase(DiffusionPipeline):
         return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:
+        # diffusers before 0.37 leaves annotations like `float | None` out and then fails to find them; what is empty
+        # is not checked.
+        unchecked = dict.fromkeys(inspect.signature(cls.__init__).parameters, (inspect.Signature.empty,))
+        return {**unchecked, **super()._get_signature_types()}
+
+    @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         config = super().load_config(*args, **kwargs)
         if isinstance(config, dict) and "unet" not in config and "model" in config:
