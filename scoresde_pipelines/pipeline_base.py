@@ -1,6 +1,7 @@
 """What the pipelines share: components, loading, checks, the prior, and the two ways of sampling."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -97,6 +98,13 @@ class SDEPipelineBase(DiffusionPipeline):
                 dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
                 kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
         return super().from_pretrained(str(folder), **kwargs)
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:
+        # diffusers before 0.37 leaves annotations like `float | None` out and then fails to find them; what is empty
+        # is not checked.
+        unchecked = dict.fromkeys(inspect.signature(cls.__init__).parameters, (inspect.Signature.empty,))
+        return {**unchecked, **super()._get_signature_types()}
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
