@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs
 SAME_CLASS = (
     "import scoresde_pipelines as p; from scoresde_pipelines.schedulers import VPSDEScheduler as a; "
     "from scoresde_pipelines.schedulers.scheduling_vp_sde import VPSDEScheduler as b; "
-    "assert p.VPSDEScheduler is a is b; import scoresde_pipelines.training.evaluation, scoresde_pipelines.models; print(p.__file__)"
+    "assert p.VPSDEScheduler is a is b; import scoresde_pipelines.training.evaluation, scoresde_pipelines.models; "
+    "print(p.__file__)"
 )
 
 

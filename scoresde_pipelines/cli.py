@@ -3,6 +3,7 @@
 import typer
 
 from .command_convert import convert
+from .command_evaluate import evaluate
 from .command_likelihood import likelihood
 
 
@@ -17,6 +18,7 @@ def scoresde() -> None:
 
 
 app.command()(convert)
+app.command()(evaluate)
 app.command()(likelihood)
 
 

@@ -26,7 +26,7 @@ from .estimate import Estimate, mean_estimate, over_seeds
 from .feature_cache import ImageSelection, real_features
 from .features import FeatureExtractor, extract
 from .measures import METRICS, OTHER_METRICS, Metric
-from .neighbours import NEIGHBOURS, CopyThreshold
+from .neighbours import NEIGHBOURS, CopyThreshold, nearest
 from .result import EvaluationResult, Row, RowResult
 from .shards import Shards, keep_settings, save_atomically
 
@@ -34,6 +34,7 @@ from .shards import Shards, keep_settings, save_atomically
 Generate = Callable[[Row, int, Sequence[int]], tuple[Tensor, float]]
 BitsPerDim = Callable[[str, Tensor], Tensor]  # (model, uint8 images (B, C, H, W)) -> bits/dim (B,)
 MIN_IMAGES = {"kid": 3, "pr": NEIGHBOURS + 1}  # 2 for all others
+PICTURED = 10  # generated images that are shown with their nearest training images
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Plan:
         metrics: names, of `METRICS` (or `table`), "bpd" or "nn".
         output: folder of everything that is written.
         settings: what decides the figures of the whole table, to be held against the folder's.
+        notes: what the result says besides.
         row_settings: what decides a row's images (weights, sampler), by `Row.folder`.
         num_bpd_images: how many reference images "bpd" is measured on.
         table: the known metrics.
@@ -96,6 +98,7 @@ class Plan:
     metrics: Sequence[str]
     output: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     row_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     num_bpd_images: int = 16
     table: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
@@ -103,6 +106,10 @@ class Plan:
     def shards(self, folder: str, seed: int) -> Shards:
         """The files of one row's folder and one seed."""
         return Shards(self.output / "samples" / folder / f"seed-{seed}", self.num_images, self.batch_size)
+
+    def neighbours_path(self, folder: str) -> Path:
+        """Indices of the training images nearest to the first images of a row."""
+        return self.output / "neighbours" / f"{folder}.safetensors"
 
     def bpd_path(self, model: str) -> Path:
         """Bits/dim of a model."""
@@ -255,7 +262,8 @@ def _measure(
     baseline = _baseline(plan, extractor, other, reference)
     if copies is not None:
         baseline["nn"] = copies.copies(reference)
-    settings = {**plan.settings, "metrics": list(plan.metrics), "features": extractor.name}
+    settings = {**plan.settings, **plan.notes, "metrics": list(plan.metrics), "seeds": list(plan.seeds)}
+    settings["features"] = extractor.name
     settings["real_images"] = {"reference": len(reference), "other": 0 if other is None else len(other)}
     return EvaluationResult(rows, baseline, settings, {})
 
@@ -281,6 +289,9 @@ def _measure_row(
         name: over_seeds(estimate, [figures_of_seed[name] for figures_of_seed in by_seed])
         for name, estimate in figures.items()
     }
+    if copies is not None:
+        _, indices = nearest(per_seed[0][:PICTURED], copies.training, count=3)
+        save_atomically(plan.neighbours_path(row.folder), {"indices": indices})
     if "bpd" in plan.metrics:
         metrics["bpd"] = mean_estimate(load_file(plan.bpd_path(row.model))["bits_per_dim"])
     count = len(shards)

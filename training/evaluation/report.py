@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..sampling import image_grid
@@ -17,7 +19,6 @@ from .estimate import Estimate
 from .feature_cache import ImageSelection
 from .grid import Plan
 from .measures import HIGHER_IS_BETTER
-from .neighbours import nearest
 from .result import EvaluationResult, RowResult, metric_names
 from .shards import write_text_atomically
 
@@ -26,13 +27,20 @@ TITLES = {"kid": "KID", "fd": "FD", "fd_infinity": "FD, N to infinity", "is": "I
 GRID_IMAGES = 64
 
 
-def write_report(result: EvaluationResult, plan: Plan) -> list[str]:
-    """Writes `table.md`, the grids and the plot below `plan.output`; returns what could not be written, and why."""
+def write_report(result: EvaluationResult, plan: Plan, training: ImageSelection | None = None) -> list[str]:
+    """Writes `table.md`, the grids and the plot below `plan.output`; returns what could not be written, and why.
+
+    With the training images also the pictures of each row's nearest ones.
+    """
     write_text_atomically(plan.output / "table.md", markdown_table(result))
     for folder in dict.fromkeys(row.folder for row in plan.rows):
         path = plan.output / "grids" / f"{folder}.png"
         path.parent.mkdir(exist_ok=True)
         image_grid(plan.shards(folder, plan.seeds[0]).first_images(GRID_IMAGES)).save(path)
+        if training is not None and plan.neighbours_path(folder).is_file():
+            indices = load_file(plan.neighbours_path(folder))["indices"]
+            shown = plan.shards(folder, plan.seeds[0]).first_images(len(indices))
+            neighbour_picture(shown, indices, training).save(plan.neighbours_path(folder).with_suffix(".png"))
     try:
         plot_quality(result, plan.output / "quality.png")
     except ImportError as error:
@@ -88,11 +96,13 @@ def plot_quality(result: EvaluationResult, path: Path) -> None:
     except ImportError as error:
         raise ImportError("matplotlib is not installed: pip install 'scoresde_pipelines[eval]'") from error
     names = metric_names(result)
-    figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+    columns = min(3, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(5 * columns, 4 * lines), layout="constrained")
     curves: dict[str, list[RowResult]] = {}
     for row in result.rows:
         curves.setdefault(f"{row.model}, {row.sampler}", []).append(row)
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+    for axes, name in zip(figure.subplots(lines, columns, squeeze=False).flat, names):
         for label, rows in curves.items():
             points = sorted((row.nfe, row.metrics[name].value, row.metrics[name].se) for row in rows)
             calls, values, errors = zip(*points)
@@ -134,22 +144,19 @@ def _chain(first: Tensor, rest: Iterable[Tensor]) -> Iterator[Tensor]:
     yield from rest
 
 
-def neighbour_picture(generated: Tensor, features: Tensor, training: ImageSelection, training_features: Tensor) -> Any:
-    """Generated images, each in a row with its three nearest training images; a `PIL.Image`.
+def neighbour_picture(generated: Tensor, indices: Tensor, training: ImageSelection) -> Image.Image:
+    """Generated images, each in a row with its nearest training images.
 
     Args:
         generated: uint8 (B, C, H, W).
-        features: of these, (B, D).
-        training: the training images, and `training_features` (M, D).
+        indices: of the nearest images of `training`, (B, K).
     """
-    _, found = nearest(features, training_features, count=3)
-    pictures = []
-    for image, indices in zip(generated, found.tolist()):
-        neighbours = training.images[[training.indices[index] for index in indices]]
-        row = [image[None], neighbours]
+    rows = []
+    for image, nearest in zip(generated, indices.tolist()):
+        row = [image[None], training.images[[training.indices[index] for index in nearest]]]
         channels = max(part.shape[1] for part in row)
-        pictures.append(torch.cat([part.expand(-1, channels, -1, -1) for part in row]))
-    return image_grid(torch.cat(pictures), columns=pictures[0].shape[0])
+        rows += [part.expand(-1, channels, -1, -1) for part in row]
+    return image_grid(torch.cat(rows), columns=1 + indices.shape[1])
 
 
 def write_card(card: Path, result: EvaluationResult, rows: Sequence[RowResult], data: str, split: str) -> None:
