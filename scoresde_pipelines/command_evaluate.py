@@ -43,7 +43,7 @@ def evaluate(
     """Models x samplers x steps against real images. Run it again to go on after an interruption.
 
     On several processes, with or without GPUs:
-    accelerate launch --num_processes 2 -m scoresde_pipelines.cli evaluate ...
+    accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli evaluate ...
     """
     try:
         result = run_evaluation(

@@ -232,6 +232,8 @@ def _config_of(folder: str) -> dict[str, Any]:
 def _transformers_features(name: str, known: list[str]) -> FeatureExtractor:
     from .features_transformers import TransformersFeatures
 
+    if not Path(name).is_dir() and "/" not in name:  # no Hub id: do not ask the Hub for a misspelt name
+        raise ValueError(f"features must be one of {known}, or a folder or Hub id of a vision model, got {name!r}")
     try:
         return TransformersFeatures(name)
     except (OSError, ValueError, KeyError) as error:
