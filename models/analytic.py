@@ -271,4 +271,4 @@ def _image_config(shape: tuple[int, ...]) -> dict:
         return {}
     channels, height, width = shape
     size = height if height == width else (height, width)
-    return {"in_channels": channels, "out_channels": channels, "sample_size": size}
+    return {"in_channels": channels, "out_channels": channels, "sample_size": size, "unbounded": True}

@@ -226,7 +226,8 @@ def test_stock_schedulers_are_converted_with_their_noise_schedule(stock, predict
 
 def test_score_sde_schedulers_are_converted():
     ve = ScoreSdePipeline(
-        tiny_unet(), ScoreSdeVeScheduler(sigma_max=380.0, snr=0.075, num_train_timesteps=1500)
+        tiny_unet(time_embedding_type="fourier"),
+        ScoreSdeVeScheduler(sigma_max=380.0, snr=0.075, num_train_timesteps=1500),
     ).scheduler
     assert type(ve) is VESDEScheduler and ve.config.num_train_timesteps == 1500
     assert (ve.sde.sigma_min, ve.sde.sigma_max, ve.config.snr, ve.config.corrector) == (0.01, 380.0, 0.075, "langevin")

@@ -5,9 +5,8 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
-from . import multistep
+from . import conditioning, multistep
 from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
-from .conditioning import LinearPosterior, matched_prior
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
 from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
@@ -68,7 +67,6 @@ __all__ = [
     "ExponentialMultistep",
     "GrayOperator",
     "LinearOperator",
-    "LinearPosterior",
     "FlowSolution",
     "Heun",
     "HutchinsonDivergence",
@@ -117,4 +115,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name == "MULTISTEP_PREDICTORS":
         return getattr(multistep, name)  # warns: PREDICTORS holds all predictors
+    if name in ("LinearPosterior", "matched_prior"):
+        return getattr(conditioning, name)  # warn when they are used
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,8 @@ from torch import Tensor
 from .classifier_guidance import ClassifierGuidance
 from .moment_matching import COVARIANCES, MomentMatching, posterior_start
 from .replacement import Replacement
-from .sde import SDE, ScoreFunction
+from .score_function import ScoreFunction
+from .sde import SDE
 
 
 def _warn(old: str, new: str) -> None:

@@ -33,7 +33,8 @@ from .probability_flow import (
     state_dtype,
 )
 from .runge_kutta import Step, integrate
-from .sde import DATA_STD, SDE, ScoreFunction, expand_to
+from .score_function import ScoreFunction
+from .sde import DATA_STD, SDE, expand_to
 
 
 NODES, PANEL = 4, 0.5

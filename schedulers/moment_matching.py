@@ -21,8 +21,8 @@ from .checks import check_choice, check_integer, check_number
 from .operator_checks import common_gain
 from .operators import LinearOperator
 from .recycled_residuals import RecycledResiduals
-from .score_function import select_rows
-from .sde import DATA_STD, SDE, ScoreFunction, as_time, expand_to
+from .score_function import ScoreFunction, select_rows
+from .sde import DATA_STD, SDE, as_time, expand_to
 
 
 COVARIANCES = ("moment_matching", "pseudo_inverse")
@@ -123,6 +123,7 @@ class MomentMatching:
         part: MomentMatching = object.__new__(type(self))
         part.__dict__.update(self.__dict__)
         part.score_fn, part.y = select_rows(self.score_fn, index), self.y[index.to(self.y.device)]
+        part.operator = self.operator.rows(index, self.y.ndim)
         part._solver, part._solved_ratio, part._last_state = RecycledResiduals(), float("inf"), None
         return part
 

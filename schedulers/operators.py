@@ -8,6 +8,7 @@ Inpainting and colorization are both of this kind: known coordinates in an ortho
 A mask keeps the shape of the image and has zeros where nothing is known, so A = At is a projection.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -68,6 +69,15 @@ class LinearOperator:
         """At (A At)^-1 y: the smallest state (B, *D) whose measurement is `y`."""
         return self.At(self.solve(y, 1.0, 0.0))
 
+    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
+        """The operator of the samples `index` (b,) alone; itself, unless it differs from sample to sample.
+
+        Args:
+            index: which samples of the batch.
+            ndim: of the measurement, the batch included.
+        """
+        return self
+
     def __matmul__(self, inner: "LinearOperator") -> "Composition":
         """`outer @ inner` measures the measurement: x -> outer.A(inner.A(x))."""
         if not isinstance(inner, LinearOperator):
@@ -86,6 +96,9 @@ class Composition(LinearOperator):
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
         self.outer, self.inner = outer, inner
         self.nonnegative = outer.nonnegative and inner.nonnegative
+
+    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
+        return Composition(self.outer.rows(index, ndim), self.inner.rows(index, ndim))
 
     def A(self, x: Tensor) -> Tensor:
         return self.outer.A(self.inner.A(x))
@@ -110,6 +123,13 @@ class MaskOperator(LinearOperator):
             raise ValueError("known must hold zeros and ones or booleans alone: a pixel is known or it is not")
         if not bool(self.known.any()):
             raise ValueError("known must be 1 somewhere, got a mask without a known pixel")
+
+    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
+        if self.known.ndim < ndim or len(self.known) == 1:
+            return self
+        selected = copy.copy(self)
+        selected.known = self.known[index.to(self.known.device)]
+        return selected
 
     def A(self, x: Tensor) -> Tensor:
         try:

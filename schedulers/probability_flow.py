@@ -28,8 +28,8 @@ from torch import Tensor
 
 from .checks import check_integer, check_number
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
-from .score_function import PerSample, check_score, select_rows
-from .sde import DATA_STD, SDE, ScoreFunction, as_time, expand_to
+from .score_function import PerSample, ScoreFunction, check_score, select_rows
+from .sde import DATA_STD, SDE, as_time, expand_to
 
 
 # Data has its structure at small noise: an embedded error estimate that strides over it in one step sees nothing. From data

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .sde import ScoreFunction
+from .score_function import ScoreFunction
 
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from .parameterization import Parameterization
 from .predictors import Predictor, make_predictor
 from .sampling_plan import SamplingPlan
 from .scheduling_config import SDEConfigMixin
-from .sde import DATA_STD, SDE, ScoreFunction, as_time, expand_to
+from .score_function import ScoreFunction
+from .sde import DATA_STD, SDE, as_time, expand_to
 from .time_grids import TIME_GRIDS, TimeGrid
 
 

@@ -9,14 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from .sde import ScoreFunction
+
+#: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
+#: A model that also knows a condition (a class label) takes it by name: `(x, t, class_labels=...)`.
+ScoreFunction = Callable[..., Tensor]
 
 
 class PerSample:
-    """A function `(x, t, **values)` with tensors (B, ...) bound to it by name, one row for each sample.
+    """A function with tensors (B, ...) bound to it by name, one row for each sample.
 
     Args:
-        function: a score `(x, t, **values) -> (B, *D)`, or a log-probability `(x, t, **values) -> (B,)`.
+        function: a score `(x, t, **values) -> (B, *D)`, or a log-probability `(x, t, **values)` or `(x0, **values) -> (B,)`.
         values: tensors (B, ...), for example `class_labels`.
 
     Example:
@@ -29,9 +32,9 @@ class PerSample:
     def __init__(self, function: Callable[..., Tensor], **values: Tensor):
         self.function, self.values = function, values
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The function at `x` (B, *D) and `t`, () or (B,), with the values of all its samples."""
-        return self.function(x, t, **self.values)
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        """The function at its arguments, `x` (B, *D) and mostly `t`, () or (B,), with the values of all its samples."""
+        return self.function(*arguments, **self.values)
 
     def rows(self, index: Tensor) -> "PerSample":
         """The same for the samples `index` (b,) alone."""
@@ -56,6 +59,3 @@ def check_score(score: Any, x: Tensor) -> Tensor:
     if score.shape != x.shape:
         raise ValueError(f"score_fn must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
     return score
-
-
-__all__ = ["PerSample", "ScoreFunction", "check_score", "select_rows"]

@@ -26,10 +26,6 @@ from torch import Tensor
 #: The rough standard deviation of image data in a range of 2, as of the official models; EDM's sigma_data.
 DATA_STD = 0.5
 
-#: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
-#: A model that also knows a condition (a class label) takes it by name: `(x, t, class_labels=...)`.
-ScoreFunction = Callable[..., Tensor]
-
 
 def as_time(t: Tensor | float) -> Tensor:
     """A time as a tensor: tensors pass unchanged, Python numbers become float64 on the CPU."""

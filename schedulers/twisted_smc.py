@@ -21,7 +21,8 @@ from torch import Tensor
 from .checks import check_integer, check_number
 from .operators import LinearOperator, inner
 from .predictors import Predictor, ancestral
-from .sde import DATA_STD, SDE, ScoreFunction
+from .score_function import ScoreFunction
+from .sde import DATA_STD, SDE
 
 
 class TwistedSMC:

@@ -14,6 +14,7 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from .evaluation import evaluate
 from .models import (
     DDPMpp,
     GaussianMixtureScoreModel,
@@ -85,6 +86,7 @@ __all__ = [
     "VESDEScheduler",
     "VPSDE",
     "VPSDEScheduler",
+    "evaluate",
     "from_unet2d",
     "load_official_checkpoint",
     "log_likelihood",

@@ -4,6 +4,7 @@ import typer
 
 from .command_convert import convert
 from .command_ema import ema
+from .command_evaluate import evaluate
 from .command_likelihood import likelihood
 
 
@@ -19,6 +20,7 @@ def scoresde() -> None:
 
 app.command()(convert)
 app.command()(ema)
+app.command()(evaluate)
 app.command()(likelihood)
 
 

@@ -1,8 +1,9 @@
-"""What the pipelines share: loading, the prior, the one sampling loop, and images."""
+"""What the pipelines share: components, loading, checks, the prior, and the two ways of sampling."""
 
+import copy
 import inspect
-import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,23 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from .models import packed_filters
+from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
+from .network_use import in_use, ordinary, weights_not_finite
 from .registration import PACKAGE, stable_name
 from .schedulers import SDEScheduler
-from .schedulers.checks import check_choice, check_integer
+from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.probability_flow import solve_probability_flow
+from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
+from .schedulers.score_function import ScoreFunction
 from .shipped import shipped_folder
 
 
 Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
-Network = Callable[[Tensor, Tensor], Tensor]
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-NETWORK_LIBRARIES = ("diffusers", "scoresde_pipelines")  # a repository must not choose what is imported
-PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+NETWORK_LIBRARIES = ("diffusers", PACKAGE)  # a repository must not choose what is imported
 
 
 class SDEPipelineBase(DiffusionPipeline):
@@ -41,6 +42,10 @@ class SDEPipelineBase(DiffusionPipeline):
         scheduler: an `SDEScheduler`; a stock scheduler is converted by its configuration.
         data_min, data_max (`float`, *optional*): the values that black and white had in training. By default the range
             of the official models: [0, 1] for the VE SDE, [-1, 1] for all others.
+        id2label (`dict`, *optional*): names of the classes of a class-conditional network, by their number.
+
+    Raises:
+        TypeError, ValueError: for a component of another kind, components that do not fit, or a range that is none.
     """
 
     config: Any
@@ -50,16 +55,24 @@ class SDEPipelineBase(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
-        self, unet: torch.nn.Module, scheduler: Any, data_min: float | None = None, data_max: float | None = None
+        self,
+        unet: torch.nn.Module,
+        scheduler: Any,
+        data_min: float | None = None,
+        data_max: float | None = None,
+        id2label: dict[int, str] | None = None,
     ):
         super().__init__()
         scheduler = to_sde_scheduler(scheduler)
+        check_components(unet, scheduler)
         low, high = scheduler.data_range
-        data_min, data_max = (low if data_min is None else data_min), (high if data_max is None else data_max)
-        if not data_min < data_max:
-            raise ValueError(f"data_min must be less than data_max, got {data_min} and {data_max}")
+        low, high = (low if data_min is None else data_min), (high if data_max is None else data_max)
+        low, high = check_number("data_min", low), check_number("data_max", high)
+        if not low < high:
+            raise ValueError(f"data_min must be less than data_max, got {low} and {high}")
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(data_min=float(data_min), data_max=float(data_max))
+        self.register_to_config(data_min=low, data_max=high, id2label=_label_names(id2label))
+        self._num_timesteps = len(scheduler.timesteps)
 
     def register_to_config(self, **kwargs: Any) -> None:
         if "scheduler" in kwargs:
@@ -71,8 +84,7 @@ class SDEPipelineBase(DiffusionPipeline):
         """Loads a pipeline from a folder or the Hub; arguments as in `DiffusionPipeline.from_pretrained`.
 
         The name of a shipped pipeline is one of a folder. Repositories that call the network `model` (google/ncsnpp-*) load
-        as well, flat or in subfolders. A network or a scheduler of a class of your own is found where its module has been
-        imported.
+        as well, flat or in subfolders.
         """
         folder = Path(shipped_folder(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -82,25 +94,44 @@ class SDEPipelineBase(DiffusionPipeline):
             scheduler = index.get("scheduler")
             if isinstance(scheduler, list) and scheduler[:1] == [PACKAGE] and "scheduler" not in kwargs:
                 sde_scheduler_class(scheduler[-1])  # diffusers' own message does not say what to import
-            dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
-            if "unet" not in {**index, **kwargs} and "model" in index:
+            if "unet" not in index and "model" in index and "unet" not in kwargs:
+                dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
                 kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
-            if _is_own_class(index.get("unet")) and "unet" not in kwargs:
-                kwargs["unet"] = _own_class(*index["unet"]).from_pretrained(folder / "unet", **dtype)
-            if _is_own_class(index.get("scheduler")) and "scheduler" not in kwargs:
-                kwargs["scheduler"] = _own_class(*index["scheduler"]).from_pretrained(folder / "scheduler")
         return super().from_pretrained(str(folder), **kwargs)
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:
+        # diffusers before 0.37 leaves annotations like `float | None` out and then fails to find them; what is empty
+        # is not checked.
+        unchecked = dict.fromkeys(inspect.signature(cls.__init__).parameters, (inspect.Signature.empty,))
+        return {**unchecked, **super()._get_signature_types()}
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         config = super().load_config(*args, **kwargs)
         if isinstance(config, dict) and "unet" not in config and "model" in config:
             config["unet"] = config.pop("model")
-        # diffusers looks for its base classes in the module of a component's class: those of a user's need not have them.
-        for name, base in (("unet", "ModelMixin"), ("scheduler", "SchedulerMixin")):
-            if isinstance(config, dict) and _is_own_class(config.get(name)):
-                config[name] = ["scoresde_pipelines", base]
         return config
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
+        """This pipeline with the components of another one, shared and not copied: ours, or a stock pipeline's.
+
+        Args:
+            pipeline: with a `unet` and a `scheduler`.
+            kwargs: components and options that replace those of `pipeline`.
+        """
+        if not isinstance(pipeline, DiffusionPipeline):
+            raise TypeError(f"pipeline must be a DiffusionPipeline, got {type(pipeline).__name__}")
+        components, options = cls._get_signature_keys(cls)
+        given = {name: value for name, value in pipeline.components.items() if name in components}
+        given |= {name: pipeline.config[name] for name in options if name in pipeline.config}
+        missing = {"unet", "scheduler"} - {*given, *kwargs}
+        if missing:
+            raise ValueError(
+                f"pipeline must have a unet and a scheduler, got {type(pipeline).__name__} without {missing}"
+            )
+        return cls(**{**given, **kwargs})
 
     # ------------------------------------------------------------------ inputs
 
@@ -114,9 +145,16 @@ class SDEPipelineBase(DiffusionPipeline):
         return (self.unet.config.in_channels, height, width)
 
     @property
+    def data_std(self) -> float:
+        """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
+        if self.scheduler.config.prediction_type == "edm":
+            return float(self.scheduler.config.sigma_data)
+        return 0.5 * (self.config.data_max - self.config.data_min)
+
+    @property
     def num_timesteps(self) -> int:
-        """Number of steps of the sampling loop, for callbacks: the last one has the index `num_timesteps - 1`."""
-        return len(self.scheduler.timesteps)
+        """Number of steps of the sampling in progress, for callbacks: the last one has the index `num_timesteps - 1`."""
+        return self._num_timesteps
 
     def check_inputs(
         self,
@@ -128,6 +166,8 @@ class SDEPipelineBase(DiffusionPipeline):
         callback_tensors: list[str],
     ) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done."""
+        self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
+        check_components(self.unet, self.scheduler)
         for name, value in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
             check_integer(name, value)
         generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
@@ -136,20 +176,24 @@ class SDEPipelineBase(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"generator must hold one generator per image, {batch_size}, got {len(generator)}")
         expected = (batch_size, *self.sample_shape)
-        if latents is not None and not isinstance(latents, Tensor):
-            raise TypeError(f"latents must be a tensor, got {type(latents).__name__}")
+        if latents is not None and (not isinstance(latents, Tensor) or not latents.is_floating_point()):
+            raise TypeError(f"latents must be a tensor of floating-point numbers, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
+        if latents is not None and not all_finite(latents):
+            raise ValueError("latents must be finite, got NaN or infinity")
         check_choice("output_type", output_type, OUTPUT_TYPES)
         if output_type == "pil" and self.sample_shape[0] not in PIL_MODES:
             raise ValueError(
                 f"output_type 'pil' needs {sorted(PIL_MODES)} channels, the network has {self.sample_shape[0]}: "
                 "choose 'np' or 'pt'"
             )
-        unknown = set(callback_tensors) - set(self._callback_tensor_inputs)
-        if unknown:
+        if not isinstance(callback_tensors, (list, tuple)) or set(callback_tensors) - set(
+            self._callback_tensor_inputs
+        ):
             raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be among {self._callback_tensor_inputs}, got {sorted(unknown)}"
+                f"callback_on_step_end_tensor_inputs must be among {self._callback_tensor_inputs}, "
+                f"got {callback_tensors!r}"
             )
 
     def prepare_latents(
@@ -161,103 +205,134 @@ class SDEPipelineBase(DiffusionPipeline):
             latents = randn_tensor(
                 (batch_size, *self.sample_shape), generator=generator, device=device, dtype=torch.float32
             )
-        return latents.to(device, torch.float32) * (scheduler or self.scheduler).init_noise_sigma
+        return ordinary(latents).to(device, torch.float32) * (scheduler or self.scheduler).init_noise_sigma
 
-    # ------------------------------------------------------------------ the loop
+    # ------------------------------------------------------------------ sampling
 
     def network(self, x: Tensor, timestep: Tensor, **model_kwargs: Any) -> Tensor:
         """The network's output in float32 at the state `x` (B, *D); the network itself runs in its own dtype."""
         return self.unet(x.to(self.unet.dtype), timestep, **model_kwargs).sample.float()
 
+    def score_fn(self, **model_kwargs: Any) -> ScoreFunction:
+        """The network's score `(x, t) -> score`, (B, *D) to (B, *D); `model_kwargs` go to the network."""
+        return self.scheduler.score_fn(self.network, **model_kwargs)
+
+    def running(self) -> AbstractContextManager[None]:
+        """What every run happens in: see `network_use.in_use`."""
+        return in_use(self.unet)
+
+    def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
+        """`scheduler`, by default the pipeline's, with its time steps set: a copy, whose steps belong to this run alone."""
+        scheduler = scheduler or self.scheduler
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        self._num_timesteps = len(scheduler.timesteps)
+        return copy.copy(scheduler)
+
     def run_sampler(
         self,
         latents: Tensor,
+        scheduler: SDEScheduler,
+        score_fn: ScoreFunction,
         generator: Generator = None,
-        network: Network | None = None,
         callback: StepCallback | None = None,
         callback_tensors: list[str] = ["latents"],  # noqa: B006 - diffusers' convention, never changed here
-        scheduler: SDEScheduler | None = None,
         constrain: Constraint | None = None,
     ) -> Tensor:
-        """The sampling loop of every pipeline: one network call and one `scheduler.step` per entry of `timesteps`.
+        """`sampling_loop`, with a progress bar and the callback.
 
         Args:
-            latents: the start, from `prepare_latents`; `scheduler.set_timesteps` has been called.
+            latents: the start, from `prepare_latents`.
+            scheduler: from `plan`.
+            score_fn: `(x, t) -> score`; a condition wraps `self.score_fn()`.
             generator: source of every random draw.
-            network: `(x, timestep) -> output`; a guidance or another condition wraps `self.network`.
             callback: called as `callback(pipe, i, timestep, {"latents": ...})` after each step.
-            scheduler: instead of the pipeline's own.
-            constrain: `(x, t) -> x`, applied to the start and after each step; t is the SDE's time of the state.
+            constrain: `(x, t) -> x`, applied after each step; t is the SDE's time of the state.
         """
-        network, scheduler = network or self.network, scheduler or self.scheduler
-        accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
-        step_kwargs: dict[str, Any] = {"generator": generator} if accepts_generator else {}
-        if constrain is not None:
-            latents = constrain(latents, scheduler.state_time)
-        with packed_filters(self.unet):
-            for i, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
-                output = network(scheduler.scale_model_input(latents, timestep), timestep)
-                latents = scheduler.step(output, timestep, latents, **step_kwargs, return_dict=False)[0]
-                if constrain is not None:
-                    latents = constrain(latents, scheduler.state_time)
-                if callback is not None:
-                    available = {"latents": latents}
-                    changed = callback(self, i, timestep, {name: available[name] for name in callback_tensors})
-                    latents = (changed or {}).get("latents", latents)
-        return latents
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+
+            def on_step(i: int, timestep: Tensor, x: Tensor) -> Tensor | None:
+                bar.update()
+                if callback is None:
+                    return None
+                changed = callback(self, i, timestep, {name: x for name in callback_tensors})
+                return (changed or {}).get("latents")
+
+            return sampling_loop(scheduler, score_fn, latents, generator, constrain=constrain, on_step=on_step)
 
     def solve_ode(
-        self,
-        latents: Tensor,
-        tolerance: float,
-        score_fn: Callable[..., Tensor] | None = None,
-        condition: dict[str, Tensor] | None = None,
+        self, latents: Tensor, tolerance: float, score_fn: ScoreFunction | None = None
     ) -> tuple[Tensor, Tensor]:
         """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,).
 
-        `score_fn`, `(x, t, **condition) -> score` with t of shape (B,), replaces the network's score; `condition` holds
-        per-sample tensors (B, ...).
+        `score_fn`, `(x, t) -> score` with t of shape (B,), replaces the network's score.
         """
         sde, end = self.scheduler.sde, self.scheduler.smallest_time
-        score_fn = score_fn or self.scheduler.score_fn(self.network)
+        score_fn = score_fn or self.score_fn()
         x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
-        with packed_filters(self.unet):
-            solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance, condition=condition)
+        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance)
         t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
-        return sde.denoise(solution.x, score_fn(solution.x, t, **(condition or {})), t), solution.nfe + 1
+        return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
 
     # ------------------------------------------------------------------ images
 
     def to_images(self, x: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
-        """States in the data range, (B, C, H, W), as PIL images, an array (B, H, W, C) or a tensor in [0, 1]."""
-        if output_type == "latent":
-            return x
-        return export_images(self.to_unit_range(x), output_type)
+        """States in the data range, (B, C, H, W), as PIL images, an array (B, H, W, C) or a tensor in [0, 1].
+
+        Raises:
+            ValueError: for NaN or infinity.
+        """
+        self.check_images(x, output_type)
+        return x if output_type == "latent" else export_images(self.to_unit_range(x), output_type)
+
+    def check_images(self, x: Tensor, output_type: str) -> None:
+        """Raises ValueError for NaN or infinity in `x`, saying where they come from; warns of values to be clipped."""
+        if not all_finite(x):
+            weight = weights_not_finite(self.unet)
+            reason = "the network's output is not" if weight is None else f"the network's weights {weight} are not"
+            raise ValueError(f"images must be finite, got NaN or infinity in {_rows_not_finite(x)} of them: {reason}")
+        if output_type != "latent":
+            warn_of_excess(x, self.config.data_min, self.config.data_max)
 
     def to_unit_range(self, x: Tensor) -> Tensor:
         """States in the data range, (B, C, H, W), as float32 images in [0, 1]."""
-        low, high = self.config.data_min, self.config.data_max
-        return ((x.float() - low) / (high - low)).clamp(0, 1)
+        return to_unit_range(x, self.config.data_min, self.config.data_max)
 
 
-def export_images(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
-    """Images in [0, 1], (B, C, H, W), as PIL images ("pil"), an array (B, H, W, C) ("np") or as they are ("pt")."""
-    if output_type == "pt":
-        return images
-    array = images.permute(0, 2, 3, 1).cpu().numpy()
-    if output_type == "np":
-        return array
-    pixels = (array * 255).round().astype(np.uint8)
-    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
+def check_components(unet: Any, scheduler: SDEScheduler) -> None:
+    """Raises TypeError or ValueError where a network is none of diffusers' kind, or is told another time than it knows."""
+    config = getattr(unet, "config", None)
+    if config is None or not hasattr(config, "in_channels"):
+        raise TypeError(
+            "unet must be a diffusers model with a config of in_channels and sample_size (unwrap DataParallel by "
+            f".module), got {type(unet).__name__}"
+        )
+    embedding = getattr(config, "time_embedding_type", None)
+    told_sigma = scheduler.time_convention == "sigma"
+    knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))
+    if embedding in ("fourier", "positional") and told_sigma != knows_sigma:
+        told = "sigma" if told_sigma else scheduler.time_convention
+        wanted = "noise levels sigma (the VE SDE)" if knows_sigma else "times or indices (the VP and sub-VP SDEs)"
+        raise ValueError(
+            f"scheduler must be one that {type(unet).__name__} was trained with: it has a {embedding} time embedding for "
+            f"{wanted}, got {type(scheduler).__name__}, which tells it {told}"
+        )
 
 
-def _is_own_class(entry: Any) -> bool:
-    """Whether an entry of `model_index.json` is a class in a module that the user has imported."""
-    return isinstance(entry, list) and entry[0] not in (None, *NETWORK_LIBRARIES) and entry[0] in sys.modules
+def _label_names(id2label: Any) -> dict[int, str] | None:
+    """Checked names of classes; JSON has made strings of their numbers."""
+    if id2label is None:
+        return None
+    try:
+        names = {int(number): str(name) for number, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
+    return names
 
 
-def _own_class(module: str, class_name: str) -> Any:
-    return getattr(sys.modules[module], class_name)
+def _rows_not_finite(x: Tensor) -> int:
+    return int((~torch.isfinite(x.flatten(1)).all(1)).sum())
 
 
 def _load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .image_inputs import gray_to_tensor
 from .pipeline_base import Generator, StepCallback
-from .pipeline_inverse_problem import LinearInversePipeline, Walk
 from .pipeline_output import ScoreSdePipelineOutput
+from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import GrayOperator
-from .schedulers.checks import check_integer, check_number
+from .schedulers.checks import check_number
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):
@@ -29,7 +28,6 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
     ```
     """
 
-    @torch.no_grad()
     def __call__(
         self,
         image: Any,
@@ -68,18 +66,17 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             TypeError, ValueError: for images of another size or out of range, a network without color, and arguments
                 out of their range, before any sampling.
         """
-        check_integer("num_samples", num_samples)
-        walk = Walk(
-            method,
-            num_inference_steps,
-            sampler,
-            solver_tolerance,
-            solver_iterations,
-            generator,
-            latents,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-            num_samples,
+        options = RestorationOptions(
+            method=method,
+            num_inference_steps=num_inference_steps,
+            num_samples=num_samples,
+            generator=generator,
+            latents=latents,
+            sampler=sampler,
+            solver_tolerance=solver_tolerance,
+            solver_iterations=solver_iterations,
+            callback=callback_on_step_end,
+            callback_tensors=callback_on_step_end_tensor_inputs,
         )
         channels, *size = self.sample_shape
         if channels != len(gray_weights):
@@ -87,12 +84,12 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))
-        self.check_walk(walk, len(gray) * num_samples, output_type)
+        self.check_options(options, len(gray) * num_samples, output_type)
 
         gray = gray.to(self._execution_device).repeat_interleave(num_samples, dim=0)
         low, high = self.config.data_min, self.config.data_max
         y = (high - low) * gray + low * sum(operator.weights)
-        x, nfe = self.restore(y, operator, noise_std * (high - low), walk)
+        x, nfe = self.restore(y, operator, noise_std * (high - low), options)
         self.maybe_free_model_hooks()
         output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from .image_inputs import images_to_pixels
-from .models import packed_filters
-from .pipeline_base import OUTPUT_TYPES, SDEPipelineBase
+from .image_outputs import OUTPUT_TYPES
+from .network_use import ordinary
+from .pipeline_base import SDEPipelineBase
 from .pipeline_output import ScoreSdePipelineOutput
+from .schedulers import PerSample
+from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.dequantization import PixelCells
 from .schedulers.probability_flow import solve_probability_flow
+from .schedulers.score_function import ScoreFunction
 
 
 class LatentCodePipeline(SDEPipelineBase):
@@ -56,10 +60,8 @@ class LatentCodePipeline(SDEPipelineBase):
             output_type (`str`): "pil", "np", "pt", or "latent" for values in the model's own range.
             class_labels, sampling_eps: as in `encode`.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature must be a number of at least 0, got {temperature!r}")
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_number("temperature", temperature, 0)
         sde = self.scheduler.sde
         x = self._continuous(latents, "latents").float() * (temperature * sde.prior_std)
         x, nfe = self._flow(x, sde.T, self.start_time(sampling_eps, eps), tolerance, class_labels)
@@ -69,8 +71,8 @@ class LatentCodePipeline(SDEPipelineBase):
         self, first: Any, second: Any, num_images: int = 8, tolerance: float = 1e-5, output_type: str = "pil"
     ) -> ScoreSdePipelineOutput:
         """A row of `num_images` images from `first` to `second` (one image each), spherically between their codes."""
-        if not isinstance(num_images, int) or isinstance(num_images, bool) or num_images < 2:
-            raise ValueError(f"num_images must be an integer of at least 2, got {num_images!r}")
+        check_integer("num_images", num_images, 2)
+        check_choice("output_type", output_type, OUTPUT_TYPES)
         pairs = [self.centres(image, 256, name=name)[0] for name, image in (("first", first), ("second", second))]
         if len(pairs[0]) != 1 or len(pairs[1]) != 1:
             raise ValueError(f"first and second must be one image each, got {len(pairs[0])} and {len(pairs[1])}")
@@ -124,14 +126,9 @@ class LatentCodePipeline(SDEPipelineBase):
             sampling_eps = eps
         if sampling_eps is None:
             return self.scheduler.smallest_time if self.scheduler.time_convention == "index" else 1e-5
-        if not 0 < sampling_eps < self.scheduler.sde.T:
-            raise ValueError(f"sampling_eps must lie between 0 and T = {self.scheduler.sde.T}, got {sampling_eps!r}")
-        return float(sampling_eps)
+        return check_number("sampling_eps", sampling_eps, 0, self.scheduler.sde.T, ends="()")
 
-    def condition(self, class_labels: Any, count: int) -> dict[str, Tensor]:
-        """What the network is told besides state and time: nothing, or checked `class_labels` (count,)."""
-        if class_labels is None:
-            return {}
+    def _checked_labels(self, class_labels: Any, count: int) -> Tensor:
         labels = torch.as_tensor(class_labels, device=self._execution_device)
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"class_labels must be integers, got dtype {labels.dtype}")
@@ -142,33 +139,28 @@ class LatentCodePipeline(SDEPipelineBase):
             raise ValueError(
                 f"class_labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}"
             )
-        return {"class_labels": labels.long()}
+        return labels.long()
 
     # ------------------------------------------------------------------ the flow
 
-    def _score(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        return self.scheduler.score_fn(self.network, **condition)(x, t)
+    def conditioned_score_fn(self, class_labels: Any, count: int) -> ScoreFunction:
+        """The score function, given checked `class_labels` (count,) or `None`."""
+        if class_labels is None:
+            return self.score_fn()
+        return PerSample(self._labelled_score, class_labels=self._checked_labels(class_labels, count))
+
+    def _labelled_score(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
+        return self.score_fn(class_labels=class_labels)(x, t)
 
     def _flow(self, x: Tensor, start: float, end: float, tolerance: float, class_labels: Any) -> tuple[Tensor, Tensor]:
-        condition = self.condition(class_labels, len(x))
-        with packed_filters(self.unet):
+        score_fn = self.conditioned_score_fn(class_labels, len(x))
+        with self.running():
+            sde = self.scheduler.sde
             solution = solve_probability_flow(
-                self._score,
-                self.scheduler.sde,
-                x,
-                start,
-                end,
-                tolerance=tolerance,
-                data_std=self._data_std,
-                condition=condition,
+                score_fn, sde, ordinary(x), start, end, tolerance=tolerance, data_std=self.data_std
             )
         self.maybe_free_model_hooks()
         return solution.x, solution.nfe
-
-    @property
-    def _data_std(self) -> float:
-        # Natural images fill about a quarter of their range; the solver's variables need no better.
-        return 0.25 * (self.config.data_max - self.config.data_min)
 
 
 def spherical_path(first: Tensor, second: Tensor, count: int) -> Tensor:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .models import packed_filters
 from .pipeline_base import Generator
 from .pipeline_latent_codes import LatentCodePipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput
 from .schedulers.dequantization import DEQUANTIZATIONS, LogMass, combine
 from .schedulers.divergence import Divergence
 from .schedulers.likelihood import LogLikelihood, log_likelihood, spawn_generators
+from .schedulers.score_function import ScoreFunction
 
 
 class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
@@ -90,7 +90,7 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
             num_dequantizations,
             spawn_generators(generator, len(centres)),
             self.start_time(sampling_eps, eps),
-            self.condition(class_labels, len(centres)),
+            self.conditioned_score_fn(class_labels, len(centres)),
             {"divergence": divergence, "num_probes": num_probes, "tolerance": tolerance},
         )
         weights, single_draw_errors, results = zip(*draws)
@@ -114,27 +114,25 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
         count: int,
         generators: list[torch.Generator],
         start: float,
-        condition: dict[str, Tensor],
+        score_fn: ScoreFunction,
         options: dict,
     ) -> list[tuple[Tensor, Tensor, LogLikelihood]]:
         # Of each draw: log p - log q, what it says of its own spread, both in nats, (B,), and the rest.
         draws = []
-        with packed_filters(self.unet):
+        with self.running():
             for _ in range(count):
                 noisy = DEQUANTIZATIONS[dequantization](self.scheduler.sde, centres.cpu(), width, start, generators)
                 x = noisy.x.to(centres.device, torch.float32)
                 result = log_likelihood(
-                    self._score,
+                    score_fn,
                     self.scheduler.sde,
                     x,
                     generator=generators,
                     eps=noisy.t,
-                    data_std=self._data_std,
-                    condition=condition,
+                    data_std=self.data_std,
                     **options,
                 )
-                with torch.no_grad():
-                    score = self._score(x, torch.full((len(x),), noisy.t, device=x.device, dtype=x.dtype), **condition)
+                score = score_fn(x, torch.full((len(x),), noisy.t, device=x.device, dtype=x.dtype))
                 result.nfe += 1
                 draws.append((result.log_prob.cpu() - noisy.log_q, noisy.single_draw_error(score), result))
         return draws

@@ -1,8 +1,8 @@
 """The names of the official PyTorch networks, tensor by tensor.
 
-The official code keeps its layers in one flat list (``all_modules.17.Conv_0.weight``). `official_tensors` walks one of our
-networks in the order in which that list was filled and says, for every official tensor, which of our parameters it is and
-how it is laid out. That order is also the order of the shadow parameters of an official EMA.
+The official code keeps its layers in one flat list (`all_modules.17.Conv_0.weight`). `official_tensors` lists
+the tensors of one of our networks in the order in which that list was filled, and says for each which of our parameters it
+is and how it is laid out. That order is also the order of the shadow parameters of an official EMA.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,24 +11,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from .embeddings import FourierFeatures
-from .layers import Combine, ResnetBlock, SelfAttention
-from .ncsnpp import NCSNpp
-from .ncsnv2 import NCSNv2
-from .official_keys_ncsnv2 import official_tensors_ncsnv2
-from .official_tensor import OfficialTensor
-from .resampling import Downsample, FIRFilter, Upsample
+from ..layers import Combine, ResnetBlock, SelfAttention
+from ..ncsnpp import NCSNpp
+from ..ncsnv2 import NCSNv2
+from ..resampling import Downsample, FIRFilter, Upsample
+from .keys_ncsnv2 import official_tensors_ncsnv2
+from .tensor import OfficialTensor
 
 
 def official_modules(model: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
-    """Our modules with their names, in the order of the official ``all_modules``."""
+    """Our modules with their names, in the order of the official `all_modules`."""
     names = {module: name for name, module in model.named_modules()}
-    for module in _walk(model):
+    for module in _in_official_order(model):
         if module is not None:
             yield names[module], module
 
 
-def _walk(model: NCSNpp) -> Iterator[nn.Module | None]:
+def _in_official_order(model: NCSNpp) -> Iterator[nn.Module | None]:
     block: Any  # a checker takes the entries of a ModuleList for bare Modules
     yield model.time_proj
     if model.time_embedding is not None:
@@ -57,7 +56,7 @@ def _resnet_layers(block: ResnetBlock, biggan: bool) -> list[tuple[str, str]]:
 
 
 def _layers(module: nn.Module, biggan: bool) -> list[tuple[str, str, int | None]]:
-    """(official layer, our layer, third of the merged projection) of one entry of ``all_modules``."""
+    """(official layer, our layer, third of the merged projection) of one entry of `all_modules`."""
     if isinstance(module, ResnetBlock):
         return [(theirs, ours, None) for theirs, ours in _resnet_layers(module, biggan)]
     if isinstance(module, SelfAttention):
@@ -72,30 +71,38 @@ def _layers(module: nn.Module, biggan: bool) -> list[tuple[str, str, int | None]
 
 
 def official_tensors(model: NCSNpp | NCSNv2) -> list[OfficialTensor]:
-    """Every tensor of the official network that ``model`` is (but for the ``sigmas`` table), in official order."""
+    """Every tensor of the official network that `model` is (but for the `sigmas` table), in official order.
+
+    Raises:
+        ValueError: naming what no official network has.
+    """
     if isinstance(model, NCSNv2):
         return official_tensors_ncsnv2(model)
     if model.config.up_attention != "last":
         raise ValueError("official networks have up_attention='last'")
     biggan = model.config.resnet_type == "biggan"
+    told = model.time_embedding is not None
     parameters = dict(model.named_parameters())
-    found = []
+    found: list[OfficialTensor] = []
     modules = official_modules(model)  # type: ignore[arg-type]  # classes with an untyped __init__ are not narrowed
     for index, (prefix, module) in enumerate(modules):
         for theirs, ours, part in _layers(module, biggan):
             for kind in ("weight", "bias"):
                 name = ".".join(filter(None, (prefix, ours, kind)))
                 if name in parameters:
-                    found.append(_tensor(f"all_modules.{index}", theirs, kind, name, part, parameters[name]))
-        if isinstance(module, FourierFeatures):
-            last = found.pop()
-            found.append(OfficialTensor(f"all_modules.{index}.W", last.shape, last.name, trained=False))
+                    reached = told or ours != "time_emb_proj"
+                    found.append(_tensor(index, theirs, kind, name, part, parameters[name], reached))
+    unknown = sorted(parameters.keys() - {tensor.name for tensor in found})
+    if unknown:
+        raise ValueError(f"no official network has the parameters {unknown}")
     return found
 
 
 def _tensor(
-    prefix: str, layer: str, kind: str, name: str, part: int | None, parameter: torch.Tensor
+    index: int, layer: str, kind: str, name: str, part: int | None, parameter: torch.Tensor, reached: bool
 ) -> OfficialTensor:
+    if name == "time_proj.weight":
+        return OfficialTensor(f"all_modules.{index}.W", tuple(parameter.shape), name, trained=False, reached=False)
     nin = layer.startswith("NIN_")
     shape = list(parameter.shape)
     if part is not None:
@@ -103,12 +110,12 @@ def _tensor(
     if nin and kind == "weight":
         shape = shape[1::-1]
     suffix = {"weight": "W", "bias": "b"}[kind] if nin else kind
-    key = ".".join(filter(None, (prefix, layer, suffix)))
-    return OfficialTensor(key, tuple(shape), name, part, transposed=nin and kind == "weight")
+    key = ".".join(filter(None, (f"all_modules.{index}", layer, suffix)))
+    return OfficialTensor(key, tuple(shape), name, part, transposed=nin and kind == "weight", reached=reached)
 
 
 def from_official(model: NCSNpp | NCSNv2, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict for ``model`` from official tensors; ``sigmas`` and the ``module.`` prefix are ignored.
+    """A state dict for `model` from official tensors; `sigmas` and the `module.` prefix are ignored.
 
     Raises:
         ValueError: naming every missing, extra or misshapen tensor.
@@ -123,7 +130,7 @@ def from_official(model: NCSNpp | NCSNv2, state: Mapping[str, torch.Tensor]) -> 
 
 
 def to_official(model: NCSNpp | NCSNv2) -> dict[str, torch.Tensor]:
-    """The official state dict of ``model`` (without the ``sigmas`` table and the ``module.`` prefix)."""
+    """The official state dict of `model` (without the `sigmas` table and the `module.` prefix)."""
     parameters = dict(model.named_parameters())
     return {
         tensor.key: tensor.write(parameters[tensor.name].detach()).contiguous() for tensor in official_tensors(model)
@@ -131,7 +138,7 @@ def to_official(model: NCSNpp | NCSNv2) -> dict[str, torch.Tensor]:
 
 
 def check_tensors(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError that names every tensor by which ``state`` differs from ``expected`` (``sigmas`` is optional)."""
+    """Raise ValueError that names every tensor by which `state` differs from `expected` (`sigmas` is optional)."""
     problems = [f"missing: {key} {list(shape)}" for key, shape in expected.items() if key not in state]
     problems += [
         f"extra: {key} {list(value.shape)}" for key, value in state.items() if key not in {*expected, "sigmas"}
@@ -144,3 +151,10 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, t
     if problems:
         listing = "\n  ".join(problems)
         raise ValueError(f"the checkpoint does not fit the architecture ({len(problems)} tensors):\n  {listing}")
+
+
+def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError that names every tensor of `state` that does not hold floating-point numbers."""
+    strange = [f"{key} ({value.dtype})" for key, value in state.items() if not value.is_floating_point()]
+    if strange:
+        raise ValueError(f"weights must be floating-point numbers, got {', '.join(strange)}")

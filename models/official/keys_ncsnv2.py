@@ -1,11 +1,11 @@
-"""The official names of NCSNv2's tensors; see `official_keys`."""
+"""The official names of NCSNv2's tensors; see `keys`."""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from .ncsnv2 import NCSNv2
-from .official_tensor import OfficialTensor
+from ..ncsnv2 import NCSNv2
+from .tensor import OfficialTensor
 
 
 # What the official code calls the stages of a network of 4, 5 or 6 of them.

@@ -1,8 +1,8 @@
-"""Reading a ``checkpoint_N.pth`` of the official PyTorch code: safely, by key, with its EMA weights.
+"""Reading a `checkpoint_N.pth` of the official PyTorch code: safely, by key, with its EMA weights.
 
-The file is a pickled dictionary: ``model`` (a state dict with DataParallel's ``module.`` prefix), ``ema`` (``decay``,
-``num_updates`` and ``shadow_params``, a list in parameter order without those that receive no gradient), ``step`` and
-``optimizer``. Nothing in it is ever executed: only tensors, plain containers, numbers and numpy scalars are accepted.
+The file is a pickled dictionary: `model` (a state dict with DataParallel's `module.` prefix), `ema` (`decay`,
+`num_updates` and `shadow_params`, a list in parameter order without those that receive no gradient), `step` and
+`optimizer`. Nothing in it is ever executed: only tensors, plain containers, numbers and numpy scalars are accepted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from ..schedulers import SDEScheduler
-from .ncsnpp import NCSNpp
-from .ncsnv2 import NCSNv2
-from .official_config import preset_from_official_config
-from .official_file import is_plain_tensor, read_checkpoint
-from .official_inference import infer_preset
-from .official_keys import check_tensors, from_official, official_tensors
-from .official_tensor import OfficialTensor
+from ...schedulers import SDEScheduler
+from ..ncsnpp import NCSNpp
+from ..ncsnv2 import NCSNv2
+from .config import preset_from_official_config
+from .file import is_plain_tensor, read_checkpoint
+from .inference import infer_preset
+from .keys import check_dtypes, check_tensors, from_official, official_tensors
 from .presets import Preset, preset
+from .tensor import OfficialTensor
 
 
 def load_official_checkpoint(
@@ -34,10 +34,10 @@ def load_official_checkpoint(
 
     Args:
         path: the file, as `torch.save` of the official code wrote it.
-        config: the name of a preset (`models.presets.PRESETS`), the official configuration as a nested mapping with its
-            sections ``data``, ``model`` and ``training``, or None: then the architecture is read off the tensors. The
+        config: the name of a preset (`models.official.PRESETS`), the official configuration as a nested mapping with its
+            sections `data`, `model` and `training`, or None: then the architecture is read off the tensors. The
             tensors of a positional network do not tell its SDE; if neither do the names of the folders above the file
-            (``vp/cifar10_ddpmpp_continuous/checkpoint_26.pth``) nor the decay of its average (0.999 for most VE networks,
+            (`vp/cifar10_ddpmpp_continuous/checkpoint_26.pth`) nor the decay of its average (0.999 for most VE networks,
             0.9999 for the others), a guess is made with a warning that names the others.
         use_ema: take the averaged weights, which all published figures are of, instead of the last ones.
 
@@ -47,7 +47,8 @@ def load_official_checkpoint(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, corrupted, no official checkpoint, or carries more than data; or its tensors
-            do not fit the configuration (every missing, extra or misshapen one is named) or are not finite.
+            do not fit the configuration (every missing, extra or misshapen one is named), are not floating-point
+            numbers or not finite.
 
     Example:
         >>> model, scheduler = load_official_checkpoint("checkpoint_26.pth", "vp/cifar10_ddpmpp_continuous")
@@ -61,6 +62,7 @@ def load_official_checkpoint(
         chosen = infer_preset(state, Path(path), ema.get("decay") if isinstance(ema, Mapping) else None)
     layout = _layout(chosen)
     check_tensors({tensor.key: tensor.shape for tensor in layout}, state)
+    check_dtypes(state)
     if use_ema:
         state = state | _ema_state(layout, checkpoint.get("ema"))
     _check_finite({tensor.key: state[tensor.key] for tensor in layout})
@@ -104,8 +106,8 @@ def _ema_state(layout: list[OfficialTensor], ema: Any) -> dict[str, torch.Tensor
     shadow = ema["shadow_params"]
     if not all(is_plain_tensor(tensor) for tensor in shadow):
         raise ValueError("ema.shadow_params must be a list of dense tensors")
-    whole = [tuple(tensor.shape) for tensor in shadow] == [tensor.shape for tensor in layout]
-    expected = [tensor for tensor in layout if tensor.trained or whole]
+    check_dtypes({f"ema.shadow_params[{index}]": tensor for index, tensor in enumerate(shadow)})
+    expected = _averaged(layout, shadow)
     if len(shadow) != len(expected):
         raise ValueError(
             f"ema.shadow_params has {len(shadow)} tensors, the architecture {len(expected)} trained ones; by their "
@@ -116,6 +118,16 @@ def _ema_state(layout: list[OfficialTensor], ema: Any) -> dict[str, torch.Tensor
         {f"ema {tensor.key}": tensor.shape for tensor in expected}, {f"ema {k}": v for k, v in averaged.items()}
     )
     return averaged
+
+
+def _averaged(layout: list[OfficialTensor], shadow: Sequence[torch.Tensor]) -> list[OfficialTensor]:
+    """The tensors of the average: those that require a gradient, unless its shapes say all, or those that receive one."""
+    trained = [tensor for tensor in layout if tensor.trained]
+    shapes = [tuple(tensor.shape) for tensor in shadow]
+    for chosen in (layout, [tensor for tensor in layout if tensor.reached]):
+        if shapes == [tensor.shape for tensor in chosen]:
+            return chosen
+    return trained
 
 
 def _guess_misfits(expected: list[OfficialTensor], shadow: Sequence[torch.Tensor]) -> str:

@@ -10,12 +10,13 @@ class OfficialTensor:
     """One tensor of an official checkpoint.
 
     Attributes:
-        key: its official name, without the ``module.`` of DataParallel.
+        key: its official name, without the `module.` of DataParallel.
         shape: its shape there.
         name: our parameter that holds it.
-        part: which third of our merged query-key-value projection it is, or None if it is all of ``name``.
+        part: which third of our merged query-key-value projection it is, or None if it is all of `name`.
         transposed: it is a matrix (in, out) there and a 1x1 convolution (out, in, 1, 1) here.
-        trained: whether it receives gradients (an official EMA leaves out those that do not).
+        trained: whether it requires a gradient; an official EMA leaves out those that do not.
+        reached: whether it receives one: the noise level's layers do not in a network that is not told its noise level.
     """
 
     key: str
@@ -24,6 +25,7 @@ class OfficialTensor:
     part: int | None = None
     transposed: bool = False
     trained: bool = True
+    reached: bool = True
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
         """From the official layout to ours."""

@@ -56,7 +56,7 @@ def convolve(
 
     Args:
         x: images (B, C, H, W) in channels_last memory; H a multiple of 4.
-        filters: from `transform_filters`, or what ``row_convolution`` takes in their place.
+        filters: from `transform_filters`, or what `row_convolution` takes in their place.
         out_channels: C'.
         bias: (C',) or None.
 
@@ -81,7 +81,7 @@ def convolve(
 
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient (C', C, 3, 3) of ``(convolution of x * grad).sum()`` to the filters.
+    """The gradient (C', C, 3, 3) of `(convolution of x * grad).sum()` to the filters.
 
     Args:
         x: (B, C, H, W), and
