@@ -11,7 +11,7 @@ from PIL import Image
 
 from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdePipeline, VPSDEScheduler
 from scoresde_pipelines.training.arguments import parse_args
-from scoresde_pipelines.training.components import null_label, with_classes
+from scoresde_pipelines.training.class_embedding import null_label, with_classes
 from scoresde_pipelines.training.pipeline_folder import Components, load_pipeline_folder, save_pipeline_folder
 from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer, grid_labels
@@ -202,12 +202,13 @@ def test_an_unconditional_pipeline_samples_the_null_label(folder, tmp_path):
     assert torch.equal(drawn, again)
 
 
-def test_classes_for_a_network_that_cannot_have_them_are_refused():
-    class Odd(DDPMpp):
-        @classmethod
-        def from_config(cls, config):
-            return DDPMpp(block_out_channels=(16,), layers_per_block=1, num_class_embeds=2)
-
-    odd = Odd(block_out_channels=(8,), layers_per_block=1)
-    with pytest.raises((ValueError, RuntimeError)):
-        with_classes(odd, 2)
+def test_a_conditional_network_keeps_its_classes(folder, tmp_path):
+    network = with_classes(small_ncsnpp(), 3)
+    names = ["coal", "snow", "mouse"]
+    components = Components(network, VPSDEScheduler(continuous=True), (-1.0, 1.0), names)
+    save_pipeline_folder(tmp_path / "first", components, "# First\n")
+    pretrained = ["--pretrained_model_name_or_path", str(tmp_path / "first")]
+    with pytest.raises(
+        ValueError, match=r"classes must be the network's, .'coal', 'snow', 'mouse'., got .'coal', 'mouse'"
+    ):
+        trainer(folder, tmp_path / "second", *CLASSES, *pretrained)

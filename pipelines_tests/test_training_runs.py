@@ -15,10 +15,10 @@ from scoresde_pipelines.training import tracking
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
 from scoresde_pipelines.training.objectives import Objective
+from scoresde_pipelines.training.optimization import warmup_updates
 from scoresde_pipelines.training.posthoc_ema import gamma_of, profile_weights
 from scoresde_pipelines.training.run_report import readable_bytes, readable_seconds, time_report
 from scoresde_pipelines.training.trainer import Trainer
-from scoresde_pipelines.training.trainer_core import warmup_updates
 
 
 pytest.importorskip("datasets")

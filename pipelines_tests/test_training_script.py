@@ -183,6 +183,11 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
     assert both.returncode == 0, both.stderr
     states = [load_state_file(output / "checkpoint-1" / f"process_{k}.safetensors")["random"] for k in range(2)]
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
+    # The gradients are those of one process with the images, times and noise of both.
+    one = train("one", *SIZE, "--max_train_steps", "1", "--train_batch_size", "8")
+    ours, theirs = (load_state_file(run / "checkpoint-1" / "optimizer.safetensors")["state"] for run in (one, output))
+    for key, state in ours.items():
+        torch.testing.assert_close(theirs[key]["exp_avg"], state["exp_avg"], rtol=1e-4, atol=1e-7)
     train("two", *SIZE, "--max_train_steps", "2", "--resume_from_checkpoint", "latest")
     state = train_unconditional.Trainer(
         parse_args(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from .arguments import add_data, add_optimization, add_run, make_parser, parse
+from .argument_groups import add_data, add_optimization, add_run
+from .arguments import make_parser, parse
 from .pipeline_folder import SCHEDULERS
 
 

@@ -16,6 +16,7 @@ import torch
 
 from ..models import NCSNpp
 from ..schedulers import SDEScheduler
+from .class_embedding import with_class_names
 from .data import ImageStore, to_data_range
 from .objectives import OBJECTIVES, Objective, ObjectiveOptions, make_objective
 from .pipeline_folder import NETWORKS, SCHEDULERS, Components, load_pipeline_folder, network_class
@@ -96,12 +97,14 @@ def build_components(
     """
     if args.pretrained_model_name_or_path is not None:
         components = _pretrained(args)
+        if None not in (class_names, components.class_names) and class_names != components.class_names:
+            raise ValueError(f"classes must be the network's, {components.class_names}, got {class_names}")
     else:
         scheduler = _new_scheduler(args) if scheduler is None else scheduler
         unet = _network(args, scheduler, image_channels, class_names)
         components = Components(unet, scheduler, scheduler.data_range)
     _check_shape(args, components.unet)
-    unet = _with_class_embedding(components.unet, class_names)
+    unet = with_class_names(components.unet, class_names)
     return replace(components, unet=unet, class_names=class_names)
 
 
@@ -167,7 +170,9 @@ def with_data_statistics(scheduler: SDEScheduler, images: ImageStore, args: argp
     std = float((values - mean).square().mean().sqrt()) if args.sigma_data is None else args.sigma_data
     if not std > 0:
         raise ValueError(f"sigma_data must be positive, got {std}: all images are one color")
-    return type(scheduler).from_config(scheduler.config, sigma_data=round(std, 4), data_mean=round(mean, 4))
+    changes: dict[str, Any] = {"sigma_data": round(std, 4), "data_mean": round(mean, 4)}
+    changed: Any = type(scheduler).from_config(scheduler.config, **changes)
+    return changed
 
 
 # ------------------------------------------------------------------ networks
@@ -223,47 +228,3 @@ def _check_shape(args: argparse.Namespace, unet: Any) -> None:
     for name, own in {"channels": unet.config.in_channels, "resolution": network_resolution(unet)}.items():
         if given[name] is not None and own is not None and given[name] != own:
             raise ValueError(f"{name} must be the network's, {own}, got {given[name]}")
-
-
-# ------------------------------------------------------------------ classes
-
-
-def _extra_embeddings(unet: Any) -> int:
-    # `num_class_embeds` of our networks counts the classes, that of UNet2DModel the embeddings, one more.
-    return 0 if isinstance(unet, NCSNpp) else 1
-
-
-def null_label(unet: Any) -> int:
-    """The label that stands for "no class": the last embedding of a class-conditional network."""
-    return unet.config.num_class_embeds - _extra_embeddings(unet)
-
-
-def _with_class_embedding(unet: Any, class_names: list[str] | None) -> Any:
-    """`unet` with an embedding of these classes and of "no class"; a new one is zero, so that the outputs stay."""
-    own = unet.config.get("num_class_embeds")
-    if class_names is None:
-        if own is not None:
-            raise ValueError(f"the network has num_class_embeds = {own}: train it with --class_conditional")
-        return unet
-    wanted = len(class_names) + _extra_embeddings(unet)
-    if own is None:
-        return with_classes(unet, wanted)
-    if own != wanted:
-        raise ValueError(f"num_class_embeds must be {wanted} for {len(class_names)} classes, got {own}")
-    return unet
-
-
-def with_classes(unet: Any, num_class_embeds: int) -> Any:
-    """The same network with class embeddings of zero: whatever the label, its output is that of `unet`.
-
-    Args:
-        num_class_embeds: entry of the new network's config.
-    """
-    # Without the entries that begin with "_": one of them makes diffusers keep the defaults.
-    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
-    extended = type(unet).from_config({**config, "num_class_embeds": num_class_embeds})
-    missing, unexpected = extended.load_state_dict(unet.state_dict(), strict=False)
-    if unexpected or any(not name.startswith("class_embedding.") for name in missing):
-        raise ValueError(f"{type(unet).__name__} cannot be given classes: {[*missing, *unexpected]}")
-    torch.nn.init.zeros_(extended.class_embedding.weight)
-    return extended

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..schedulers import SDEScheduler
+from .class_embedding import null_label
 from .components import (
     DEFAULT_RESOLUTION,
     as_size,
     build_components,
     build_objective,
     network_resolution,
-    null_label,
     with_data_statistics,
 )
 from .data import ImageFormat, ImageStore, to_data_range
@@ -72,7 +72,7 @@ class Trainer(TrainerCore):
         names = self._read_classes(table) if args.class_conditional else None
         self.components = build_components(args, report.channels or 3, scheduler, names)
         unet = self.components.unet
-        size = as_size(args.resolution) or network_resolution(unet) or as_size(DEFAULT_RESOLUTION)
+        size = as_size(args.resolution) or network_resolution(unet) or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
         image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)
         self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
         if self.labels is not None:
@@ -98,7 +98,7 @@ class Trainer(TrainerCore):
         """Five bands of equal width in log-SNR between the least and the most noise that is trained."""
         sde = self.components.scheduler.sde
         ends = self.objective.times(sde, torch.tensor([0.0, 1 - 1e-12], dtype=torch.float64))
-        low, high = sorted(sde.log_snr(ends).tolist())
+        low, high = sorted(sde.log_snr(ends).clamp(-20, 20).tolist())
         edges = torch.linspace(low, high, NOISE_BANDS + 1, dtype=torch.float64)
         self.band_edges = edges[1:-1].contiguous()
         bands = [f"loss_log_snr_{a:+.1f}_to_{b:+.1f}" for a, b in pairwise(edges.tolist())]

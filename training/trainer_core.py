@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,15 +27,13 @@ from .class_sampling import BalancedBatches
 from .data import ImageStore, ShuffledBatches, image_batches, load_images
 from .ema import ExponentialMovingAverage
 from .interruption import Interruption, RunInterrupted
+from .optimization import make_optimizer
 from .posthoc_ema import PowerAverages, SnapshotFolder
 from .run_config import save_run_config
 from .run_report import UpdateClock, size_report, time_report
 from .run_settings import data_fingerprint, run_settings
 from .seeding import ImageDraws, combined_seed, stratified
 from .tracking import make_accelerator
-
-
-WARMUP_UPDATES, WARMUP_SHARE = 500, 0.1
 
 
 @dataclass
@@ -128,21 +125,8 @@ class TrainerCore(ABC):
             network, decay, args.ema_inv_gamma, args.ema_power
         )
         self.averages = PowerAverages(network, getattr(args, "ema_widths", None) or ())
-        optimizer = torch.optim.AdamW(
-            network.parameters(),
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            weight_decay=args.adam_weight_decay,
-            eps=args.adam_epsilon,
-        )
         self.max_steps = args.max_train_steps or args.num_epochs * self.updates_per_epoch
-        self.lr_scheduler = get_scheduler(
-            args.lr_scheduler,
-            optimizer,
-            step_rules=args.lr_step_rules,
-            num_warmup_steps=warmup_updates(args.lr_warmup_steps, self.max_steps),
-            num_training_steps=self.max_steps,
-        )
+        optimizer, self.lr_scheduler = make_optimizer(args, network, self.max_steps)
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
         networks = {"unet": network}
         self.checkpoints = CheckpointManager(
@@ -294,8 +278,3 @@ class TrainerCore(ABC):
         if self.step % self.args.checkpointing_steps != 0:
             self.save_checkpoint()
         self.snapshots.save(self.step, self.accelerator.is_main_process)
-
-
-def warmup_updates(given: int | None, max_steps: int) -> int:
-    """Updates of the learning rate's warm-up: as given, else a tenth of the run and at most 500."""
-    return min(WARMUP_UPDATES, math.ceil(WARMUP_SHARE * max_steps)) if given is None else given
