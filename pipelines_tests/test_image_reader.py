@@ -304,7 +304,6 @@ def test_masks_are_read_like_images():
         (np.full((16, 16), -1, np.int8), ValueError, r"image of integers must lie in 0..255, got -1..-1"),
         ([COLOR, COLOR[:8]], ValueError, "height and width"),
     ],
-    ids=str,
 )
 def test_errors_name_the_argument_what_came_and_what_is_expected(images, error, message):
     with pytest.raises(error, match=message):
