@@ -204,7 +204,6 @@ BATCH = np.stack([COLOR, 255 - COLOR])
         (np.dstack([RAMP, HALF]), on_white(GRAY3)[None]),
         (np.dstack([COLOR, HALF]), on_white(COLOR)[None]),
     ],
-    ids=str,
 )
 def test_arrays_and_tensors_of_every_layout(images, expected):
     expected = torch.from_numpy(np.array(expected, dtype=np.float32)).movedim(-1, 1) / 255
