@@ -1,9 +1,9 @@
-r"""Linear measurements y = A x + noise of an image: what is known, in inpainting, colorization and their relatives.
+r"""Linear measurements y = A x + noise of an image: what is known in inpainting, colorization, super-resolution, deblurring.
 
-An operator is two functions, ``A`` and its adjoint ``At``, defined by <A x, y> = <x, At y>. Where the rows of A are
-orthogonal and of one length, A At = g I on the range of A, the operator says so (`gram = g`) and everything that needs
-a linear system is one division; elsewhere the system is solved by conjugate gradients, without a network call.
-Inpainting and colorization are both of this kind: known coordinates in an orthonormal basis.
+An operator is two functions, `A` and its adjoint `At`, defined by <A x, y> = <x, At y>. Where the rows of A are
+orthogonal and of one length, A At = g I on the range of A, the operator has `gram = g` and a linear system takes one
+division; otherwise conjugate gradients solve it, without a network call. Inpainting and colorization are of the first kind:
+they know coordinates in an orthonormal basis.
 
 A mask keeps the shape of the image and has zeros where nothing is known, so A = At is a projection.
 """

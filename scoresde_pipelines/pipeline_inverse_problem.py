@@ -66,8 +66,8 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             latents (`torch.Tensor`, *optional*): unit noise (B * num_samples, channels, height, width) to start from.
             output_type (`str`): "pil", "np", "pt", or "latent" for the raw state in the data range.
             return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
-            sampler (`str`, *optional*): "ode" solves the probability-flow ODE to third order, which is exact where the
-                score is and needs few steps: the default of the first two methods. "scheduler" samples with
+            sampler (`str`, *optional*): "ode" solves the probability-flow ODE to third order, which needs few steps and
+                is accurate where the score is: the default of the first two methods. "scheduler" samples with
                 the scheduler's own predictor and corrector; their noise corrects the errors of a trained network, so
                 choose it for images, with `solver_iterations=1`.
             solver_tolerance (`float`), solver_iterations (`int`): of the linear system that moment matching solves at
