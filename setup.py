@@ -65,7 +65,6 @@ setup(
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "scipy>=1.13",
-            "setuptools>=68",
         ],
         "lint": ["ruff>=0.6", "mypy>=1.10"],
     },

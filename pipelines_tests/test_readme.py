@@ -45,7 +45,7 @@ def test_block_runs(language, code, tmp_path):
         _picture_folder(tmp_path / "my_images")
         # The checkout's own command, also where the package is not installed.
         command = ["bash", "-euc", 'scoresde() { python -m scoresde_pipelines.cli "$@"; }\n' + script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
 
 
