@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...schedulers.score_function import ScoreFunction
 from ...schedulers.sde import SDE
 from ..data import to_data_range
-from ..losses import ScoreFunction, score_matching_loss
+from ..losses import score_matching_loss
 from ..seeding import combined_seed
 from .estimate import Estimate
 from .features import FeatureExtractor, extract
