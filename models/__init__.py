@@ -6,6 +6,7 @@ if __name__ == "models":
     )
 
 from .analytic import AnalyticNetwork, GaussianMixtureScoreModel, GaussianScoreModel
+from .class_conditioning import with_classes
 from .convolution import packed_filters
 from .ddpmpp import DDPMpp
 from .feature_classifier import FeatureClassifier
@@ -33,4 +34,5 @@ __all__ = [
     "packed_filters",
     "preset",
     "to_unet2d",
+    "with_classes",
 ]

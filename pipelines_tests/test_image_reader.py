@@ -204,7 +204,6 @@ BATCH = np.stack([COLOR, 255 - COLOR])
         (np.dstack([RAMP, HALF]), on_white(GRAY3)[None]),
         (np.dstack([COLOR, HALF]), on_white(COLOR)[None]),
     ],
-    ids=str,
 )
 def test_arrays_and_tensors_of_every_layout(images, expected):
     expected = torch.from_numpy(np.array(expected, dtype=np.float32)).movedim(-1, 1) / 255
@@ -304,7 +303,6 @@ def test_masks_are_read_like_images():
         (np.full((16, 16), -1, np.int8), ValueError, r"image of integers must lie in 0..255, got -1..-1"),
         ([COLOR, COLOR[:8]], ValueError, "height and width"),
     ],
-    ids=str,
 )
 def test_errors_name_the_argument_what_came_and_what_is_expected(images, error, message):
     with pytest.raises(error, match=message):

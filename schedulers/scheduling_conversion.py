@@ -114,7 +114,8 @@ def _from_config(config: Mapping[str, Any]) -> SDEScheduler:
     stock = getattr(diffusers.schedulers, name, None) or getattr(diffusers.schedulers.deprecated, name, None)
     stock = stock or next((cls for cls in _subclasses(SchedulerMixin) if cls.__name__ == name), None)
     if stock is None or (isinstance(stock, type) and issubclass(stock, SDEScheduler)):
-        return sde_scheduler_class(name).from_config(dict(config))
+        ours: Any = sde_scheduler_class(name)
+        return ours.from_config(dict(config))
     if not isinstance(stock, type) or not issubclass(stock, ConfigMixin) or not issubclass(stock, SchedulerMixin):
         raise ValueError(f"scheduler config must name a scheduler under '_class_name', got {name!r}")
     try:
@@ -187,7 +188,7 @@ def _same(default: Any, value: Any) -> bool:
     return default is value or (isinstance(value, (str, bool, int, float)) and default == value)
 
 
-def _subclasses(cls: type) -> Iterator[type[Any]]:
+def _subclasses(cls: Any) -> Iterator[type[Any]]:
     for subclass in cls.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

@@ -25,6 +25,7 @@ from .models import (
     from_unet2d,
     load_official_checkpoint,
     to_unet2d,
+    with_classes,
 )
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_colorization import ScoreSdeColorizationPipeline
@@ -93,4 +94,5 @@ __all__ = [
     "shipped",
     "solve_probability_flow",
     "to_unet2d",
+    "with_classes",
 ]

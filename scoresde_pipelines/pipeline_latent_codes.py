@@ -77,9 +77,9 @@ class LatentCodePipeline(SDEPipelineBase):
         if len(pairs[0]) != 1 or len(pairs[1]) != 1:
             raise ValueError(f"first and second must be one image each, got {len(pairs[0])} and {len(pairs[1])}")
         codes, _ = self._flow(torch.cat(pairs).float(), self.start_time(), self.scheduler.sde.T, tolerance, None)
-        return self.decode(
-            spherical_path(*(codes / self.scheduler.sde.prior_std), num_images), tolerance, output_type=output_type
-        )
+        codes = codes / self.scheduler.sde.prior_std
+        path = spherical_path(codes[0], codes[1], num_images)
+        return self.decode(path, tolerance, output_type=output_type)
 
     # ------------------------------------------------------------------ inputs
 

@@ -78,7 +78,7 @@ class ImageStore(Dataset):
             self._decode_all(True, None)
 
     def _decode_all(self, skip_broken_images: bool, cache: torch.Tensor | None) -> torch.Tensor | None:
-        kept = []
+        kept: list[int] = []
         for row in range(len(self.dataset)):
             try:
                 image = self._decode_row(row)

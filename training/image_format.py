@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class ImageFormat:
             raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {self.channels!r}")
         if self.fit not in ("crop", "pad"):
             raise ValueError(f"fit must be 'crop' or 'pad', got {self.fit!r}")
-        sides = (self.resolution,) if _is_integer(self.resolution) else self.resolution
+        sides: Any = (self.resolution,) if _is_integer(self.resolution) else self.resolution
         if not isinstance(sides, (tuple, list)) or not all(_is_integer(side) and side >= 1 for side in sides):
             raise ValueError(f"resolution must be a positive number of pixels or two, got {self.resolution!r}")
         if len(sides) not in (1, 2):

@@ -92,7 +92,7 @@ class ImageRows:
 
     def __init__(self, dataset: ImageTable, column: str) -> None:
         self.column, self.rows, self.feature = column, dataset, None
-        feature = (getattr(dataset, "features", None) or {}).get(column)
+        feature: Any = (getattr(dataset, "features", None) or {}).get(column)
         if _is_image_feature(feature) and feature.decode and feature.mode is None:
             self.feature = feature
             undecoded = type(feature)(decode=False)
