@@ -10,8 +10,9 @@ from diffusers import UNet2DModel
 from PIL import Image
 
 from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdeClassConditionalPipeline, ScoreSdePipeline, VPSDEScheduler
+from scoresde_pipelines.models import with_classes
 from scoresde_pipelines.training.arguments import parse_args
-from scoresde_pipelines.training.class_embedding import null_label, with_classes
+from scoresde_pipelines.training.class_embedding import null_label
 from scoresde_pipelines.training.pipeline_folder import Components, load_pipeline_folder, save_pipeline_folder
 from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer, grid_labels
