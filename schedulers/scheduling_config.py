@@ -17,6 +17,7 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
     """Configurations in which arguments may be passed on by **kwargs, hold functions, or describe no DDPM table."""
 
     config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
+    sde: Any
     # Stock schedulers interpolate a DDPM table: those of `VPSDEScheduler` alone mean the same SDE.
     _compatibles: list[str] = []
 
@@ -52,7 +53,7 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
         """
         config = {key: value for key, value in self.config.items() if not callable(value)}
         if not self._compatibles:
-            config["beta_schedule"] = type(self).__name__ + NO_TABLE
+            config["beta_schedule"] = self.sde.__class__.__name__ + NO_TABLE
         twin = copy.copy(self)
         twin._internal_dict = FrozenDict(config)
         return super(SDEConfigMixin, twin).to_json_string()
