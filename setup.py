@@ -50,7 +50,7 @@ setup(
         "typer>=0.16",
     ],
     extras_require={
-        "training": ["tensorboard>=2.14"],
+        "training": ["tensorboard>=2.18"],
         "test": [
             "transformers>=4.45",
             "pytest>=8.0",
