@@ -56,7 +56,7 @@ setup(
         "typer>=0.16",
     ],
     extras_require={
-        "training": ["tensorboard>=2.14"],
+        "training": ["tensorboard>=2.18"],
         "eval": [*EVALUATION, "transformers>=4.45"],
         "test": [
             *EVALUATION,
