@@ -58,6 +58,7 @@ setup(
     extras_require={
         "training": ["tensorboard>=2.18"],
         "eval": [*EVALUATION, "transformers>=4.45"],
+        "fid": ["torch-fidelity>=0.4"],  # the Inception network of published figures; brings torchvision
         "test": [
             *EVALUATION,
             "torchmetrics>=1.4",  # a reference for our metrics

@@ -193,7 +193,7 @@ def evaluate_grid(
         ValueError: for bad input, before the first image; for generated images that are not uint8 of one shape.
     """
     check_plan(plan, real, extractor, bits_per_dim is not None)
-    main = processes.rank == 0
+    main, started = processes.rank == 0, time.monotonic()
     if main:
         keep_settings(plan.output / "settings.json", plan.settings)
         for folder in dict.fromkeys(row.folder for row in plan.rows):
@@ -205,7 +205,7 @@ def evaluate_grid(
     processes.wait()
     if main:
         result = _measure(plan, extractor, real, cache_dir)
-        result.environment.update(environment or {})
+        result.environment.update(environment or {}, seconds=round(time.monotonic() - started, 1))
         result.save(plan.output)
     processes.wait()
     return EvaluationResult.load(plan.output)
