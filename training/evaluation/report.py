@@ -17,8 +17,8 @@ from torch import Tensor
 from ..sampling import image_grid
 from .estimate import Estimate
 from .feature_cache import ImageSelection
-from .grid import Plan
 from .measures import HIGHER_IS_BETTER
+from .plan import Plan
 from .result import EvaluationResult, RowResult, metric_names
 from .shards import write_text_atomically
 
