@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .divergence import DIVERGENCES, Divergence, ExactDivergence
+from .inference_mode import differentiates
 from .probability_flow import (
     FROM_DATA,
     UnitScaleFlow,
@@ -60,6 +61,7 @@ class LogLikelihood:
     solver_error: Tensor
 
 
+@differentiates
 @torch.no_grad()
 def log_likelihood(
     score_fn: ScoreFunction,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .checks import check_integer, check_number
+from .inference_mode import ordinary
 from .sde import expand_to
 
 
@@ -225,7 +226,7 @@ class BlurOperator(LinearOperator):
             raise ValueError(f"kernel of shape {tuple(kernel.shape)} must fit into the image, {tuple(x.shape[-2:])}")
         up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
         padded = functional.pad(x, (left, left, up, up), mode="circular")
-        weight = kernel.to(x).expand(x.shape[1], 1, *kernel.shape)
+        weight = ordinary(kernel.to(x)).expand(x.shape[1], 1, *kernel.shape)
         return functional.conv2d(padded, weight, groups=x.shape[1])
 
     def A(self, x: Tensor) -> Tensor:

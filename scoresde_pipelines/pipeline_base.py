@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
-from .network_use import in_use, ordinary, weights_not_finite
+from .network_use import in_use, weights_not_finite
 from .registration import PACKAGE, stable_name
 from .schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .network_use import ordinary
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
 from .schedulers.checks import check_finite, check_number
+from .schedulers.inference_mode import ordinary
 
 
 class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
