@@ -170,7 +170,8 @@ class VESDE(SDE):
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         if not 0 < sigma_min < sigma_max <= LARGEST_SIGMA:
             raise ValueError(
-                f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max <= {LARGEST_SIGMA:g}, got sigma_min={sigma_min}, sigma_max={sigma_max}"
+                f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max <= {LARGEST_SIGMA:g}, "
+                f"got sigma_min={sigma_min}, sigma_max={sigma_max}"
             )
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self.log_ratio = math.log(self.sigma_max / self.sigma_min)
