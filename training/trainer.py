@@ -31,7 +31,7 @@ from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_fol
 from .processes import on_main
 from .random_state import kept_random_state
 from .run_evaluation import RunEvaluation, held_out_indices
-from .sampling import image_grid, network_output, sample
+from .sampling import grid_labels, image_grid, network_output, sample
 from .tracking import log_images
 from .trainer_core import Batch, TrainerCore
 
@@ -258,15 +258,3 @@ class Trainer(TrainerCore):
             )
         self.accelerator.end_training()
         self.checkpoints.close()
-
-
-def grid_labels(components: Components, count: int) -> tuple[list[int] | None, int | None]:
-    """Labels of a sample grid of about `count` images, one row per class, and its columns; None without classes.
-
-    With more classes than images the rows are evenly spaced classes, one image each.
-    """
-    if components.class_names is None:
-        return None, None
-    classes = len(components.class_names)
-    rows, columns = min(classes, count), max(1, count // classes)
-    return [row * classes // rows for row in range(rows) for _ in range(columns)], columns

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ class HeldOutLoss:
             ]
             noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
             x0, t = to_data_range(images.to(device), self.data_range), times[start : start + len(images)]
-            labels = () if self.labels is None else (self.labels[start : start + len(images)].to(device),)
+            labels = None if self.labels is None else self.labels[start : start + len(images)].to(device)
             losses = denoising_loss(
-                lambda x, t, labels=labels: output_fn(x, t, *labels),
+                output_fn if labels is None else partial(_labelled, output_fn, labels),
                 self.parameterization,
                 self.sde,
                 x0,
@@ -119,6 +120,10 @@ class HeldOutLoss:
             )
             total += float(losses.double().sum())
         return total / len(self.images)
+
+
+def _labelled(output_fn: Callable[..., Tensor], labels: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    return output_fn(x, t, labels)
 
 
 class FewImageKID:
