@@ -1,0 +1,46 @@
+"""Entries: the commands of `scoresde`."""
+
+from .case import Entry
+from .entries_networks import conversions
+from .entries_training import choice
+from .strategies import Kind, only, some, words
+
+
+MODEL = Kind(some("file('model')"), some("''", "'nowhere/at/all'", "file('empty')", "file('text.txt')", "file('data')", "'a b'", "'../..'"))
+DATA = Kind(some("file('data')"), some("''", "'nowhere/at/all'", "file('empty')", "file('text.txt')", "file('broken')"))
+OUTPUT = Kind(some("fresh('table.csv')", "fresh('table.jsonl')"), some("fresh('table.txt')", "''", "file('empty')", "'/'", "fresh('no/folder/table.csv')"))
+TOLD = {"data": ("a.png", "image"), "model": ("model_index.json",), "output": ("table",)}
+
+
+def integer(*more: str) -> Kind:
+    """An integer option of at least 1."""
+    return words("1", "2", hopeless=("0", "-1", "1.5", "inf", *more))
+
+
+def likelihood() -> list[Entry]:
+    """`scoresde likelihood` on one image."""
+    fixed = {"model": only("file('model')"), "data": only("file('data')"), "output": OUTPUT, "split": only("'train'"), "limit": only("'1'"), "tolerance": only("'0.5'"),
+             "device": only("'cpu'")}  # fmt: skip
+    options = {
+        "model": MODEL, "data": DATA, "output": OUTPUT, "split": words("train", numeric=False, hopeless=("nope",)), "limit": integer(), "batch_size": integer(),
+        "fit": choice("crop", "pad"), "dequantization": choice("uniform", "none"), "num_dequantizations": integer(), "divergence": choice("hutchinson", "exact"),
+        "num_probes": integer(), "tolerance": words("0.5", hopeless=("0", "1", "-1", "inf", "5")), "seed": words("0", "5", hopeless=("1.5", "-1", "inf"), doubtful=("9" * 30,)),
+        "device": Kind(some("'cpu'"), some("'nope'", "''", "'cpu:x'", "'7'"), some("'cuda'")),
+    }  # fmt: skip
+    return [Entry("likelihood_command", {**fixed, option: kind}, aliases=TOLD) for option, kind in options.items()]
+
+
+def convert() -> list[Entry]:
+    """`scoresde convert`."""
+    path = next(entry.arguments["path"] for entry in conversions() if entry.source == "load_official_checkpoint")
+    checkpoint = Kind(some("file('official.pth')"), path.hopeless.filter(lambda text: text.startswith(("damaged", "file", "'")) and "\\0" not in text))
+    folder = Kind(some("fresh('new')"), some("file('empty')", "file('text.txt')", "''", "fresh('a/b') + '/../../../text.txt/x'"))
+    config = Kind(some("'cifar10_ncsnpp'").filter(lambda text: False), words("a", numeric=False, hopeless=("nope", "nowhere.json", "1")).hopeless)
+    told = {"checkpoint": ("damaged.pth", "text.txt", "ema", "model", "shadow_params")}
+    return [
+        Entry("convert_command", {"checkpoint": checkpoint, "folder": folder}, aliases=told),
+        Entry("convert_command", {"checkpoint": only("file('official.pth')"), "folder": folder, "config": Kind(some("file('config.json')"), config.hopeless)}, aliases=told),
+    ]  # fmt: skip
+
+
+ENTRIES = {"commands": likelihood() + convert()}
