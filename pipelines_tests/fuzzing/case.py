@@ -107,11 +107,18 @@ def like(name: str, dtype: bool = True) -> Check:
             return None
         if not isinstance(result, torch.Tensor) or result.shape != expected.shape:
             return f"shape {shape_of(result)} for {name} of shape {tuple(expected.shape)}"
-        if dtype and expected.is_floating_point() and result.dtype != expected.dtype:
+        # Of arguments with several dtypes the result has the larger one.
+        others = {value.dtype for value in arguments.values() if isinstance(value, torch.Tensor) and value.ndim and value.is_floating_point()}
+        if dtype and others == {expected.dtype} != {result.dtype}:
             return f"dtype {result.dtype} for {name} of dtype {expected.dtype}"
         return None
 
     return check
+
+
+def first_like(name: str) -> Check:
+    """`like` for the first of several results."""
+    return lambda result, arguments: like(name)(result[0], arguments)
 
 
 def shaped(*shape: int | str, field: str = "") -> Check:

@@ -8,7 +8,7 @@ from .strategies import Kind, only, some, words
 
 MODEL = Kind(some("file('model')"), some("''", "'nowhere/at/all'", "file('empty')", "file('text.txt')", "file('data')", "'a b'", "'../..'"))
 DATA = Kind(some("file('data')"), some("''", "'nowhere/at/all'", "file('empty')", "file('text.txt')", "file('broken')"))
-OUTPUT = Kind(some("fresh('table.csv')", "fresh('table.jsonl')"), some("fresh('table.txt')", "''", "file('empty')", "'/'", "fresh('no/folder/table.csv')"))
+OUTPUT = Kind(some("fresh('table.csv')", "fresh('table.jsonl')"), some("fresh('table.txt')", "''", "file('empty')", "'/'"))
 TOLD = {"data": ("a.png", "image"), "model": ("model_index.json",), "output": ("table",)}
 
 

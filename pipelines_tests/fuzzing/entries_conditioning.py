@@ -5,8 +5,8 @@ from .strategies import Kind, count, flag, instance, name, numbers, only, operat
 
 
 AN_SDE = instance("sde('ve')", "sde('vp')", extra=("scheduler('vp')", "VPSDE"))
-X = tensor(2, 1, 4, 4, not_finite=False)
-COLOR = tensor(2, 3, 4, 4, not_finite=False)
+X = tensor(2, 1, 4, 4, strict=False)
+COLOR = tensor(2, 3, 4, 4, strict=False)
 Y = tensor(2, 1, 4, 4)
 OPERATOR = operator(1, 4)
 NOISE_STD = real(0.01, 1, "-1.0")

@@ -2,13 +2,16 @@
 
 from typing import Any
 
-from .case import Entry, like, shape_of, shaped
+import numpy as np
+
+from .case import Entry, first_like, like, shape_of, shaped
 from .strategies import (
     Kind,
     count,
     flag,
     generator,
     instance,
+    instant,
     name,
     numbers,
     only,
@@ -21,8 +24,10 @@ from .strategies import (
 
 SDES = ("sde('ve')", "sde('vp')", "sde('subvp')")
 AN_SDE = instance(*SDES, extra=("scheduler('vp')", "VPSDE"))
-STATE = tensor(2, 3, not_finite=False)
-DATA = tensor(2, 1, 4, 4)
+# A function may not need every part of the SDE.
+SOME_SDE = AN_SDE.tolerant()
+STATE, FREE_STATE = tensor(2, 3, strict=False), tensor(2, 3, strict=False, fixed=False)
+DATA = tensor(2, 1, 4, 4, fixed=False)
 BETA_MIN, BETA_MAX = real(0.05, 0.2, "0.0", "-1.0", "50.0"), real(5, 30, "0.0", "-1.0", "0.01")
 SIGMA_MIN, SIGMA_MAX = real(0.005, 0.1, "0.0", "-1.0", "60.0"), real(5, 50, "0.0", "-1.0", "0.001")
 TOLERANCE = real(1e-3, 1e-2, "0.0", "-1e-3", "1.0", "5.0").plus(hopeless=("0",))
@@ -34,7 +39,7 @@ MATRIX_12 = ("[[1.0, 0.5]]",)
 
 def same_shape_as_time(result: Any, arguments: dict[str, Any]) -> str | None:
     """The result has the shape of `t`."""
-    expected = shape_of(arguments["t"]) if hasattr(arguments["t"], "shape") else ()
+    expected = np.shape(arguments["t"])
     return None if shape_of(result) == expected else f"shape {shape_of(result)} for t of shape {expected}"
 
 
@@ -64,23 +69,23 @@ def sde_entries() -> list[Entry]:
     entries += of_sdes("t_from_log_snr", log_snr)
     entries += of_sdes("transition", {"t": only("0.5", "torch.tensor(0.5)"), "s": time()})
     entries += of_sdes("transition", {"t": time(), "s": only("0.01", "torch.tensor(0.01)")})
-    entries += of_sdes("drift", {"x": STATE, "t": time(2)}, like("x"))
-    entries += of_sdes("marginal", {"x0": STATE, "t": time(2)})
+    entries += of_sdes("drift", {"x": FREE_STATE, "t": time(2)}, like("x"))
+    entries += of_sdes("marginal", {"x0": FREE_STATE, "t": time(2)})
     entries += of_sdes("denoise", {"x": STATE, "score": STATE, "t": time(2)}, like("x"))
-    entries += of_sdes("prior_log_prob", {"z": STATE}, shaped("z"))
+    entries += of_sdes("prior_log_prob", {"z": FREE_STATE}, shaped("z"))
     return entries
 
 
 def step_entries() -> list[Entry]:
     """Predictors and correctors as functions."""
-    state = {"sde": AN_SDE, "x": STATE, "score": STATE}
+    state = {"sde": SOME_SDE, "x": STATE, "score": STATE}
     names = ("euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large", "exponential", "probability_flow_euler")
-    both = [{"t": only("torch.tensor(0.5)"), "s": time(2)}, {"t": time(2), "s": only("torch.tensor(0.01)")}]
-    entries = [Entry(function, state | times) for function in names for times in both]
-    noise = {"t": time(2), "noise": STATE, "snr": real(0.01, 0.3, "0.0", "-1.0")}
+    both = [{"t": only("torch.tensor(0.5)"), "s": instant()}, {"t": instant(), "s": only("torch.tensor(0.01)")}]
+    entries = [Entry(function, state | times, check=first_like("x")) for function in names for times in both]
+    noise = {"t": instant(), "noise": STATE, "snr": real(0.01, 0.3, "0.0", "-1.0")}
     entries += [
-        Entry("langevin", {**state, **noise, "batch_mean_norm": flag()}),
-        Entry("annealed_langevin", {**state, **noise}),
+        Entry("langevin", {**state, **noise, "batch_mean_norm": flag()}, check=first_like("x")),
+        Entry("annealed_langevin", {**state, **noise}, check=first_like("x")),
         Entry("ExponentialMultistep", {"order": count(1, 4).plus(hopeless=("100",))}),
         Entry("PREDICTORS['heun']", state | both[0]),
     ]
@@ -93,13 +98,13 @@ def parameterization_entries() -> list[Entry]:
     made = "Parameterization('epsilon', 'scaled', 100)"
     return [
         Entry("Parameterization", {"prediction_type": kinds, "time": name("scaled", "sigma", "index"), "num_train_timesteps": count(1, 9)}),
-        Entry(f"{made}.network_time", {"sde": AN_SDE, "t": time()}, check=same_shape_as_time),
-        Entry(f"{made}.t_from_network_time", {"sde": AN_SDE, "time": time()}),
-        Entry(f"{made}.score", {"sde": AN_SDE, "output": STATE, "x": STATE, "t": time(2)}, check=like("x")),
-        Entry(f"{made}.output", {"sde": AN_SDE, "score": STATE, "x": STATE, "t": time(2)}, check=like("x")),
-        Entry(f"{made}.target", {"sde": AN_SDE, "x0": STATE, "noise": STATE, "t": time(2)}, check=like("x0")),
+        Entry(f"{made}.network_time", {"sde": SOME_SDE, "t": time()}, check=same_shape_as_time),
+        Entry(f"{made}.t_from_network_time", {"sde": SOME_SDE, "time": time()}),
+        Entry(f"{made}.score", {"sde": SOME_SDE, "output": STATE, "x": STATE, "t": time(2)}, check=like("x")),
+        Entry(f"{made}.output", {"sde": SOME_SDE, "score": STATE, "x": STATE, "t": time(2)}, check=like("x")),
+        Entry(f"{made}.target", {"sde": SOME_SDE, "x0": STATE, "noise": STATE, "t": time(2)}, check=like("x0")),
         *(
-            Entry(f"TIME_GRIDS['{grid}']", {"sde": AN_SDE, "n": count(2, 5), "eps": real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")})
+            Entry(f"TIME_GRIDS['{grid}']", {"sde": SOME_SDE, "n": count(2, 5), "eps": real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")})
             for grid in ("linspace", "leading", "trailing", "log_snr", "karras", "official")
         ),
     ]  # fmt: skip
@@ -116,12 +121,12 @@ def flow_entries() -> list[Entry]:
     levels = real(-1, 0, "2.0").plus(hopeless=("3.0",))
     return [
         Entry("solve_probability_flow", {**start, "t_start": ENDS, "t_end": only("0.005"), **options, "condition": condition},
-              check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",)}),
+              check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",), "x": ("generator",)}),
         Entry("solve_probability_flow", {**start, "t_start": only("1.0"), "t_end": ENDS, **options},
-              check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",)}),
+              check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",), "x": ("generator",)}),
         Entry("solve_probability_flow", {"score_fn": only("lambda x, t: -x"), "sde": AN_SDE, "x": DATA, "t_start": ENDS, "t_end": ENDS,
               "tableau": instance("None").optional()}),
-        Entry("log_likelihood", measured, check=shaped("x", field="log_prob"), aliases={"score_fn": ("score",)}),
+        Entry("log_likelihood", measured, check=shaped("x", field="log_prob"), aliases={"score_fn": ("score",), "x": ("generator",)}),
         Entry("HutchinsonDivergence", {"num_probes": PROBES, "distribution": name("rademacher", "gaussian"), "shared_probes": flag()}),
         Entry("PixelCells", {"data_min": levels, "data_max": real(1, 2, "-5.0"), "levels": count(2, 256).plus(hopeless=("1",)), "official": flag()}),
         Entry("PixelCells(-1.0, 1.0).centres", {"pixels": pixels()}),
@@ -130,7 +135,7 @@ def flow_entries() -> list[Entry]:
 
 def pixels() -> Kind:
     """Integer pixels of one gray image."""
-    base = tensor(1, 1, 4, 4, positive=True)
+    base = tensor(1, 1, 4, 4)
     good = only("torch.randint(0, 256, (1, 1, 4, 4))", "torch.zeros(1, 1, 4, 4, dtype=torch.uint8)").good
     return Kind(good, base.hopeless, base.doubtful).tolerant().plus(
         hopeless=("None", "'a'", "torch.full((1, 1, 4, 4), 256)", "torch.full((1, 1, 4, 4), -1)", "torch.full((1, 1, 4, 4), nan)")
@@ -145,7 +150,7 @@ def analytic_entries() -> list[Entry]:
     variances = real(0.1, 1, "-1.0").plus(good=("[0.1, 0.2]",), hopeless=("[1.0, 2.0, 3.0]", "[0.1, nan]", "[-0.1, 0.1]", "[[0.1]]"))
     matrices = numbers("torch.eye(2).repeat(2, 1, 1)", hopeless=("torch.eye(2)", "-torch.eye(2).repeat(2, 1, 1)", "torch.full((2, 2, 2), nan)",
                        "torch.eye(3).repeat(2, 1, 1)", "torch.tensor([[[1.0, 5.0], [5.0, 1.0]]] * 2)", "torch.tensor([[[1.0, 0.5], [0.0, 1.0]]] * 2)"))
-    x = tensor(2, 2, not_finite=False)
+    x = tensor(2, 2, strict=False)
     at = {"sde": AN_SDE, "x": x, "t": time(2)}
     noise_std = real(0.1, 1, "0.0", "-1.0")
     measured = tensor(1, dtype="float64")
@@ -166,9 +171,9 @@ def analytic_entries() -> list[Entry]:
         Entry("mixture().posterior", {"matrix": matrix, "measurement": measured, "noise_std": noise_std}),
         Entry("mixture().network", {"scheduler": instance("scheduler('ve')", "scheduler('vp')", extra=("sde('vp')", "VPSDEScheduler"))}),
         Entry("AnalyticNetwork", {"model": instance("gaussian()", extra=("unet()",)), "scheduler": instance("scheduler('vp')")}, then="forwarded"),
-        Entry("network('vp')", {"sample": tensor(2, 1, 4, 4, not_finite=False), "timestep": time(2).plus(good=("500",)),
+        Entry("network('vp')", {"sample": tensor(2, 1, 4, 4, strict=False), "timestep": time(2).plus(good=("500",)),
               "class_labels": instance("None").tolerant(), "return_dict": flag()}),
-        Entry("network('table')", {"sample": tensor(2, 1, 4, 4, not_finite=False), "timestep": time(2).plus(good=("500",))}),
+        Entry("network('table')", {"sample": tensor(2, 1, 4, 4, strict=False), "timestep": time(2).plus(good=("500",))}),
     ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from .strategies import Kind, count, flag, generator, instance, name, numbers, o
 PREDICTOR_NAMES = ("reverse_diffusion", "euler_maruyama", "ancestral", "probability_flow", "exponential", "exponential_multistep")
 PREDICTOR = name(*PREDICTOR_NAMES)
 CORRECTOR = name("langevin", "annealed_langevin").optional()
-SAMPLE = tensor(2, 1, 4, 4, not_finite=False)
+SAMPLE = tensor(2, 1, 4, 4, strict=False)
 COMMON = {
     "num_train_timesteps": count(10, 50),
     "prediction_type": name("epsilon", "score", "sample", "v_prediction"),
@@ -72,7 +72,7 @@ def methods(kind: str) -> list[Entry]:
         Entry(f"{made}.set_timesteps", {"num_inference_steps": steps, "device": device}),
         Entry(f"{made}.set_timesteps", {"timesteps": custom}),
         Entry(f"{made}.set_begin_index", {"begin_index": count(0, 5)}),
-        Entry(f"{made}.scale_model_input", {"sample": SAMPLE, "timestep": only("None")}, check=like("sample")),
+        Entry(f"{made}.scale_model_input", {"sample": SAMPLE.tolerant(), "timestep": only("None")}, check=like("sample")),
         Entry(f"{made}.add_noise", condition, check=like("original_samples")),
         Entry(f"{made}.get_velocity", {"sample": SAMPLE, "noise": SAMPLE, "timesteps": labels}, check=like("sample")),
         Entry(f"{made}.step", step, check=first_like_sample),

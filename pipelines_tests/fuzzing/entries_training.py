@@ -5,7 +5,7 @@ from .strategies import Kind, count, flag, image, instance, name, numbers, only,
 
 
 AN_SDE = instance("sde('ve')", "sde('vp')", extra=("scheduler('vp')", "VPSDE"))
-X = tensor(2, 1, 4, 4, not_finite=False)
+X = tensor(2, 1, 4, 4, strict=False)
 LEVELS = Kind(some("torch.tensor([0.1, 0.9])"), tensor(2).hopeless, some("torch.tensor([0.5, 2.0])"))
 ONE_GENERATOR = Kind(some("None", "torch.Generator().manual_seed(0)"), some("'a'", "3", "object()", "[]", "np.random.default_rng(0)"))
 
@@ -39,7 +39,7 @@ def data() -> list[Entry]:
     mean = numbers("torch.zeros(3)", hopeless=("torch.zeros(4)", "torch.full((3,), nan)", "torch.zeros(3, 3)"))
     formats = {"resolution": count(4, 8), "channels": count(1, 1).plus(good=("3", "4"), hopeless=("2", "5")), "fit": name("crop", "pad"),
                "pad_value": count(0, 255).plus(hopeless=("256",))}  # fmt: skip
-    stream = {"num_images": count(4, 5), "batch_size": count(1, 2), "seed": count(0, 5), "start": count(0, 3), "rank": count(0, 0).plus(hopeless=("1",)),
+    stream = {"num_images": count(4, 5), "batch_size": count(1, 2), "seed": count(0, 5, huge=False), "start": count(0, 3), "rank": count(0, 0).plus(hopeless=("1",)),
               "world_size": count(1, 1)}  # fmt: skip
     return [
         Entry("load_images", {"train_data_dir": folder, "split": name("train")}, aliases={"train_data_dir": ("data_dir", "a.png")}),

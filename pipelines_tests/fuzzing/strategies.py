@@ -19,8 +19,8 @@ NOT_NUMBERS = (
 NOT_FINITE = ("nan", "inf", "-inf", "np.float64('nan')", "np.float32('inf')", "torch.tensor(nan)")
 HUGE_INTEGERS = ("2**63", "-(2**63)", "10**30", "10**12")
 NOT_TENSORS = (
-    "None", "'a'", "b'a'", "3.0", "True", "[]", "{}", "object()", "torch.Tensor", "[[1.0], [1.0, 2.0]]", "['a']",
-    "np.array(['a'])", "np.array([None])", "lambda: 1", "1j",
+    "None", "'a'", "b'a'", "[]", "{}", "object()", "torch.Tensor", "[[1.0], [1.0, 2.0]]", "['a']",
+    "np.array(['a'])", "np.array([None])", "lambda: 1",
 )  # fmt: skip
 
 
@@ -99,22 +99,22 @@ def flag() -> Kind:
     """A boolean; Python's truth of other values is accepted, but must not crash."""
     return Kind(
         some("True", "False"),
-        some("torch.zeros(2)", "np.array([1, 2])"),
-        some("None", "0", "1", "'no'", "[]", "nan", "object()", "np.bool_(True)", "torch.tensor(True)"),
+        st.nothing(),
+        some("torch.zeros(2)", "np.array([1, 2])", "None", "0", "1", "'no'", "[]", "nan", "object()", "np.bool_(True)", "torch.tensor(True)"),
     )
 
 
-def tensor(*shape: int, dtype: str = "float32", not_finite: bool = True, positive: bool = False) -> Kind:
-    """A tensor of one shape.
+def tensor(*shape: int, dtype: str = "float32", strict: bool = True, fixed: bool = True) -> Kind:
+    """A tensor.
 
     Args:
-        not_finite: whether NaN and infinity in it must be refused; elementwise functions may pass them on.
-        positive: whether its entries are positive numbers below 1.
+        strict: whether numbers, NaN, infinity and complex numbers must be refused; elementwise functions may compute with them.
+        fixed: whether another shape must be refused.
     """
-    size, make = f"({', '.join(map(str, shape))},)" if shape else "()", "torch.rand" if positive else "torch.randn"
-    plain = f"{make}({size}, dtype=torch.{dtype})"
+    size = f"({', '.join(map(str, shape))},)" if shape else "()"
+    plain = f"torch.randn({size}, dtype=torch.{dtype})"
     other = "float64" if dtype == "float32" else "float32"
-    good = [plain, f"{make}({size}, dtype=torch.{other})"]
+    good = [plain, f"torch.randn({size}, dtype=torch.{other})"]
     if len(shape) > 1 and shape[-1] == shape[-2]:
         good.append(f"{plain}.mT")
     longer, wrong = ", ".join(map(str, (*shape[:-1], shape[-1] + 1 if shape else 3))), ", ".join(map(str, (3, *shape)))
@@ -125,27 +125,30 @@ def tensor(*shape: int, dtype: str = "float32", not_finite: bool = True, positiv
     odd = (f"{plain}.half()", f"{plain}.bfloat16()", f"{plain}.requires_grad_()", f"{plain}.numpy()", f"{plain}.tolist()",
            f"torch.ones({size}, dtype=torch.int64)", f"torch.ones({size}, dtype=torch.bool)", f"{plain}.to_sparse()",
            f"{plain}.to('meta')", f"1e4 * {plain}", f"torch.nn.Parameter({plain})")  # fmt: skip
-    hopeless = [*NOT_TENSORS, *shapes, f"torch.zeros({size}, dtype=torch.complex64)"]
-    return Kind(
-        some(*good),
-        some(*hopeless, *(bad_numbers if not_finite else ())),
-        some(*odd, *(() if not_finite else bad_numbers)),
-    )
+    bad_numbers += [f"torch.zeros({size}, dtype=torch.complex64)", "3.0", "True", "1j"]
+    hopeless = [*NOT_TENSORS, *(shapes if fixed else ()), *(bad_numbers if strict else ())]
+    return Kind(some(*good), some(*hopeless), some(*odd, *(() if fixed else shapes), *(() if strict else bad_numbers)))
 
 
 def time(batch: int | None = None) -> Kind:
     """A time of an SDE: a number, 0-dim, or of shape (batch,)."""
     good = ["0.5", "torch.tensor(0.3)", "torch.tensor(0.9, dtype=torch.float64)"]
-    wrong = ["None", "'a'", "b'a'", "[]", "{}", "object()", "1j", "torch.tensor(1j)", "float", "np.array(['a'])", "['a']"]
-    odd = ["nan", "inf", "-1.0", "0.0", "2.0", "1e9", "1", "True", "np.float64(0.5)", "np.float32(0.5)", "np.array(0.5)",
+    wrong = ["None", "'a'", "b'a'", "{}", "object()", "float", "np.array(['a'])", "['a']", "[[1], [1, 2]]", "lambda: 1", "set()"]
+    odd = ["1j", "torch.tensor(1j)", "[]", "nan", "inf", "-1.0", "0.0", "2.0", "1e9", "1", "True", "np.float64(0.5)", "np.float32(0.5)", "np.array(0.5)",
            "[0.5]", "torch.tensor(1)", "torch.tensor(0.5).half()", "torch.tensor(nan)", "torch.tensor(0.5).to('meta')"]  # fmt: skip
     if batch is not None:
         good.append(f"torch.linspace(0.1, 0.9, {batch})")
-        wrong += [f"torch.full(({batch + 1},), 0.5)", f"torch.full(({batch}, 1), 0.5)", "torch.zeros(0)"]
-        odd += [f"torch.full(({batch},), nan)", f"torch.full(({batch},), 2.0)", "torch.tensor([0.5])"]
+        wrong += [f"torch.full(({batch + 1},), 0.5)", "torch.zeros(0)"]
+        odd += [f"torch.full(({batch}, 1), 0.5)", f"torch.full(({batch},), nan)", f"torch.full(({batch},), 2.0)", "torch.tensor([0.5])"]
     else:
         good += ["torch.linspace(0.1, 0.9, 3)", "torch.full((2, 2), 0.5)"]
     return Kind(some(*good), some(*wrong), some(*odd))
+
+
+def instant() -> Kind:
+    """A time that is the same for all samples."""
+    every = time(2)
+    return Kind(some("0.5", "torch.tensor(0.3)", "torch.tensor(0.9, dtype=torch.float64)"), every.hopeless, every.doubtful)
 
 
 def score_function(extra: str = "") -> Kind:
@@ -247,5 +250,5 @@ def numbers(*good: str, hopeless: Sequence[str] = (), doubtful: Sequence[str] = 
 
 def words(*good: str, numeric: bool = True, hopeless: Sequence[str] = (), doubtful: Sequence[str] = ()) -> Kind:
     """The text of a command-line option."""
-    wrong = ("'abc'", "''", "'nan'", "'None'", "'1j'", "'1,5'", "'--'", "'[]'", "'1 2'", "'1e999'") if numeric else ("''",)
+    wrong = ("'abc'", "''", "'nan'", "'None'", "'1j'", "'1,5'", "'[]'", "'1 2'", "'1e999'") if numeric else ("''",)
     return Kind(some(*map(repr, good)), some(*wrong, *map(repr, hopeless)), some("'１'", "' 1'", "'1_0'", *map(repr, doubtful)))
