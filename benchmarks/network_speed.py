@@ -27,9 +27,9 @@ from result_file import save
 from torch import nn
 
 from scoresde_pipelines.models import packed_filters
-from scoresde_pipelines.models.official_config import preset_from_official_config
-from scoresde_pipelines.models.official_keys import from_official
-from scoresde_pipelines.models.presets import PRESETS
+from scoresde_pipelines.models.official.config import preset_from_official_config
+from scoresde_pipelines.models.official.keys import from_official
+from scoresde_pipelines.models.official.presets import PRESETS
 from scoresde_pipelines.models.unet2d_conversion import to_unet2d
 
 

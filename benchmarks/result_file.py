@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def save(name: str, figures: Mapping[str, Any] | Sequence[Any]) -> Path:
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     record = {
         "command": " ".join(["python", f"benchmarks/{words[0]}", *words[1:]]),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine(),
         "figures": figures,
     }

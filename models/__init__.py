@@ -6,19 +6,21 @@ if __name__ == "models":
     )
 
 from .analytic import AnalyticNetwork, GaussianMixtureScoreModel, GaussianScoreModel
+from .class_conditioning import with_classes
 from .convolution import packed_filters
 from .ddpmpp import DDPMpp
+from .feature_classifier import FeatureClassifier
 from .ncsnpp import NCSNpp
 from .ncsnv2 import NCSNv2
 from .noise_conditional_classifier import NoiseConditionalClassifier, NoiseConditionalClassifierOutput
-from .official_checkpoint import load_official_checkpoint
-from .presets import PRESETS, Preset, preset
+from .official import PRESETS, Preset, load_official_checkpoint, preset
 from .unet2d_conversion import from_unet2d, to_unet2d
 
 
 __all__ = [
     "AnalyticNetwork",
     "DDPMpp",
+    "FeatureClassifier",
     "GaussianMixtureScoreModel",
     "GaussianScoreModel",
     "NCSNpp",
@@ -32,4 +34,5 @@ __all__ = [
     "packed_filters",
     "preset",
     "to_unet2d",
+    "with_classes",
 ]

@@ -219,14 +219,15 @@ class AnalyticNetwork(nn.Module):
         """The exact output of a network that predicts what the scheduler expects.
 
         Args:
-            sample: states x_t, shape (B, *D).
+            sample: states x_t, shape (B, *D), as `scheduler.scale_model_input` gives them.
             timestep: the noise level in the scheduler's convention, shape () or (B,).
             class_labels: accepted for `UNet2DModel`'s signature and not used.
             return_dict: whether to return a `UNet2DOutput` or a tuple.
         """
         t = self.parameterization.t_from_network_time(self.sde, as_time(timestep))
-        score = self.model.score(self.sde, sample, t)
-        output = self.parameterization.output(self.sde, score, sample, t)
+        x = self.parameterization.state(self.sde, sample, t)
+        score = self.model.score(self.sde, x, t)
+        output = self.parameterization.output(self.sde, score, x, t)
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
 
@@ -270,4 +271,4 @@ def _image_config(shape: tuple[int, ...]) -> dict:
         return {}
     channels, height, width = shape
     size = height if height == width else (height, width)
-    return {"in_channels": channels, "out_channels": channels, "sample_size": size}
+    return {"in_channels": channels, "out_channels": channels, "sample_size": size, "unbounded": True}

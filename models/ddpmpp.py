@@ -29,7 +29,7 @@ class DDPMpp(NCSNpp):
         attention_resolutions: tuple[int, ...] = (16,),
         attention_head_dim: int | None = None,
         up_attention: str = "last",
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         act_fn: str = "silu",
         norm_num_groups: int | None = None,
         norm_eps: float = 1e-6,

@@ -5,18 +5,16 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd import forward_ad
 
-from .convolution import Conv3x3, in_reach
 from .initialization import conv, linear
-from .resampling import BoxFilter, FIRFilter
+from .resampling import BoxFilter, FIRFilter, up_conv
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "swish": nn.SiLU, "relu": nn.ReLU, "elu": nn.ELU}
 
 
 def activation(name: str) -> nn.Module:
-    """The nonlinearity called ``silu`` (or ``swish``), ``relu``, ``elu`` or ``lrelu`` (slope 0.2)."""
+    """The nonlinearity called `silu` (or `swish`), `relu`, `elu` or `lrelu` (slope 0.2)."""
     if name == "lrelu":
         return nn.LeakyReLU(0.2)
     if name not in ACTIVATIONS:
@@ -24,30 +22,14 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def in_fast_layout(x: torch.Tensor) -> torch.Tensor:
-    """The images (B, C, H, W) in channels_last memory on a CPU, where convolutions are fastest so; else as they are.
-
-    Also as they are inside of `torch.func` and `torch.vmap` and in forward mode: PyTorch's group normalisation has neither
-    vmap nor tangents in that memory.
-    """
-    if x.device.type != "cpu" or (not torch.compiler.is_compiling() and _is_transformed(x)):
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _is_transformed(x: torch.Tensor) -> bool:
-    inside = torch._C._functorch.maybe_current_level() is not None
-    return inside or forward_ad.unpack_dual(x).tangent is not None
-
-
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm`, then ``act`` if given; on a CPU both in float32 with one rounding at the end.
+    """`torch.nn.GroupNorm`, then `act` if given; on a CPU both in float32 with one rounding at the end.
 
     The half-precision kernels for channels_last images take up to eight times as long there, forward and backward.
     """
 
     def forward(self, input: torch.Tensor, act: nn.Module | None = None) -> torch.Tensor:
-        """``(B, C, ...) -> (B, C, ...)`` in the dtype of the input."""
+        """`(B, C, ...) -> (B, C, ...)` in the dtype of the input."""
         if input.device.type != "cpu" or input.dtype not in (torch.bfloat16, torch.float16):
             return _apply(act, super().forward(input))
         weight, bias = self.weight.float(), self.bias.float()
@@ -56,14 +38,14 @@ class GroupNorm(nn.GroupNorm):
 
 
 def _apply(act: nn.Module | None, fresh: torch.Tensor) -> torch.Tensor:
-    """``act(fresh)``, in place where no gradient needs what it overwrites: a tenth of a forward pass is memory traffic."""
+    """`act(fresh)`, in place where no gradient needs what it overwrites: a tenth of a forward pass is memory traffic."""
     if isinstance(act, nn.SiLU):
         return F.silu(fresh, inplace=not fresh.requires_grad)
     return fresh if act is None else act(fresh)
 
 
 def group_norm(channels: int, groups: int | None, eps: float) -> GroupNorm:
-    """Group normalisation; ``groups=None`` is the paper's rule, ``min(channels // 4, 32)``.
+    """Group normalisation; `groups=None` is the paper's rule, `min(channels // 4, 32)`.
 
     Where that does not divide the channels (the paper's code then raises), the next smaller number that does is taken.
     """
@@ -75,10 +57,10 @@ def group_norm(channels: int, groups: int | None, eps: float) -> GroupNorm:
 
 
 class ResnetBlock(nn.Module):
-    """Residual block: ``x -> (shortcut(x) + conv2(act(norm2(conv1(act(norm1(x))) + proj(emb))))) / sqrt 2``.
+    """Residual block: `x -> (shortcut(x) + conv2(act(norm2(conv1(act(norm1(x))) + proj(emb))))) / sqrt 2`.
 
-    Two kinds. ``ddpm``: never resamples, and has a 1x1 shortcut where the number of channels changes. ``biggan``: may
-    resample both branches (before ``conv1``), and then always has the shortcut.
+    Two kinds. `ddpm`: never resamples, and has a 1x1 shortcut where the number of channels changes. `biggan`: may
+    resample both branches (before `conv1`), and then always has the shortcut.
 
     Args:
         in_channels, out_channels: channels before and after.
@@ -87,7 +69,7 @@ class ResnetBlock(nn.Module):
         resample: None, "up" or "down" (BigGAN blocks alone).
         filter: what resamples.
         rescale: divide the sum by sqrt 2 (the paper's skip rescaling).
-        init_scale: variance scale of ``conv2`` at initialisation.
+        init_scale: variance scale of `conv2` at initialisation.
         shortcut_scale: variance scale of the shortcut at initialisation.
     """
 
@@ -121,50 +103,35 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = conv(in_channels, out_channels, 1, scale=shortcut_scale) if needs_shortcut else None
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor | None) -> torch.Tensor:
-        """``x`` (B, C, H, W), ``emb`` the activated embedding (B, E) or None -> (B, C', H', W')."""
-        h = self.norm1(x, self.act)
-        if self.filter is not None and self.resample == "up":
-            h = self.filter.up_conv(h, self.conv1)
-        else:
-            h = self.conv1(self._resample(h))
+        """`x` (B, C, H, W), `emb` the activated embedding (B, E) or None -> (B, C', H', W')."""
+        h = self._after_resampling(self.conv1, self.norm1(x, self.act))
         if emb is not None:
             h = h.add_(self.time_emb_proj(emb)[:, :, None, None])
-        h = self.dropout(self.norm2(h, self.act))
-        return self._join(x, h)
+        h = self.conv2(self.dropout(self.norm2(h, self.act)))
+        if self.conv_shortcut is not None:
+            x = self._after_resampling(self.conv_shortcut, x)
+        return _rescaled(x + h, self.factor)
 
-    def _resample(self, x: torch.Tensor) -> torch.Tensor:
+    def _after_resampling(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         if self.filter is None or self.resample is None:
-            return x
-        return self.filter.up(x) if self.resample == "up" else self.filter.down(x)
+            return conv(x)
+        return up_conv(self.filter, x, conv) if self.resample == "up" else conv(self.filter.down(x))
 
-    def _join(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        if self.conv_shortcut is None:
-            out = x + self.conv2(h)
-        elif (
-            self.resample == "up"
-            and isinstance(self.conv2, Conv3x3)
-            and in_reach(self.conv2, x)
-            and in_reach(self.conv_shortcut, x)
-        ):
-            # A 1x1 convolution commutes with the filter: it is done on the small image, its bias goes with conv2's.
-            assert self.conv2.bias is not None and self.conv_shortcut.bias is not None
-            x = self._resample(F.conv2d(x, self.conv_shortcut.weight))
-            out = x + self.conv2.convolve(h, self.conv2.bias + self.conv_shortcut.bias)
-        else:
-            out = self.conv_shortcut(self._resample(x)) + self.conv2(h)
-        return out.mul_(self.factor) if self.factor != 1.0 else out
+
+def _rescaled(fresh: torch.Tensor, factor: float) -> torch.Tensor:
+    return fresh.mul_(factor) if factor != 1.0 else fresh
 
 
 class SelfAttention(nn.Module):
-    """Attention over all pixels: ``x -> (x + out(softmax(q k^T / sqrt d) v)) / sqrt 2``.
+    """Attention over all pixels: `x -> (x + out(softmax(q k^T / sqrt d) v)) / sqrt 2`.
 
     Args:
         channels: channels of the image, and of query, key and value.
-        head_dim: channels ``d`` per head; None for a single head.
+        head_dim: channels `d` per head; None for a single head.
         rescale: divide the sum by sqrt 2.
         init_scale: variance scale of the output projection at initialisation.
 
-    Second derivatives need ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``: the fused kernels have first ones only.
+    Second derivatives need `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels have first ones only.
     """
 
     def __init__(
@@ -187,19 +154,18 @@ class SelfAttention(nn.Module):
         self.to_out = conv(channels, channels, 1, scale=init_scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C, H, W)``; with channels_last inputs every reshape here is a view."""
+        """`(B, C, H, W) -> (B, C, H, W)`; with channels_last inputs every reshape here is a view."""
         batch, channels, height, width = x.shape
         qkv = self.to_qkv(self.group_norm(x)).permute(0, 2, 3, 1)
         qkv = qkv.reshape(batch, height * width, 3, channels // self.head_dim, self.head_dim)
         query, key, value = qkv.transpose(1, 3).unbind(2)
         h = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         h = self.to_out(h.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
-        out = x + h
-        return out.mul_(self.factor) if self.factor != 1.0 else out
+        return _rescaled(x + h, self.factor)
 
 
 class Combine(nn.Module):
-    """Bring the input pyramid into the feature stream: ``conv1x1(pyramid)`` added to it, or put before it (``cat``)."""
+    """Bring the input pyramid into the feature stream: `conv1x1(pyramid)` added to it, or put before it (`cat`)."""
 
     def __init__(self, pyramid_channels: int, channels: int, method: str) -> None:
         super().__init__()
@@ -207,6 +173,6 @@ class Combine(nn.Module):
         self.method = method
 
     def forward(self, pyramid: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """``(B, P, H, W), (B, C, H, W) -> (B, C, H, W)``, or ``(B, 2 C, H, W)`` for ``cat``."""
+        """`(B, P, H, W), (B, C, H, W) -> (B, C, H, W)`, or `(B, 2 C, H, W)` for `cat`."""
         h = self.conv(pyramid)
         return torch.cat([h, x], dim=1) if self.method == "cat" else h + x

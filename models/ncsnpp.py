@@ -5,18 +5,28 @@ the noise level, anti-aliased (FIR) or plain resampling, BigGAN or DDPM residual
 at the output, skip connections rescaled by 1/sqrt 2. Called and configured like `diffusers.UNet2DModel`.
 """
 
-import math
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from .config_checks import (
+    check_booleans,
+    check_class_labels,
+    check_dropout,
+    check_integer_lists,
+    check_integers,
+    check_noise_levels,
+    check_numbers,
+    check_sample_size,
+)
 from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
 from .initialization import conv
-from .layers import activation, in_fast_layout
+from .layers import activation
+from .network import Network
+from .noise_levels import expand_timestep, index_of_sigma, sigma_of_index
 from .unet_blocks import BlockOptions, DownBlock, MidBlock, UpBlock
 
 
@@ -29,57 +39,63 @@ CHOICES = {
     "up_attention": ("last", "every"),
     "downsample_padding": (0, 1),
 }
+BOOLEANS = (
+    "center_input_sample",
+    "resample_with_conv",
+    "fir",
+    "skip_rescale",
+    "scale_by_sigma",
+    "discrete_sigmas",
+    "time_conditioning",
+)
 
 
-class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
+class NCSNpp(Network):
     r"""Time-dependent U-Net; the defaults are the paper's NCSN++ (VE, continuous) for CIFAR-10.
 
     Args:
-        sample_size: height (= width) of the images, or ``(height, width)``; says what ``attention_resolutions`` means.
+        sample_size: height (= width) of the images, or `(height, width)`.
         in_channels, out_channels: channels of the image and of the output.
         center_input_sample: map inputs from [0, 1] to [-1, 1] first.
-        time_embedding_type: ``fourier`` (``timestep`` is sigma > 0) or ``positional`` (an index, or 999 t).
+        time_embedding_type: `fourier` (`timestep` is sigma > 0) or `positional` (an index, or 999 t).
         block_out_channels: channels of each resolution, from the highest.
         layers_per_block: residual blocks per resolution going down (one more going up).
-        attention_resolutions: resolutions with self-attention.
+        attention_resolutions: widths, in pixels, of the levels with self-attention, for images of `sample_size`.
         attention_head_dim: channels per head; None for a single head.
-        up_attention: going up, attention after the ``last`` block of a level (the paper) or after ``every`` one (DDPM).
+        up_attention: going up, attention after the `last` block of a level (the paper) or after `every` one (DDPM).
         dropout: probability, inside residual blocks.
-        act_fn: ``silu``, ``relu``, ``elu`` or ``lrelu``.
-        norm_num_groups: groups of every normalisation; None is the paper's ``min(channels // 4, 32)``.
+        act_fn: `silu`, `relu`, `elu` or `lrelu`.
+        norm_num_groups: groups of every normalisation; None is the paper's `min(channels // 4, 32)`.
         norm_eps: epsilon of every normalisation.
-        base_channels: channels after the first convolution; None for ``block_out_channels[0]``.
+        base_channels: channels after the first convolution; None for `block_out_channels[0]`.
         fourier_scale: standard deviation of the Fourier frequencies.
-        freq_shift: the positional frequencies are ``10000^(-k / (dim/2 - freq_shift))``.
-        resnet_type: ``biggan`` blocks (which also resample) or ``ddpm`` blocks with separate resampling layers.
+        freq_shift: the positional frequencies are `10000^(-k / (dim/2 - freq_shift))`.
+        resnet_type: `biggan` blocks (which also resample) or `ddpm` blocks with separate resampling layers.
         resample_with_conv: whether those layers have a convolution.
         downsample_padding: 0 pads it at the right and the bottom alone (the paper), 1 on every side.
         fir, fir_kernel: resample with this anti-aliasing filter instead of box / nearest neighbour.
-        input_pyramid: ``input_skip`` adds the shrunk image to each level, ``residual`` a convolved one.
-        output_pyramid: ``output_skip`` sums an image per level, ``residual`` a feature stream.
-        pyramid_combine: how ``input_skip`` joins: ``sum`` or ``cat``.
+        input_pyramid: `input_skip` adds the shrunk image to each level, `residual` a convolved one.
+        output_pyramid: `output_skip` sums an image per level, `residual` a feature stream.
+        pyramid_combine: how `input_skip` joins: `sum` or `cat`.
         skip_rescale: divide every residual sum by sqrt 2.
-        scale_by_sigma: divide the output by the noise level: the ``fourier`` timestep itself, or for ``positional`` the
-            entry of ``num_train_timesteps`` log-spaced levels that falls from ``sigma_max`` (index 0) to ``sigma_min``.
-        discrete_sigmas: for a ``positional`` network trained on those levels: integer timesteps stay indices, while
+        scale_by_sigma: divide the output by the noise level: the `fourier` timestep itself, or for `positional` the
+            entry of `num_train_timesteps` log-spaced levels that falls from `sigma_max` (index 0) to `sigma_min`.
+        discrete_sigmas: for a `positional` network trained on those levels: integer timesteps stay indices, while
             floating-point ones are noise levels sigma, and stand for the nearest of the table (what VE schedulers send).
         time_conditioning: whether the noise level is told to the network at all.
         init_scale: variance scale of the last layer of each block at initialisation.
-        num_class_embeds: number of classes; one more embedding stands for "no class", label ``num_class_embeds``.
+        num_class_embeds: number of classes; one more embedding stands for "no class", label `num_class_embeds`.
 
     Example:
         >>> model = NCSNpp(block_out_channels=(32, 64), layers_per_block=1)
         >>> score = model(torch.rand(2, 3, 32, 32), torch.tensor([0.5, 10.0])).sample
     """
 
-    config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
     _supports_gradient_checkpointing = True
-    # diffusers declares these as None.
-    _no_split_modules: Any = ["ResnetBlock", "SelfAttention"]
+    _no_split_modules = ["ResnetBlock", "SelfAttention"]
     _repeated_blocks = ["ResnetBlock", "SelfAttention"]
-    _keep_in_fp32_modules: Any = ["time_proj"]
-    _skip_layerwise_casting_patterns: Any = ["time_proj", "norm"]
-    main_input_name = "sample"
+    _keep_in_fp32_modules = ["time_proj"]
+    _skip_layerwise_casting_patterns = ["time_proj", "norm"]
 
     @register_to_config
     def __init__(
@@ -94,7 +110,7 @@ class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         attention_resolutions: tuple[int, ...] = (16,),
         attention_head_dim: int | None = None,
         up_attention: str = "last",
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         act_fn: str = "silu",
         norm_num_groups: int | None = None,
         norm_eps: float = 1e-6,
@@ -202,22 +218,20 @@ class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         """Run the network.
 
         Args:
-            sample: images (B, in_channels, H, W); H and W divisible by ``2^(levels - 1)``.
-            timestep: what ``time_embedding_type`` says, one number or a tensor of shape (), (1,) or (B,).
-            class_labels: integers (B,) or (1,) in ``0 .. num_class_embeds``; None is the label "no class".
+            sample: images (B, in_channels, H, W); H and W divisible by `2^(levels - 1)`.
+            timestep: what `time_embedding_type` says, one number or a tensor of shape (), (1,) or (B,).
+            class_labels: integers (B,) or (1,) in `0 .. num_class_embeds`; the largest, or None for all, is "no class".
             return_dict: return a `UNet2DOutput` instead of a one-entry tuple.
 
         Returns:
-            The output (B, out_channels, H, W) in the dtype of ``sample``.
+            The output (B, out_channels, H, W) in the dtype of `sample`.
         """
         self._check_inputs(sample, class_labels)
         time = expand_timestep(timestep, sample)
         if self.config.discrete_sigmas and time.is_floating_point():
             time = index_of_sigma(self.config, time)
-        emb = self._embed(time, class_labels, len(sample))
-        x = in_fast_layout(sample)
-        x = 2 * x - 1 if self.config.center_input_sample else x
-        h = self._unet(x, emb)
+        emb = self._embed(time, class_labels, sample)
+        h = self._unet(2 * sample - 1 if self.config.center_input_sample else sample, emb)
         if self.config.scale_by_sigma:
             h = h / self._sigma(time, sample).view(-1, 1, 1, 1)
         contiguous = sample.is_contiguous()
@@ -233,21 +247,28 @@ class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
             skips += new
         h = self.mid_block(h, emb)
         image: Any = None  # a tensor once the lowest level has started the output pyramid
-        for block in self.up_blocks:
-            h, image = block(h, emb, skips, image)
+        blocks: Any = self.up_blocks
+        for block in blocks:
+            # Every block gets its own skips: hooks around it copy its arguments, so it cannot take them off a common list.
+            start = len(skips) - len(block.resnets)
+            h, image = block(h, emb, tuple(skips[start:]), image)
+            del skips[start:]
         if self.conv_out is None or self.conv_norm_out is None:
             return image
         return self.conv_out(self.conv_norm_out(h, self.act))
 
-    def _embed(self, time: torch.Tensor, class_labels: torch.Tensor | None, batch: int) -> torch.Tensor | None:
+    def _embed(
+        self, time: torch.Tensor, class_labels: torch.Tensor | None, sample: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The activated embedding (B, E), in the dtype of `sample`: that of the weights may be a storage format."""
         emb = None
         if self.time_embedding is not None:
-            features = self._time_features(time)
-            emb = self.time_embedding(features)
+            emb = self.time_embedding(self._time_features(time).to(sample.dtype))
         if self.class_embedding is not None:
+            batch, none = sample.shape[0], self.config.num_class_embeds
             if class_labels is None:
-                class_labels = torch.full((batch,), self.config.num_class_embeds, device=time.device)
-            label = self.class_embedding(class_labels)
+                class_labels = torch.full((batch,), none, device=sample.device)
+            label = self.class_embedding(class_labels.to(sample.device)).to(sample.dtype)
             emb = label.expand(batch, -1) if emb is None else emb + label
         return None if emb is None else self.act(emb)
 
@@ -258,7 +279,7 @@ class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         return sinusoidal_embedding(time, width, self.config.freq_shift)
 
     def _sigma(self, time: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """The noise level (B,) that ``timestep`` stands for, in at least float32."""
+        """The noise level (B,) that `timestep` stands for, in at least float32."""
         if self.config.time_embedding_type == "fourier":
             return time.to(torch.promote_types(sample.dtype, torch.float32))
         return sigma_of_index(self.config, time, sample.dtype)
@@ -273,42 +294,8 @@ class NCSNpp(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
             raise ValueError(
                 "class_labels were given, but the network has no class embedding (num_class_embeds is None)"
             )
-
-
-def expand_timestep(timestep: torch.Tensor | float | int, sample: torch.Tensor) -> torch.Tensor:
-    """One number per image, ``(B,)`` on the sample's device; a Python float stays a float.
-
-    Raises:
-        ValueError: a tensor of any shape but (), (1,) and (B,).
-    """
-    batch = len(sample)
-    if not torch.is_tensor(timestep):
-        dtype = torch.promote_types(sample.dtype, torch.float32) if isinstance(timestep, float) else torch.int64
-        return torch.full((batch,), timestep, dtype=dtype, device=sample.device)
-    if timestep.ndim > 1 or timestep.numel() not in (1, batch):
-        raise ValueError(
-            f"timestep must be a number or have shape (), (1,) or ({batch},), got {tuple(timestep.shape)}"
-        )
-    return timestep.to(sample.device).expand(batch)
-
-
-def _log_range(config: Any) -> tuple[float, float]:
-    return math.log(config["sigma_max"]), math.log(config["sigma_min"])
-
-
-def sigma_of_index(config: Any, index: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Noise level number ``index`` (truncated) of the log-spaced table that falls from ``sigma_max``, in float32 or more."""
-    high, low = _log_range(config)
-    index = index.to(torch.promote_types(dtype, torch.float32)).trunc()
-    return (high + (low - high) / (config["num_train_timesteps"] - 1) * index).exp()
-
-
-def index_of_sigma(config: Any, sigma: torch.Tensor) -> torch.Tensor:
-    """The index (int64) of the level nearest to ``sigma`` in the logarithm."""
-    high, low = _log_range(config)
-    last = config["num_train_timesteps"] - 1
-    index = (high - sigma.to(torch.promote_types(sigma.dtype, torch.float32)).log()) * (last / (high - low))
-    return index.round().clamp(0, last).long()
+        if class_labels is not None:
+            check_class_labels(class_labels, config.num_class_embeds, sample.shape[0])
 
 
 def check_config(config: Any) -> None:
@@ -316,9 +303,16 @@ def check_config(config: Any) -> None:
     for name, allowed in CHOICES.items():
         if config[name] not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}")
-    if config["layers_per_block"] < 1 or not config["block_out_channels"]:
-        raise ValueError("layers_per_block and the length of block_out_channels must be at least 1")
+    check_sample_size(config)
+    check_integers(config, "in_channels", "out_channels", "layers_per_block")
+    check_integers(config, "attention_head_dim", "norm_num_groups", "base_channels", "num_class_embeds", optional=True)
+    check_integer_lists(config, "block_out_channels")
+    check_integer_lists(config, "attention_resolutions", may_be_empty=True)
+    check_dropout(config)
+    check_numbers(config, "norm_eps", "fourier_scale", above=0)
+    check_numbers(config, "init_scale", least=0)
+    check_numbers(config, "freq_shift")
+    check_noise_levels(config)
+    check_booleans(config, *BOOLEANS)
     if config["discrete_sigmas"] and config["time_embedding_type"] != "positional":
         raise ValueError("discrete_sigmas needs time_embedding_type='positional'")
-    if config["num_train_timesteps"] < 2:
-        raise ValueError(f"num_train_timesteps must be at least 2, got {config['num_train_timesteps']}")

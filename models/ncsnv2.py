@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from .convolution import Conv3x3
+from .config_checks import check_booleans, check_integer_lists, check_integers, check_noise_levels
+from .convolution import make_convolution
 from .layers import activation
-from .ncsnpp import expand_timestep, sigma_of_index
+from .network import Network
+from .noise_levels import expand_timestep, sigma_of_index
 
 
 class InstanceNormPlus(nn.Module):
-    """Instance normalisation that keeps the normalised channel means: ``gamma (norm(x) + alpha norm(mean(x))) + beta``."""
+    """Instance normalisation that keeps the normalised channel means: `gamma (norm(x) + alpha norm(mean(x))) + beta`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class InstanceNormPlus(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C, H, W)``."""
+        """`(B, C, H, W) -> (B, C, H, W)`."""
         means = x.mean(dim=(2, 3))
         variance, center = torch.var_mean(means, dim=1, keepdim=True)
         means = (means - center) / (variance + 1e-5).sqrt()
@@ -37,7 +38,7 @@ class InstanceNormPlus(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """Two convolutions; a ``down`` block halves the resolution, or keeps it and dilates (``dilation > 1``)."""
+    """Two convolutions; a `down` block halves the resolution, or keeps it and dilates (`dilation > 1`)."""
 
     def __init__(self, in_channels: int, out_channels: int, act: nn.Module, *, down: bool, dilation: int) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _conv(in_channels: int, out_channels: int, bias: bool = False) -> nn.Conv2d:
-    return Conv3x3(in_channels, out_channels, bias)
+    return make_convolution(in_channels, out_channels, 3, bias=bias)
 
 
 class _ResidualConvs(nn.Module):
@@ -109,7 +110,7 @@ class _RefineBlock(nn.Module):
         return self.out(h)
 
 
-class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
+class NCSNv2(Network):
     r"""Score network of Song and Ermon (2020); the defaults are the one for CIFAR-10.
 
     Args:
@@ -118,7 +119,7 @@ class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         center_input_sample: map inputs from [0, 1] to [-1, 1] first.
         block_out_channels: channels of each stage; every stage but the first halves the resolution, or dilates.
         dilations: dilation of each stage; 1 halves.
-        act_fn: ``elu``, ``relu``, ``lrelu`` or ``silu``.
+        act_fn: `elu`, `relu`, `lrelu` or `silu`.
         sigma_min, sigma_max, num_train_timesteps: the log-spaced noise levels, falling from index 0.
 
     Example:
@@ -126,11 +127,9 @@ class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         >>> score = model(torch.rand(2, 3, 32, 32), torch.tensor([0, 231])).sample
     """
 
-    config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
     _supports_gradient_checkpointing = True
     _gradient_checkpointing_func: Any
-    _no_split_modules: Any = ["_ResidualBlock", "_RefineBlock"]
-    main_input_name = "sample"
+    _no_split_modules = ["_ResidualBlock", "_RefineBlock"]
 
     @register_to_config
     def __init__(
@@ -147,6 +146,10 @@ class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
         num_train_timesteps: int = 232,
     ) -> None:
         super().__init__()
+        check_integers(self.config, "sample_size", "in_channels", "out_channels")
+        check_integer_lists(self.config, "block_out_channels", "dilations")
+        check_booleans(self.config, "center_input_sample")
+        check_noise_levels(self.config)
         if len(dilations) != len(block_out_channels):
             raise ValueError(f"dilations must have one entry per stage, {len(block_out_channels)}, got {dilations}")
         widths = list(block_out_channels)
@@ -185,7 +188,7 @@ class NCSNv2(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their 
             return_dict: return a `UNet2DOutput` instead of a one-entry tuple.
 
         Returns:
-            The score (B, out_channels, H, W) in the dtype of ``sample``.
+            The score (B, out_channels, H, W) in the dtype of `sample`.
         """
         if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
             raise ValueError(f"sample must have shape (B, {self.config.in_channels}, H, W), got {tuple(sample.shape)}")

@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
 from ..schedulers import SDE
+from .config_checks import check_dropout, check_integers, check_numbers
 from .convolution import make_convolution
 from .embeddings import FourierFeatures, TimeEmbedding
-from .layers import group_norm, in_fast_layout
-from .ncsnpp import expand_timestep
+from .layers import group_norm
+from .network import Network
+from .noise_levels import expand_timestep
 
 
 @dataclass
@@ -58,19 +59,19 @@ class _WideBlock(nn.Module):
         return shortcut + self.conv2(self.dropout(self.norm2(h, self.act)))
 
 
-class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
+class NoiseConditionalClassifier(Network):
     r"""Wide ResNet (Zagoruyko and Komodakis 2016) on noisy images; the defaults are the paper's 28-10 for CIFAR-10.
 
     Every image is first shifted and scaled to mean 0 and variance 1. It therefore does not matter whether
-    ``x_t = alpha x_0 + sigma z`` comes as it is or divided by alpha, and one number says how noisy it is:
-    ``noise_level = sigma(t) / alpha(t)``, in the units of the clean images ``x_0``. For VE that is sigma itself, as in the
+    `x_t = alpha x_0 + sigma z` comes as it is or divided by alpha, and one number says how noisy it is:
+    `noise_level = sigma(t) / alpha(t)`, in the units of the clean images `x_0`. For VE that is sigma itself, as in the
     paper; for VP and sub-VP it is what `log_prob_of` computes. A classifier trained under one SDE thus serves the others on
     the same data range, as far as their noise levels overlap.
 
     Args:
         in_channels: channels of the images.
         num_classes: number of classes.
-        depth: number of convolutions on the longest path, ``6 n + 4``.
+        depth: number of convolutions on the longest path, `6 n + 4`.
         width: multiple of the 16, 32 and 64 channels of the three resolutions.
         dropout: probability, inside the blocks.
         embedding_channels: number of Fourier frequencies of log noise_level.
@@ -82,16 +83,15 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
     Example:
         >>> classifier = NoiseConditionalClassifier(depth=10, width=1)
         >>> logits = classifier(torch.rand(2, 3, 32, 32), torch.tensor([0.5, 10.0])).logits
-        >>> guidance = ClassifierGuidance(classifier.log_prob_of(torch.tensor([3, 7]), scheduler.sde))
+        >>> log_prob = classifier.log_prob_of(torch.tensor([3, 7]), scheduler.sde)
+        >>> guided = ClassifierGuidance(scheduler.score_fn(unet), log_prob)
     """
 
-    config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
     _supports_gradient_checkpointing = True
-    # diffusers declares these as None.
     _gradient_checkpointing_func: Any
-    _no_split_modules: Any = ["_WideBlock"]
-    _keep_in_fp32_modules: Any = ["time_proj"]
-    main_input_name = "sample"
+    _no_split_modules = ["_WideBlock"]
+    _keep_in_fp32_modules = ["time_proj"]
+    _skip_layerwise_casting_patterns = ["time_proj", "norm"]
 
     @register_to_config
     def __init__(
@@ -109,10 +109,16 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         data_max: float = 1.0,
     ) -> None:
         super().__init__()
+        config = self.config
+        check_integers(config, "in_channels", "num_classes", "depth", "width", "embedding_channels")
+        check_integers(config, "sample_size", optional=True)
+        check_numbers(config, "fourier_scale", "min_noise_level", above=0)
+        check_numbers(config, "data_min", "data_max")
+        check_dropout(config)
+        if data_max <= data_min:
+            raise ValueError(f"data_max must be greater than data_min, got {data_max} and {data_min}")
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth must be 6 n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
-        if min_noise_level <= 0:
-            raise ValueError(f"min_noise_level must be positive, got {min_noise_level}")
         self.act = nn.SiLU()
         self.time_proj = FourierFeatures(embedding_channels, fourier_scale)
         emb_channels = 4 * embedding_channels
@@ -136,11 +142,11 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Args:
             sample: images (B, in_channels, H, W), H and W divisible by 4.
-            noise_level: ``sigma(t) / alpha(t)``, a number or a tensor of shape (), (1,) or (B,).
+            noise_level: `sigma(t) / alpha(t)`, a number or a tensor of shape (), (1,) or (B,).
             return_dict: return a `NoiseConditionalClassifierOutput` instead of a one-entry tuple.
 
         Returns:
-            Logits (B, num_classes) in the dtype of ``sample``.
+            Logits (B, num_classes) in the dtype of `sample`.
         """
         if (
             sample.ndim != 4
@@ -151,8 +157,9 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             expected = f"(B, {self.config.in_channels}, H, W) with H and W divisible by 4"
             raise ValueError(f"sample must have shape {expected}, got {tuple(sample.shape)}")
         level = expand_timestep(noise_level, sample).to(torch.promote_types(sample.dtype, torch.float32))
-        emb = self.act(self.time_embedding(self.time_proj(level.clamp_min(self.config.min_noise_level))))
-        h = self.conv_in(in_fast_layout(standardize(sample)))
+        features = self.time_proj(level.clamp_min(self.config.min_noise_level)).to(sample.dtype)
+        emb = self.act(self.time_embedding(features))
+        h = self.conv_in(standardize(sample))
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 h = self._gradient_checkpointing_func(block, h, emb)
@@ -162,7 +169,7 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return NoiseConditionalClassifierOutput(logits=logits) if return_dict else (logits,)
 
     def log_prob_of(self, labels: torch.Tensor, sde: SDE) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """The function ``(x, t) -> log p_t(labels | x)`` (B,) that `ClassifierGuidance` takes, under ``sde``.
+        """The function `(x, t) -> log p_t(labels | x)` (B,) that `ClassifierGuidance` takes, under `sde`.
 
         Args:
             labels: integers (B,) or (1,).
@@ -172,7 +179,7 @@ class NoiseConditionalClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         def log_prob(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             level = sde.sigma(t) / sde.alpha(t)
             log_probs = F.log_softmax(self(x, level).logits, dim=-1)
-            return log_probs.gather(1, labels.to(x.device).expand(len(x))[:, None])[:, 0]
+            return log_probs.gather(1, labels.to(x.device).expand(x.shape[0])[:, None])[:, 0]
 
         return log_prob
 

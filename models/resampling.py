@@ -1,12 +1,12 @@
 """Resampling by a factor of two: box / nearest, or a short finite impulse response (FIR) filter against aliasing.
 
-With a normalised separable filter ``k`` (default ``[1, 3, 3, 1] / 8``, as in StyleGAN2 and section 4.1 of the paper):
+With a normalised separable filter `k` (default `[1, 3, 3, 1] / 8`, as in StyleGAN2 and section 4.1 of the paper):
 
-* down: ``y[n] = sum_j k[j] x[2 n + 1 - j + ...]``, a stride-2 depthwise convolution;
-* up: ``y[n] = 2 sum_i k[...] x[i]`` on the zero-stuffed signal, a stride-2 transposed depthwise convolution.
+* down: `y[n] = sum_j k[j] x[2 n + 1 - j + ...]`, a stride-2 depthwise convolution;
+* up: `y[n] = 2 sum_i k[...] x[i]` on the zero-stuffed signal, a stride-2 transposed depthwise convolution.
 
 Both see zeros outside the image and keep the mean of a constant image away from its border. All tensors are
-``(B, C, H, W)``; the memory format of the input is kept.
+`(B, C, H, W)`; the memory format of the input is kept.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .convolution import in_reach
-from .initialization import conv
+from .initialization import conv, initialize
 
 
 def _depthwise(kernel: torch.Tensor, channels: int) -> torch.Tensor:
-    """The 2-D filter ``(L, L)`` as depthwise weights ``(C, 1, L, L)``."""
+    """The 2-D filter `(L, L)` as depthwise weights `(C, 1, L, L)`."""
     return kernel.expand(channels, 1, *kernel.shape).contiguous()
 
 
@@ -47,10 +46,10 @@ def _fir_up(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 
 
 class FIRFilter(nn.Module):
-    """A separable anti-aliasing filter of length ``L >= 2``, with its two uses: ``down`` and ``up``.
+    """A separable anti-aliasing filter of length `L >= 2`, with its two uses: `down` and `up`.
 
     Args:
-        kernel: the ``L`` one-dimensional taps; they are normalised to sum 1.
+        kernel: the `L` one-dimensional taps; they are normalised to sum 1.
     """
 
     kernel: torch.Tensor
@@ -64,9 +63,9 @@ class FIRFilter(nn.Module):
         self.register_buffer("kernel", (square / square.sum()).float(), persistent=False)
 
     def down(self, x: torch.Tensor, stride: int = 2, extra: int = 0) -> torch.Tensor:
-        """Filter and keep every ``stride``-th pixel: ``(B, C, H, W) -> (B, C, H/2, W/2)``.
+        """Filter and keep every `stride`-th pixel: `(B, C, H, W) -> (B, C, H/2, W/2)`.
 
-        ``extra`` more zeros are laid around the image for a convolution that follows without padding.
+        `extra` more zeros are laid around the image for a convolution that follows without padding.
         """
         if x.device.type != "cpu":
             return _fir_down(x, self.kernel, stride, extra)
@@ -76,51 +75,24 @@ class FIRFilter(nn.Module):
             return _fir_down(full, self.kernel, stride, extra).to(x.dtype)
 
     def up(self, x: torch.Tensor) -> torch.Tensor:
-        """Interpolate to twice the size: ``(B, C, H, W) -> (B, C, 2 H, 2 W)``."""
+        """Interpolate to twice the size: `(B, C, H, W) -> (B, C, 2 H, 2 W)`."""
         if x.device.type != "cpu":
             return _fir_up(x, self.kernel)
         with torch.autocast("cpu", enabled=False):
             full = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
             return _fir_up(full, self.kernel).to(x.dtype)
 
-    def up_conv(self, x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
-        """``conv(up(x))``."""
-        return conv(self.up(x))
-
-
-# Row a of a 4-tap kernel as sums of a 3-tap one's: what each input pixel, seen twice, contributes to one output pixel.
-_NEAREST_TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-
-
-def _nearest_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A 3x3 convolution (padding 1) of the image doubled by nearest neighbour, with 4 products per pixel instead of 9.
-
-    Two neighbouring taps often meet copies of one pixel: their sum is one tap of a stride-2 transposed convolution.
-    """
-    out_channels, in_channels = weight.shape[:2]
-    taps = _NEAREST_TAPS.to(weight)
-    with torch.autocast("cpu", enabled=False):
-        kernel = weight.reshape(out_channels * in_channels, 9) @ torch.kron(taps, taps).T
-    kernel = kernel.view(out_channels, in_channels, 4, 4).transpose(0, 1)
-    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
-
 
 class BoxFilter(nn.Module):
     """The plain pair: 2 x 2 mean and nearest neighbour."""
 
     def down(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C, H/2, W/2)``."""
+        """`(B, C, H, W) -> (B, C, H/2, W/2)`."""
         return F.avg_pool2d(x, 2)
 
     def up(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C, 2 H, 2 W)``."""
+        """`(B, C, H, W) -> (B, C, 2 H, 2 W)`."""
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-    def up_conv(self, x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
-        """``conv(up(x))``; on a CPU in half the time, from the size on where the products outweigh the kernel's making."""
-        if x.device.type != "cpu" or x.shape[2] * x.shape[3] < 256 or not in_reach(conv, x):
-            return conv(self.up(x))
-        return _nearest_conv(x, conv.weight, conv.bias)
 
 
 def make_filter(fir: bool, kernel: Sequence[float]) -> FIRFilter | BoxFilter:
@@ -128,10 +100,18 @@ def make_filter(fir: bool, kernel: Sequence[float]) -> FIRFilter | BoxFilter:
     return FIRFilter(kernel) if fir else BoxFilter()
 
 
-class Downsample(nn.Module):
-    """Halve an image, with a 3x3 convolution if ``with_conv``: strided (plain) or fused after the FIR filter.
+def up_conv(filter: FIRFilter | BoxFilter, x: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
+    """`layer(filter.up(x))`, by the layer's own way in fewer products where it has one (see `fast_cpu`)."""
+    upsampled = getattr(layer, "upsampled", None)
+    if upsampled is None:
+        return layer(filter.up(x))
+    return upsampled(x, filter.up, nearest=isinstance(filter, BoxFilter))
 
-    The plain convolution is padded by ``padding`` pixels on every side, or for 0 by one at the right and the bottom alone.
+
+class Downsample(nn.Module):
+    """Halve an image, with a 3x3 convolution if `with_conv`: strided (plain) or fused after the FIR filter.
+
+    The plain convolution is padded by `padding` pixels on every side, or for 0 by one at the right and the bottom alone.
     """
 
     def __init__(
@@ -148,7 +128,7 @@ class Downsample(nn.Module):
         self.conv = conv(in_channels, out_channels, 3, stride=2, padding=padding) if with_conv else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C', H/2, W/2)``."""
+        """`(B, C, H, W) -> (B, C', H/2, W/2)`."""
         if self.conv is None:
             return self.filter.down(x)
         if isinstance(self.filter, FIRFilter):
@@ -156,22 +136,33 @@ class Downsample(nn.Module):
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
+class _StuffedConv2d(nn.Conv2d):
+    """Doubles an image by zeros between its pixels, then a 3x3 convolution, the FIR filter and the bias."""
+
+    def forward(self, input: torch.Tensor, filter: FIRFilter) -> torch.Tensor:  # type: ignore[override]
+        # A convolution of the zero-stuffed image is a transposed one with mirrored weights.
+        stuffed = F.conv_transpose2d(input, self.weight.transpose(0, 1).flip(2, 3), stride=2)
+        smooth = 4.0 * filter.down(stuffed, stride=1)
+        assert self.bias is not None
+        return smooth + self.bias.to(smooth.dtype).view(1, -1, 1, 1)
+
+
 class Upsample(nn.Module):
-    """Double an image, with a 3x3 convolution if ``with_conv``: after nearest neighbour, or fused before the FIR filter."""
+    """Double an image, with a 3x3 convolution if `with_conv`: after nearest neighbour, or fused before the FIR filter."""
 
     def __init__(self, filter: FIRFilter | BoxFilter, in_channels: int, out_channels: int, with_conv: bool) -> None:
         super().__init__()
         self.filter = filter
-        self.conv = conv(in_channels, out_channels, 3) if with_conv else None
+        self.conv: nn.Conv2d | None = None
+        if with_conv and isinstance(filter, FIRFilter):
+            self.conv = initialize(_StuffedConv2d(in_channels, out_channels, 3))
+        elif with_conv:
+            self.conv = conv(in_channels, out_channels, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C', 2 H, 2 W)``."""
+        """`(B, C, H, W) -> (B, C', 2 H, 2 W)`."""
         if self.conv is None:
             return self.filter.up(x)
-        if not isinstance(self.filter, FIRFilter):
-            return self.filter.up_conv(x, self.conv)
-        # The convolution sees the zero-stuffed image (it is a transposed one with mirrored weights), the filter its result.
-        stuffed = F.conv_transpose2d(x, self.conv.weight.transpose(0, 1).flip(2, 3), stride=2)
-        smooth = 4.0 * self.filter.down(stuffed, stride=1)
-        assert self.conv.bias is not None
-        return smooth + self.conv.bias.to(smooth.dtype).view(1, -1, 1, 1)
+        if isinstance(self.filter, FIRFilter):
+            return self.conv(x, self.filter)
+        return up_conv(self.filter, x, self.conv)

@@ -1,7 +1,7 @@
 """The stages of the U-Net: one resolution going down, the middle, one resolution going up.
 
-Each holds its residual blocks in ``resnets``, their attention (if the level has it) in ``attentions``, what changes the
-resolution in ``downsampler`` / ``upsampler``, and the input or output pyramid's junction.
+Each holds its residual blocks in `resnets`, their attention (if the level has it) in `attentions`, what changes the
+resolution in `downsampler` / `upsampler`, and the input or output pyramid's junction.
 """
 
 import math
@@ -100,10 +100,10 @@ class _Stage(nn.Module):
 
 
 class DownBlock(_Stage):
-    """One resolution of the encoder: ``layers`` residual blocks, and the way to the next resolution unless ``last``.
+    """One resolution of the encoder: `layers` residual blocks, then half the resolution unless `last`.
 
-    ``out_channels`` counts the channels handed on (twice the level's after a ``cat`` junction),
-    ``pyramid_channels`` those of the input pyramid, ``skip_channels`` those of every skip connection, in order.
+    `out_channels` counts the channels of the output (twice the level's after a `cat` junction),
+    `pyramid_channels` those of the input pyramid, `skip_channels` those of every skip connection, in order.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class DownBlock(_Stage):
 
     def forward(
         self, x: torch.Tensor, emb: torch.Tensor | None, pyramid: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """``x`` (B, C, H, W) -> what goes on (B, C', H/2, W/2), the input pyramid, and the skip connections."""
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+        """`x` (B, C, H, W) -> the features (B, C', H/2, W/2), the input pyramid, and the skip connections."""
         skips = []
         for index, resnet in enumerate(self.resnets):
             x = self._run(resnet, x, emb)
@@ -155,7 +155,7 @@ class DownBlock(_Stage):
             x = self._change(self.downsampler, x, emb)
             x, pyramid = self._join(x, pyramid)
             skips.append(x)
-        return x, pyramid, skips
+        return x, pyramid, tuple(skips)
 
     def _join(self, x: torch.Tensor, pyramid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.pyramid is None:
@@ -177,18 +177,18 @@ class MidBlock(_Stage):
         self.attentions = nn.ModuleList([options.attention(channels)])
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor | None) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C, H, W)``."""
+        """`(B, C, H, W) -> (B, C, H, W)`."""
         x = self._run(self.resnets[0], x, emb)
         x = self._run(self.attentions[0], x)
         return self._run(self.resnets[1], x, emb)
 
 
 class UpBlock(_Stage):
-    """One resolution of the decoder: a residual block per skip connection, attention, the way to the next resolution.
+    """One resolution of the decoder: a residual block per skip connection, attention, then twice the resolution.
 
-    With ``output_skip`` each resolution adds ``pyramid_conv(act(pyramid_norm(x)))`` to the doubled image of the one
-    below; with ``residual`` the pyramid is a feature stream that the level's features join. ``first`` is the lowest
-    resolution, where the pyramid starts, ``last`` the highest.
+    With `output_skip` each resolution adds `pyramid_conv(act(pyramid_norm(x)))` to the doubled image of the one
+    below; with `residual` the pyramid is a feature stream that the level's features join. `first` is the lowest
+    resolution, where the pyramid starts, `last` the highest.
     """
 
     def __init__(
@@ -228,12 +228,16 @@ class UpBlock(_Stage):
         self.pyramid_channels = channels if residual else image_channels
 
     def forward(
-        self, x: torch.Tensor, emb: torch.Tensor | None, skips: list[torch.Tensor], pyramid: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        emb: torch.Tensor | None,
+        skips: tuple[torch.Tensor, ...],
+        pyramid: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Uses up one entry of ``skips`` per residual block, from its end. Returns the features and the pyramid."""
+        """Returns the features and the pyramid; `skips` has one entry per residual block, the last is taken first."""
         first = len(self.resnets) - len(self.attentions)
-        for index, resnet in enumerate(self.resnets):
-            x = self._run(resnet, torch.cat([x, skips.pop()], dim=1), emb)
+        for index, (resnet, skip) in enumerate(zip(self.resnets, reversed(skips))):
+            x = self._run(resnet, torch.cat([x, skip], dim=1), emb)
             if index >= first:
                 x = self._run(self.attentions[index - first], x)
         if self.kind != "none":

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scoresde_pipelines import SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
-from scoresde_pipelines.models.official_config import preset_from_official_config
-from scoresde_pipelines.models.official_keys import from_official
+from scoresde_pipelines.models.official.config import preset_from_official_config
+from scoresde_pipelines.models.official.keys import from_official
 
 
 SCHEDULERS = {

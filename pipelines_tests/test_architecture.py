@@ -1,4 +1,4 @@
-"""The house's arrows run one way, and its folders refuse their bare names."""
+"""Imports between the folders go one way only, and the folders refuse their bare names."""
 
 import ast
 import importlib.util
@@ -23,7 +23,7 @@ def folder(name: str) -> Path:
 
 
 def sources(name: str) -> list[Path]:
-    files = sorted(folder(name).glob("*.py"))
+    files = sorted(folder(name).rglob("*.py"))
     assert files
     return files
 
@@ -46,13 +46,25 @@ def imported(path: Path, package: str) -> set[str]:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_arrows_run_one_way(name):
     for path in sources(name):
-        for module in imported(path, f"scoresde_pipelines.{name}"):
+        package = ".".join(("scoresde_pipelines", name, *path.relative_to(folder(name)).parent.parts))
+        for module in imported(path, package):
             parts = module.split(".")
             assert parts[0] not in FOLDERS, f"{path.name} imports the bare name {module}"
             if parts[0] != "scoresde_pipelines" or len(parts) < 2:
                 continue
             allowed = ARROWS[name] | {name}
             assert parts[1] in allowed, f"{name}/{path.name} imports {module}"
+
+
+def test_the_fast_convolutions_are_imported_in_one_line():
+    users = [
+        path.name
+        for path in sources("models")
+        if path.parent.name != "fast_cpu"
+        for line in path.read_text("utf-8").splitlines()
+        if line.lstrip().startswith(("from", "import")) and "fast_cpu" in line
+    ]
+    assert users == ["convolution.py"]
 
 
 def test_the_mathematics_needs_torch_and_numpy_alone():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from scoresde_pipelines import DDPMpp, ScoreSdePipeline
 from scoresde_pipelines.cli import app
-from scoresde_pipelines.models.official_keys import to_official
+from scoresde_pipelines.models.official.keys import to_official
 
 
 @pytest.fixture(scope="module")

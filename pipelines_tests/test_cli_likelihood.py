@@ -188,6 +188,16 @@ def test_bad_arguments_are_named_and_leave_nothing(folder, tmp_path, words, mess
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plain_folder_is_read_whole_and_said_so(folder, table, tmp_path, caplog):
+    result = run(folder, tmp_path / "plain.csv", "--split", "test")
+    assert result.exit_code == 0, result.output
+    assert "has no splits: all 5 files are read for the split 'test'" in caplog.text
+    check = LikelihoodTable(tmp_path / "plain.csv", settings(tmp_path, "plain.csv")).rows()
+    assert [check[k].bits_per_dim for k in range(COUNT)] == pytest.approx(
+        [table[k].bits_per_dim for k in range(COUNT)], abs=1e-6
+    )
+
+
 def test_a_misspelt_split_is_not_all_splits(folder, tmp_path):
     (tmp_path / "test.parquet").write_bytes(b"")
     result = run(folder, tmp_path / "bad.csv", "--data", tmp_path, "--split", "tset")

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scoresde_pipelines.models import NCSNpp, convolution, packed_filters, winograd
-from scoresde_pipelines.models.convolution import Conv3x3, conv3x3
+from scoresde_pipelines.models import NCSNpp, packed_filters
+from scoresde_pipelines.models.fast_cpu import convolution, make_convolution, packing, winograd
+from scoresde_pipelines.models.fast_cpu.convolution import conv3x3
 
 
 def direct(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -102,7 +103,7 @@ def test_forward_mode(any_size, calls):
 def test_function_transforms(monkeypatch, any_size, jacobian):
     x, weight, bias = case(2, 3, 4, 8, 5)
     batched = {}
-    for function in (convolution._Convolution, convolution._WeightGradient):
+    for function in (convolution.Convolution, convolution.WeightGradient):
         real = function.vmap
         monkeypatch.setattr(
             function,
@@ -122,7 +123,7 @@ def test_function_transforms(monkeypatch, any_size, jacobian):
         for c in (conv3x3, direct)
     ]
     assert relative(*both) < 1e-5
-    assert set(batched) == {"_Convolution", "_WeightGradient"}
+    assert set(batched) == {"Convolution", "WeightGradient"}
 
 
 class TestWhereItIsTaken:
@@ -162,7 +163,7 @@ class TestWhereItIsTaken:
 
 
 def test_a_layer_is_a_convolution_of_torch(calls):
-    layer, plain = Conv3x3(64, 96), torch.nn.Conv2d(64, 96, 3, padding=1)
+    layer, plain = make_convolution(64, 96, 3), torch.nn.Conv2d(64, 96, 3, padding=1)
     plain.load_state_dict(layer.state_dict())
     x, _, _ = case()
     assert isinstance(layer, torch.nn.Conv2d)
@@ -209,12 +210,12 @@ def test_function_transforms_of_a_network(unet):
     assert relative(per_sample["conv_in.weight"][1], expected) < 1e-4
 
 
-needs_packing = pytest.mark.skipif(not convolution.CAN_PACK, reason="this PyTorch has no oneDNN for x86 processors")
+needs_packing = pytest.mark.skipif(not packing.CAN_PACK, reason="this PyTorch has no oneDNN for x86 processors")
 
 
 def packs(unet: NCSNpp) -> list:
-    layers = [layer for layer in unet.modules() if isinstance(layer, Conv3x3)]
-    return [pack for layer in layers for pack in convolution._PACKED.get(layer, {}).values()]
+    layers = [layer for layer in unet.modules() if isinstance(layer, torch.nn.Conv2d)]
+    return [pack for layer in layers for pack in packing.PACKED.get(layer, {}).values()]
 
 
 class TestPackedFilters:
@@ -260,9 +261,9 @@ class TestPackedFilters:
         with pytest.raises(ZeroDivisionError), packed_filters(unet):
             with packed_filters(unet):
                 pass
-            assert unet.conv_in in convolution._PACKED
+            assert unet.conv_in in packing.PACKED
             raise ZeroDivisionError
-        assert not any(layer in convolution._PACKED for layer in unet.modules())
+        assert not any(layer in packing.PACKED for layer in unet.modules())
 
     @needs_packing
     @torch.no_grad()

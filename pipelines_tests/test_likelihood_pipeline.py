@@ -18,8 +18,9 @@ from scoresde_pipelines import (
     VESDEScheduler,
     VPSDEScheduler,
 )
+from scoresde_pipelines.image_inputs import images_to_pixels
 from scoresde_pipelines.models import GaussianScoreModel
-from scoresde_pipelines.pipeline_likelihood import spherical_path, to_pixels
+from scoresde_pipelines.pipeline_latent_codes import spherical_path
 from scoresde_pipelines.schedulers import log_likelihood
 from scoresde_pipelines.schedulers.dequantization import DEQUANTIZATIONS
 
@@ -132,11 +133,33 @@ def test_images_of_every_kind_are_the_same_pixels():
         [Image.fromarray(image[..., 0]) for image in array],
     ]
     for images in kinds:
-        assert torch.equal(to_pixels(images, 256, 1), PIXELS)
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        to_pixels(PIXELS.double(), 256, 1)
-    with pytest.raises(TypeError, match="PIL"):
-        to_pixels("image.png", 256, 1)
+        assert torch.equal(images_to_pixels(images, 1, (2, 2)), PIXELS)
+    with pytest.raises(ValueError, match=r"images of floats must lie in \[0, 1\], got values from 0 to 255"):
+        images_to_pixels(PIXELS.double(), 1)
+    with pytest.raises(TypeError, match=r"images must be a PIL image, .* got str: open the file with PIL.Image.open"):
+        images_to_pixels("image.png", 1)
+
+
+def test_other_levels_take_integers_as_they_are():
+    pixels = torch.tensor([[[[0, 3], [1, 2]]]])
+    for images in (pixels, pixels.to(torch.uint8), pixels.numpy().astype(np.uint16), pixels / 3):
+        assert torch.equal(images_to_pixels(images, 1, (2, 2), levels=4), pixels)
+    with pytest.raises(ValueError, match=r"images of integers must lie in 0..3, got 0..4"):
+        images_to_pixels(pixels.clamp_min(0) + torch.tensor([0, 1]), 1, levels=4)
+
+
+def test_one_image_and_lists_are_batches():
+    pipe, _ = gaussian_pipeline("vp")
+    options = {"dequantization": "none", "divergence": "exact", "tolerance": 1e-3}
+    expected = pipe(PIXELS, **options).bits_per_dim
+    array = PIXELS.movedim(1, -1).numpy().astype(np.uint8)
+    for k in range(2):
+        for image in (array[k], PIXELS[k], array[k, ..., 0], Image.fromarray(array[k, ..., 0])):
+            torch.testing.assert_close(pipe(image, **options).bits_per_dim, expected[k : k + 1], rtol=0, atol=1e-6)
+    both = pipe([array[0], Image.fromarray(array[1, ..., 0])], **options).bits_per_dim
+    torch.testing.assert_close(both, expected, rtol=0, atol=1e-6)
+    one = pipe(2 * PIXELS[0] / 255 - 1, levels=None, divergence="exact").bits_per_dim
+    torch.testing.assert_close(one, pipe(2 * PIXELS[:1] / 255 - 1, levels=None, divergence="exact").bits_per_dim)
 
 
 class Labelled(nn.Module):
@@ -209,7 +232,7 @@ def test_a_diffusers_network_and_scheduler():
     output = pipe(pixels, dequantization="none", tolerance=1e-2, generator=seeded(2))
     # The table's first index is at t = 1 / 1000, and pixels map to [-1, 1].
     sde, score, x = pipe.scheduler.sde, pipe.scheduler.score_fn(unet), (2 * pixels.double() / 255 - 1).float()
-    result = log_likelihood(score, sde, x, eps=1e-3, tolerance=1e-2, generator=seeded(2))
+    result = log_likelihood(score, sde, x, eps=1e-3, tolerance=1e-2, generator=seeded(2), data_std=pipe.data_std)
     bits = -(result.log_prob + 64 * math.log(2 / 255)) / (64 * math.log(2))
     assert torch.allclose(output.bits_per_dim, bits, atol=1e-5)
 
@@ -277,7 +300,17 @@ def test_spherical_path_has_even_angles():
     [
         ({"dequantization": "variational"}, "dequantization"),
         ({"num_dequantizations": 0}, "num_dequantizations"),
-        ({"images": PIXELS[..., :1]}, "images must have shape"),
+        ({"images": PIXELS[..., :1]}, r"images must have height and width \(2, 2\), got \(2, 1\)"),
+        ({"images": PIXELS[:0]}, r"images must hold at least one image, got shape \(0, 1, 2, 2\)"),
+        ({"images": []}, "images must hold at least one image, got an empty list"),
+        ({"images": torch.zeros(0, 1, 2, 2), "levels": None}, r"images must have shape \(B, 1, 2, 2\) with B >= 1"),
+        (
+            {"images": torch.full((1, 2, 2), math.nan), "levels": None},
+            "images must be finite, got 4 values that are not",
+        ),
+        ({"class_labels": torch.tensor([0])}, r"class_labels must have one label per image, \(2,\), got \(1,\)"),
+        ({"class_labels": [0, -1]}, r"class_labels must lie in 0\..*, got -1\.\.0"),
+        ({"sampling_eps": 0.0}, r"sampling_eps must be a finite number in \(0, 1\), got 0.0"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"generator": [torch.Generator()]}, "one generator per sample"),
         ({"levels": 1}, "levels"),
@@ -287,3 +320,10 @@ def test_bad_arguments_are_named(change, message):
     pipe, _ = gaussian_pipeline("vp")
     with pytest.raises(ValueError, match=message):
         pipe(**{"images": PIXELS, **change})
+
+
+def test_eps_is_the_deprecated_name_of_sampling_eps():
+    pipe, _ = gaussian_pipeline("vp")
+    with pytest.warns(FutureWarning, match="eps is called sampling_eps"):
+        old = pipe.encode(PIXELS, eps=1e-3)
+    assert torch.equal(old, pipe.encode(PIXELS, sampling_eps=1e-3)) and not torch.equal(old, pipe.encode(PIXELS))

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from scoresde_pipelines.models import DDPMpp, NCSNpp
-from scoresde_pipelines.models.official_checkpoint import load_official_checkpoint
-from scoresde_pipelines.models.official_keys import official_tensors, to_official
+from scoresde_pipelines.models.official.checkpoint import load_official_checkpoint
+from scoresde_pipelines.models.official.keys import official_tensors, to_official
 
 
 CONFIG: dict[str, Any] = {
@@ -239,7 +239,9 @@ def test_what_an_average_lacks_is_named(tmp_path: Path) -> None:
 
 def test_a_configuration_without_a_network(tmp_path: Path) -> None:
     config = CONFIG | {"model": CONFIG["model"] | {"nonlinearity": "elu", "num_scales": 1}}
-    with pytest.raises(ValueError, match="no network of this configuration: num_train_timesteps must be at least 2"):
+    with pytest.raises(
+        ValueError, match="no network of this configuration: num_train_timesteps must be an integer of at least 2"
+    ):
         load_official_checkpoint(saved(tmp_path, official_file(network())), config)
 
 
@@ -260,3 +262,56 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         load_official_checkpoint(path, CONFIG)
     with pytest.raises(TypeError, match="config must be a preset's name, a nested mapping or None, got int"):
         load_official_checkpoint(path, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reached", [False, True], ids=["those that receive a gradient", "all"])
+def test_a_network_that_is_not_told_its_noise_level(tmp_path: Path, sample: Any, reached: bool) -> None:
+    """`conditional = False`: its blocks still have layers for the embedding, which an average may leave out."""
+    config = CONFIG | {"model": CONFIG["model"] | {"conditional": False}}
+    expected = network(time_conditioning=False, dropout=0.1)
+    content = official_file(expected)
+    unused = {tensor.key for tensor in official_tensors(expected) if not tensor.reached and tensor.trained}
+    assert len(unused) == 2 * sum("time_emb_proj.weight" in name for name, _ in expected.named_parameters())
+    if not reached:
+        shadow = [value for key, value in to_official(expected).items() if key not in unused | {"all_modules.0.W"}]
+        content["ema"] = content["ema"] | {"shadow_params": shadow}
+    for given in (config, None):
+        model, _ = load_official_checkpoint(saved(tmp_path, content), given)
+        assert not model.config.time_conditioning
+        torch.testing.assert_close(model(*sample).sample, expected(*sample).sample, rtol=0, atol=0)
+
+    # The same network told an embedding that its blocks turn into nothing gives the same output.
+    told = network()
+    told.load_state_dict(expected.state_dict(), strict=False)
+    for name, parameter in told.named_parameters():
+        if "time_emb_proj" in name:
+            torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(told(*sample).sample, expected(*sample).sample)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int64])
+@pytest.mark.parametrize("where", ["model", "ema"])
+def test_weights_that_are_not_floating_point(tmp_path: Path, dtype: torch.dtype, where: str) -> None:
+    content = official_file(network())
+    if where == "model":
+        content["model"]["module.all_modules.3.weight"] = torch.ones(8, 3, 3, 3, dtype=dtype)
+        message = rf"all_modules\.3\.weight \({dtype!s}\)"
+    else:
+        content["ema"]["shadow_params"][4] = torch.ones(8, 3, 3, 3, dtype=dtype)
+        message = rf"ema\.shadow_params\[4\] \({dtype!s}\)"
+    with pytest.raises(ValueError, match=f"must be floating-point numbers, got .*{message}"):
+        load_official_checkpoint(saved(tmp_path, content), CONFIG)
+
+
+def test_a_layer_that_official_networks_lack_is_named() -> None:
+    model = network(num_class_embeds=3)
+    with pytest.raises(ValueError, match=r"no official network has .*class_embedding\.weight"):
+        official_tensors(model)
+    model = network()
+    model.down_blocks[0].resnets[0].extra = torch.nn.Linear(2, 2)
+    model.conv_in = torch.nn.Sequential(model.conv_in)
+    with pytest.raises(ValueError, match=r"no official network has .*conv_in\.0\.weight.*resnets\.0\.extra\.weight"):
+        official_tensors(model)
+    model = network()
+    model.time_proj = torch.nn.Identity()
+    assert len(official_tensors(model)) == len(official_tensors(network())) - 1

@@ -57,7 +57,7 @@ def test_guidance_is_the_gradient(classifier: NoiseConditionalClassifier) -> Non
     network = classifier.double()
     x, t = torch.randn(1, 3, 8, 8, dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
     log_prob = network.log_prob_of(torch.tensor([4]), VPSDE())
-    guidance = ClassifierGuidance(log_prob, scale=2.0)(lambda x, t: torch.zeros_like(x), x, t)
+    guidance = ClassifierGuidance(lambda x, t: torch.zeros_like(x), log_prob, scale=2.0)(x, t)
     direction = torch.randn_like(x)
     step = 1e-5 * direction
     slope = (log_prob(x + step, t) - log_prob(x - step, t)) / 2e-5
@@ -117,7 +117,7 @@ def test_half_precision_weights(classifier: NoiseConditionalClassifier) -> None:
 def test_bad_arguments_are_named(classifier: NoiseConditionalClassifier) -> None:
     with pytest.raises(ValueError, match=r"depth must be 6 n \+ 4 .* got 12"):
         NoiseConditionalClassifier(depth=12)
-    with pytest.raises(ValueError, match="min_noise_level must be positive, got 0"):
+    with pytest.raises(ValueError, match="min_noise_level must be a finite number greater than 0, got 0"):
         NoiseConditionalClassifier(depth=10, min_noise_level=0)
     with pytest.raises(ValueError, match=r"sample must have shape \(B, 3, H, W\).*got \(1, 3, 30, 32\)"):
         classifier(torch.zeros(1, 3, 30, 32), 1.0)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde_pipelines.models.official_config import preset_from_official_config
-from scoresde_pipelines.models.official_inference import infer_preset
-from scoresde_pipelines.models.official_keys import from_official, official_tensors, to_official
+from scoresde_pipelines.models.official.config import preset_from_official_config
+from scoresde_pipelines.models.official.inference import infer_preset
+from scoresde_pipelines.models.official.keys import from_official, official_tensors, to_official
 
 
 NAMES = (

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from scoresde_pipelines.models import DDPMpp, NCSNpp, NCSNv2
-from scoresde_pipelines.models.ncsnpp import index_of_sigma, sigma_of_index
-from scoresde_pipelines.models.resampling import BoxFilter, FIRFilter, Upsample
+from scoresde_pipelines.models.convolution import make_convolution
+from scoresde_pipelines.models.noise_levels import index_of_sigma, sigma_of_index
+from scoresde_pipelines.models.resampling import BoxFilter, FIRFilter, Upsample, up_conv
 
 
 SMALL: dict[str, Any] = {"block_out_channels": (8, 16), "layers_per_block": 1, "init_scale": 1.0, "dropout": 0.0}
@@ -199,9 +200,9 @@ def test_filters_keep_a_constant() -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 12), (8, 8)])
 def test_convolution_after_nearest_neighbour_in_fewer_products(size: tuple[int, int]) -> None:
-    layer = torch.nn.Conv2d(3, 5, 3, padding=1).double()
+    layer = make_convolution(3, 5, 3).double()
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
-    found, expected = BoxFilter().up_conv(x, layer), layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    found, expected = up_conv(BoxFilter(), x, layer), layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     probe = torch.randn_like(expected)
     inputs = (x, layer.weight, layer.bias)
@@ -254,7 +255,24 @@ def test_fir_upsampling_convolution_is_a_convolution_between_stuffing_and_filter
         ({"output_pyramid": "giza"}, "output_pyramid must be one of"),
         ({"act_fn": "tanh"}, "act_fn must be one of"),
         ({"norm_num_groups": 3}, "norm_num_groups: 8 channels"),
-        ({"layers_per_block": 0}, "layers_per_block"),
+        ({"layers_per_block": 0}, "layers_per_block must be an integer of at least 1, got 0"),
+        ({"block_out_channels": (8, -16)}, "block_out_channels must be a list of positive integers"),
+        ({"block_out_channels": (8.0, 16)}, "block_out_channels must be a list of positive integers"),
+        ({"block_out_channels": ()}, "block_out_channels must have at least one entry"),
+        ({"attention_resolutions": 16}, "attention_resolutions must be a list of positive integers, got 16"),
+        ({"attention_head_dim": 3, "attention_resolutions": (32,)}, "attention_head_dim: 8 channels"),
+        ({"attention_head_dim": True}, "attention_head_dim must be an integer of at least 1, got True"),
+        ({"num_class_embeds": -1}, "num_class_embeds must be an integer of at least 1, got -1"),
+        ({"sample_size": (8, 16, 3)}, "sample_size must be a positive integer or a pair"),
+        ({"dropout": 1.0}, r"dropout must be a number in \[0, 1\), got 1.0"),
+        ({"dropout": float("nan")}, r"dropout must be a number in \[0, 1\), got nan"),
+        ({"norm_eps": float("nan")}, "norm_eps must be a finite number greater than 0, got nan"),
+        ({"norm_eps": 0}, "norm_eps must be a finite number greater than 0, got 0"),
+        ({"init_scale": -1.0}, "init_scale must be a finite number of at least 0, got -1.0"),
+        ({"sigma_max": float("inf")}, "sigma_max must be a finite number greater than 0, got inf"),
+        ({"sigma_max": 0.001}, "sigma_max must be greater than sigma_min, got 0.001 and 0.01"),
+        ({"num_train_timesteps": 1}, "num_train_timesteps must be an integer of at least 2, got 1"),
+        ({"fir": "no"}, "fir must be True or False, got 'no'"),
         ({"fir_kernel": (1, -1)}, "fir_kernel must be at least 2 numbers"),
         ({"discrete_sigmas": True}, "discrete_sigmas needs"),
     ],

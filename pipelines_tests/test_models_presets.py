@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from scoresde_pipelines.models.ncsnpp import NCSNpp
-from scoresde_pipelines.models.official_config import preset_from_official_config
-from scoresde_pipelines.models.official_inference import infer_architecture, infer_preset
-from scoresde_pipelines.models.official_keys import official_tensors
-from scoresde_pipelines.models.presets import MODELS, PRESETS, Preset, preset
+from scoresde_pipelines.models.official.config import preset_from_official_config
+from scoresde_pipelines.models.official.inference import infer_architecture, infer_preset
+from scoresde_pipelines.models.official.keys import official_tensors
+from scoresde_pipelines.models.official.presets import MODELS, PRESETS, Preset, preset
 
 
 # Millions of parameters as published, and the start of the sha256 of the official network's list of [key, shape],

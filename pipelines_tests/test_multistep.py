@@ -24,14 +24,14 @@ def exact_score(sde, x, t, m, v):
 
 
 def sampled(scheduler, n, m, v):
-    """Mean and standard deviation after the whole walk from the exact marginal: the walk is affine in its start."""
+    """Mean and standard deviation after sampling from the exact marginal: the result is affine in its start."""
     scheduler.set_timesteps(n)
     sde, start = scheduler.sde, scheduler.levels[0]
     alpha, sigma = float(sde.alpha(start)), float(sde.sigma(start))
     std = math.sqrt(alpha**2 * v + sigma**2)
     x = torch.tensor([[alpha * m], [alpha * m + std]], dtype=DOUBLE)
-    for timestep in scheduler.timesteps:
-        x = scheduler.step(exact_score(sde, x, scheduler.state_time, m, v), timestep, x).prev_sample
+    for t in scheduler.times:
+        x = scheduler.step_score(exact_score(sde, x, t, m, v), t, x).prev_sample
     return float(x[0]), float(x[1] - x[0])
 
 
@@ -80,7 +80,7 @@ def test_data_at_one_point_is_reached_by_any_number_of_steps(name, n):
     assert std == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_new_walk_forgets_the_last_one_and_schedulers_do_not_share_memory():
+def test_a_run_remembers_nothing_of_the_last_one_and_schedulers_do_not_share_memory():
     first, second = (SCHEDULERS["vp"](predictor="exponential_multistep") for _ in range(2))
     alone = sampled(first, 8, 0.3, 0.5)
     second.set_timesteps(8)
@@ -91,14 +91,3 @@ def test_a_new_walk_forgets_the_last_one_and_schedulers_do_not_share_memory():
 def test_orders_out_of_range_are_named():
     with pytest.raises(ValueError, match="order must be an integer from 1 to 6, got 0"):
         ExponentialMultistep(0)
-
-
-def test_state_time_follows_the_walk():
-    scheduler = VESDEScheduler(sigma_max=50.0)  # one corrector step, then the predictor
-    scheduler.set_timesteps(3)
-    times, x = [float(scheduler.state_time)], torch.ones(1, 1)
-    for timestep in scheduler.timesteps:
-        x = scheduler.step(-x, timestep, x).prev_sample
-        times.append(float(scheduler.state_time))
-    a, b, c = scheduler.levels.tolist()
-    assert times == [a, a, b, b, c, c, 0.0]

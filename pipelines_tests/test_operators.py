@@ -152,7 +152,7 @@ def test_bad_operators_and_measurements_are_refused():
             ValueError,
             r"kernel of shape \(9, 9\) must",
         ),
-        (lambda: BlurOperator.gaussian(0.0), ValueError, "std must be a positive number, got 0.0"),
+        (lambda: BlurOperator.gaussian(0.0), ValueError, "std must be a finite number greater than 0, got 0.0"),
         (lambda: BlurOperator.gaussian(1.0, 4), ValueError, "size must be odd and positive, got 4"),
     ],
 )

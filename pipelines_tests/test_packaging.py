@@ -1,6 +1,8 @@
-"""Every way of running: wheel, sdist, bare checkout; and that one name alone is installed."""
+"""Every way of running: wheel, sdist, bare checkout; that one name alone is installed; and the versions promised."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -28,13 +30,11 @@ def python(code: str, cwd: Path, path: str = "") -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory) -> Path:
-    """A wheel and an sdist, built from a copy of what git would ship."""
+    """A wheel and an sdist, built from a copy of the tree without what git ignores."""
     pytest.importorskip("setuptools", reason="building needs setuptools")
     source, target = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("dist")
-    names = ("scoresde_pipelines", "schedulers", "models", "training", "setup.py", "pyproject.toml", "README.md")
-    source.mkdir()
-    for name in (*names, "LICENSE", "MANIFEST.in", "constraints.txt"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(source / name)], check=True)
+    ignored = [".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "demo_output", "runs"]
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*ignored))
     build = "from setuptools import build_meta as b; b.build_sdist({0!r}); b.build_wheel({0!r})".format(str(target))
     done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -45,8 +45,12 @@ def test_the_wheel_installs_one_name_and_works_from_anywhere(distributions, tmp_
     wheel = next(distributions.glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"scoresde_pipelines"}
-    for needed in ("py.typed", "schedulers/sde.py", "models/ncsnpp.py", "training/train_unconditional.py"):
-        assert f"scoresde_pipelines/{needed}" in names
+    folders = {"scoresde_pipelines": "scoresde_pipelines"}
+    folders |= {name: f"scoresde_pipelines/{name}" for name in ("schedulers", "models", "training")}
+    for folder, installed in folders.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{installed}/{path.relative_to(ROOT / folder).as_posix()}" in names
+    assert "scoresde_pipelines/py.typed" in names
     weights = [name for name in names if name.endswith(".safetensors")]
     assert len([name for name in weights if "/unet/" in name]) == 2
 
@@ -63,8 +67,38 @@ def test_the_wheel_installs_one_name_and_works_from_anywhere(distributions, tmp_
 def test_the_sdist_holds_what_the_wheel_is_built_from(distributions):
     with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    for needed in ("setup.py", "README.md", "LICENSE", "schedulers/sde.py", "models/ncsnpp.py", "training/losses.py"):
-        assert needed in names
+    for folder in ("scoresde_pipelines", "schedulers", "models", "training", "pipelines_tests", "benchmarks", "docs"):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        assert files and {path.relative_to(ROOT).as_posix() for path in files} <= names
+    assert {"setup.py", "pyproject.toml", "Makefile", "constraints.txt", "constraints-oldest.txt"} <= names
+    assert {"README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"} <= names
+    assert not [name for name in names if name.endswith(".pyc")]
+
+
+def test_the_oldest_versions_are_those_that_setup_py_allows():
+    # ruff and mypy are in neither environment of tests; an older torch is not to be had as a wheel for the CPU.
+    bounds = dict(re.findall(r'"([a-z][a-z0-9-]*)>=([0-9.]+)"', (ROOT / "setup.py").read_text("utf-8")))
+    oldest, tested = (
+        dict(re.findall(r"^([a-z][a-z0-9-]*)==([0-9.]+)$", (ROOT / name).read_text("utf-8"), re.MULTILINE))
+        for name in ("constraints-oldest.txt", "constraints.txt")
+    )
+    bounds = {name: version for name, version in bounds.items() if name not in ("torch", "ruff", "mypy")}
+    assert len(bounds) > 10 and set(bounds) == set(oldest) - {"torch"}
+    assert oldest["torch"] == tested["torch"]
+    for name, version in bounds.items():
+        assert _numbers(oldest[name]) == _numbers(version), name
+        assert name not in tested or _numbers(tested[name]) >= _numbers(version), name
+
+
+def test_the_version_is_the_same_everywhere():
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "scoresde_pipelines" / "__init__.py").read_text("utf-8"))[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(1, 2) of 1.2, 1.2.0 and 1.2.0.0."""
+    return tuple(int(part) for part in re.sub(r"(\.0)+$", "", version).split("."))
 
 
 def test_a_bare_checkout_works():

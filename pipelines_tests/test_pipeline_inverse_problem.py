@@ -205,7 +205,7 @@ class NotAdjoint(LinearOperator):
         ({"latents": torch.ones(1, 1, 3, 3)}, "latents must have shape"),
         ({"output_type": "gif"}, "output_type must be one of"),
         ({"solver_iterations": 0}, "solver_iterations must be an integer of at least 1, got 0"),
-        ({"solver_tolerance": 1.0}, r"solver_tolerance must lie in \[0, 1\), got 1.0"),
+        ({"solver_tolerance": 1.0}, r"solver_tolerance must be a finite number in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_input_is_named_before_any_network_call(changes, message):

@@ -6,9 +6,11 @@ import pytest
 import torch
 from linear_recursions import CLOSED_FORMS, ClosedForm, Linear, predictor_step, sampled_variance, uniform_levels
 
-from scoresde_pipelines.schedulers import PREDICTORS, SDE, TIME_GRIDS, VESDE, VPSDE, SubVPSDE
+from scoresde_pipelines.schedulers import PREDICTORS as ALL_PREDICTORS
+from scoresde_pipelines.schedulers import SDE, TIME_GRIDS, VESDE, VPSDE, SubVPSDE
 
 
+PREDICTORS = {name: predictor for name, predictor in ALL_PREDICTORS.items() if not isinstance(predictor, type)}
 SDES = {"ve": VESDE(0.01, 50.0), "vp": VPSDE(0.1, 20.0), "subvp": SubVPSDE(0.1, 20.0)}
 DOUBLE = torch.float64
 

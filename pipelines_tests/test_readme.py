@@ -1,5 +1,6 @@
-"""Every code block of the README and of the docs runs."""
+"""Every code block of the README, of CONTRIBUTING.md and of the docs runs, and stated numbers of lines are true."""
 
+import ast
 import os
 import re
 import shutil
@@ -12,14 +13,18 @@ from PIL import Image
 
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?P<mark><!-- not run: [^>]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
 BLOCKS = [
-    pytest.param(language, code, id=f"{page.stem}-{number}")
+    pytest.param(
+        block["language"],
+        block["code"],
+        id=f"{page.stem}-{number}",
+        marks=[pytest.mark.skip(reason=block["mark"].strip("<!- >\n"))] if block["mark"] else [],
+    )
     for page in PAGES
     if page.is_file()
-    for number, (language, code) in enumerate(
-        re.findall(r"```(python|bash)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    )
+    for number, block in enumerate(BLOCK.finditer(page.read_text("utf-8")))
 ]
 # The set-up itself: `.ci/run` and the packaging tests run these.
 SET_UP = re.compile(r"^(make \w+|pip install .*)$")
@@ -44,8 +49,23 @@ def test_block_runs(language, code, tmp_path):
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
 
 
+def test_the_extensions_of_contributing_are_as_long_as_stated():
+    page = ROOT / "CONTRIBUTING.md"
+    if not page.is_file():
+        pytest.skip("needs the source tree")
+    sections = re.findall(
+        r"^### [^\n]+ \((\d+) lines\)\n(.*?)(?=^##)", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert len(sections) == 6
+    for lines, text in sections:
+        nodes = ast.parse(BLOCK.search(text)["code"]).body
+        own = [node for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        first = [min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) for node in own]
+        assert sum(node.end_lineno - start + 1 for node, start in zip(own, first)) == int(lines), text[:60]
+
+
 def test_the_pages_show_pictures_that_exist():
-    for page in PAGES:
+    for page in filter(Path.is_file, PAGES):
         for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).is_file(), f"{page.name} shows {target}"
 

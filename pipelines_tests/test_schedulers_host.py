@@ -1,6 +1,7 @@
 """Our schedulers as guests of diffusers: configurations, stock pipelines and loops, DDPM and DDIM step for step."""
 
 import copy
+import inspect
 import math
 import pickle
 
@@ -63,16 +64,31 @@ def test_trained_betas_survive_a_round_trip(scheduler_class, tmp_path):
     assert torch.equal(loaded.sde.sigma(times), scheduler.sde.sigma(times))
 
 
-@pytest.mark.parametrize("scheduler_class", SCHEDULERS)
-def test_any_compatible_scheduler_there_and_back_keeps_every_setting(scheduler_class):
+def test_any_compatible_scheduler_there_and_back_keeps_every_setting():
     config = {"predictor": "exponential", "corrector": "annealed_langevin", "snr": 0.123, "num_train_timesteps": 500}
-    scheduler = scheduler_class(**config)
+    scheduler = VPSDEScheduler(**config)
     assert len(scheduler.compatibles) >= 10
     for other in scheduler.compatibles:
-        back = scheduler_class.from_config(other.from_config(scheduler.config).config)
+        back = VPSDEScheduler.from_config(other.from_config(scheduler.config).config)
         for key, value in scheduler.config.items():
             if not key.startswith("_"):
                 assert back.config[key] == value, (other.__name__, key)
+
+
+@pytest.mark.parametrize("scheduler_class", [VESDEScheduler, SubVPSDEScheduler])
+def test_no_stock_scheduler_reads_the_file_of_an_sde_that_is_no_table(scheduler_class, tmp_path):
+    scheduler = scheduler_class(prediction_type="epsilon", snr=0.07)
+    assert scheduler.compatibles == []
+    scheduler.save_pretrained(tmp_path)
+    for stock in VPSDEScheduler().compatibles:
+        if "beta_schedule" in inspect.signature(stock.__init__).parameters:
+            with pytest.raises(NotImplementedError, match=f"{type(scheduler.sde).__name__} .no DDPM table. is not"):
+                stock.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="beta_schedule must be one of"):
+        VPSDEScheduler.from_pretrained(tmp_path)
+    loaded = scheduler_class.from_pretrained(tmp_path)
+    for key, value in scheduler.config.items():
+        assert key.startswith("_") or loaded.config[key] == value
 
 
 def test_stock_configurations_keep_their_noise_schedule():
@@ -193,7 +209,7 @@ def test_the_prologue_scales_unit_noise_to_the_prior_and_nothing_else():
 
 
 @pytest.mark.parametrize("scheduler_class", SCHEDULERS)
-def test_image_to_image_slicing_continues_the_walk(scheduler_class):
+def test_image_to_image_slicing_continues_the_run(scheduler_class):
     scheduler = scheduler_class(corrector="langevin", correct_steps=2, snr=0.05)
     scheduler.set_timesteps(6)
     assert scheduler.order == 3 and len(scheduler.timesteps) == 18
@@ -286,7 +302,7 @@ def test_bfloat16_states_keep_their_dtype_and_single_precision_arithmetic(schedu
 
 @pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))])
 @pytest.mark.parametrize("scheduler_class", SCHEDULERS)
-def test_a_copy_made_in_the_middle_of_a_walk_goes_on_alike(scheduler_class, copy_of):
+def test_a_copy_made_in_the_middle_of_a_run_goes_on_alike(scheduler_class, copy_of):
     scheduler = scheduler_class(corrector="annealed_langevin")
     scheduler.set_timesteps(4)
     x = torch.randn(2, 3, 4, 4)

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
 from scoresde_pipelines.schedulers import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE, VPSDEScheduler
-from scoresde_pipelines.schedulers.sde import DiscreteSubVPSDE, DiscreteVESDE
+from scoresde_pipelines.schedulers.discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE
 
 
 class CosineSDE(SDE):

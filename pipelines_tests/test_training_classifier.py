@@ -14,9 +14,6 @@ from safetensors.torch import load_file
 
 from scoresde_pipelines.models import NoiseConditionalClassifier
 from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
-from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
-from scoresde_pipelines.training.data import ShuffledBatches
-from scoresde_pipelines.training.seeding import combined_seed
 from scoresde_pipelines.training.train_classifier import main
 
 
@@ -36,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, output, *more):
-    arguments = ["--train_data_dir", str(folder), "--output_dir", str(output), "--logger", "none", "--cpu"]
+    arguments = ["--train_data_dir", str(folder), "--output_dir", str(output), "--report_to", "none", "--cpu"]
     size = ["--resolution", "8", "--channels", "1", "--depth", "10", "--width", "1", "--train_batch_size", "16"]
     main([*arguments, *size, "--learning_rate", "3e-3", "--lr_warmup_steps", "2", "--ema_max_decay", "0.8", *more])
     return load_file(output / "diffusion_pytorch_model.safetensors")
@@ -70,54 +67,32 @@ def test_a_resumed_run_continues_bit_for_bit(folder, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_two_processes_average_their_gradients(folder, tmp_path):
-    """Two updates of two processes with 8 images each, against the same updates by hand."""
-    sizes = ["--resolution", "8", "--channels", "1", "--depth", "10", "--width", "1", "--train_batch_size", "8"]
-    options = ["--train_data_dir", str(folder), "--logger", "none", "--cpu", "--max_train_steps", "2", *sizes]
-    options += ["--lr_warmup_steps", "0", "--learning_rate", "0.01"]
+def test_two_processes_follow_the_trajectory_of_one(folder, tmp_path):
+    """Six updates of two processes with 8 images each, against one process with 16."""
+    sizes = ["--resolution", "8", "--channels", "1", "--depth", "10", "--width", "1", "--random_flip"]
+    options = ["--train_data_dir", str(folder), "--report_to", "none", "--cpu", "--max_train_steps", "6", *sizes]
+    options += ["--lr_warmup_steps", "0", "--learning_rate", "0.003"]
     root = str(Path(__file__).resolve().parents[1])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "scoresde_pipelines.training.train_classifier", *options, "--output_dir", str(tmp_path)]
+    launch += ["-m", "scoresde_pipelines.training.train_classifier", *options, "--output_dir", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     done = subprocess.run(
-        [*launch, "--checkpointing_steps", "1"], env=environment, capture_output=True, text=True, timeout=600
+        [*launch, "--train_batch_size", "8"], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    states = [torch.load(tmp_path / "checkpoint-2" / f"random_states_{k}.pkl", weights_only=False) for k in range(2)]
-    assert not torch.equal(states[0]["torch_manual_seed"], states[1]["torch_manual_seed"])
-
-    # The same two updates by hand: the mean of both processes' gradients.
-    args = parse_classifier_args([*options, "--output_dir", str(tmp_path / "hand")])
-    trainer = ClassifierTrainer(args)
-    parameters = [p for p in trainer.classifier.parameters() if p.requires_grad]
-    for step in range(2):
-        gradients = []
-        for process in range(2):
-            position = (args.seed, step, process)
-            generator = torch.Generator().manual_seed(combined_seed(*position, 1))
-            batches = ShuffledBatches(len(trainer.data.labels), 8, args.seed, step * 16, process, 2)
-            indices = next(iter(batches))
-            images, labels = trainer.data.images[indices], trainer.data.labels[indices]
-            t, _ = trainer.times(len(images), generator, torch.device("cpu"))
-            logits = trainer.noisy_logits(trainer.classifier, images, t, generator)
-            loss = torch.nn.functional.cross_entropy(logits, labels)
-            gradients.append(torch.autograd.grad(loss, parameters))
-        for parameter, *both in zip(parameters, *gradients):
-            parameter.grad = sum(both) / 2
-        torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-        trainer.optimizer.step()
-        trainer.lr_scheduler.step()
-    distributed = load_file(tmp_path / "checkpoint-2" / "unet.safetensors")
-    for name, value in trainer.classifier.state_dict().items():
-        torch.testing.assert_close(distributed[name], value, rtol=1e-4, atol=1e-6)
+    main([*options, "--train_batch_size", "16", "--output_dir", str(tmp_path / "one")])
+    one, two = (load_file(tmp_path / name / "checkpoint-6" / "unet.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        # Rounding alone: another seed moves the weights by a hundred times as much.
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=5e-5)
 
 
 @pytest.mark.parametrize(
     "argv, message",
     [
         ([], "give either --dataset_name"),
-        (["--train_data_dir", "x", "--resolution", "30"], "--resolution is 30, expected a multiple of 4"),
-        (["--train_data_dir", "x", "--max_train_steps", "0"], "--max_train_steps is 0, expected at least 1"),
+        (["--train_data_dir", "x", "--resolution", "30"], "--resolution must be one number, a multiple of 4, got 30"),
+        (["--train_data_dir", "x", "--max_train_steps", "0"], "--max_train_steps must be at least 1, got 0"),
         (["--train_data_dir", "x", "--sde", "vq"], "invalid choice"),
     ],
 )
@@ -128,5 +103,7 @@ def test_bad_arguments_are_named(argv, message, capsys):
 
 
 def test_a_missing_label_column_is_named(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"--label_column is 'kind', but the columns are \['image', 'label'\]"):
+    with pytest.raises(
+        ValueError, match=r"label_column is 'kind', but the data set has the columns \['image', 'label'\]"
+    ):
         run(folder, tmp_path, "--label_column", "kind", "--max_train_steps", "1")

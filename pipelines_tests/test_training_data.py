@@ -1,6 +1,8 @@
 """Loading, formatting and ordering of training images; every picture here is known pixel by pixel."""
 
 import io
+import struct
+import zlib
 from collections import Counter
 from itertools import islice
 
@@ -20,6 +22,8 @@ from scoresde_pipelines.training.data import (
     to_data_range,
     to_uint8,
 )
+from scoresde_pipelines.training.data_report import data_report
+from scoresde_pipelines.training.image_table import find_label_column, read_labels
 
 
 class Table(list):
@@ -113,6 +117,21 @@ def test_padding_keeps_pixels_and_cropping_keeps_the_centre():
     assert np.array_equal(cropped, np.asarray(picture)[:, 1:5])
 
 
+def test_formats_need_not_be_square():
+    picture = Image.fromarray(np.arange(4 * 6, dtype=np.uint8).reshape(4, 6))
+    pixels = np.asarray(picture)
+    assert np.array_equal(ImageFormat((4, 2), 1)(picture)[0], pixels[:, 2:4])
+    assert np.array_equal(ImageFormat((2, 6), 1)(picture)[0], pixels[1:3])
+    padded = ImageFormat((8, 6), 1, fit="pad", pad_value=7)(picture)[0]
+    assert np.array_equal(padded[2:6], pixels) and (padded[[0, 1, 6, 7]] == 7).all()
+    # 60 x 20 into 20 x 10: half the size covers it, a third fits into it.
+    tall = constant((200, 100, 0), size=(20, 60), mode="RGB")
+    assert (ImageFormat((20, 10), 3)(tall) == np.array([200, 100, 0]).reshape(3, 1, 1)).all()
+    padded = ImageFormat((20, 10), 3, fit="pad")(tall)[0]
+    assert padded.shape == (20, 10) and (padded[:, 1:8] == 200).all() and (padded[:, [0, 8, 9]] == 0).all()
+    assert ImageStore(Table([{"label": 0, "picture": tall}]), ImageFormat((20, 10), 3))[[0]].shape == (1, 3, 20, 10)
+
+
 def test_large_images_are_resized_and_channels_converted():
     tall = constant((200, 100, 0), size=(20, 60), mode="RGB")
     assert (ImageFormat(10, 3, fit="crop")(tall) == np.array([200, 100, 0]).reshape(3, 1, 1)).all()
@@ -124,9 +143,15 @@ def test_large_images_are_resized_and_channels_converted():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"channels": 2}, "channels is 2"),
-        ({"fit": "stretch"}, "fit is 'stretch', expected 'crop' or 'pad'"),
-        ({"resolution": 0}, "resolution is 0"),
+        ({"channels": 2}, r"channels must be one of \[1, 3, 4\], got 2"),
+        ({"fit": "stretch"}, "fit must be 'crop' or 'pad', got 'stretch'"),
+        ({"resolution": 0}, "resolution must be a positive number of pixels or two, got 0"),
+        ({"resolution": True}, "resolution must be a positive number of pixels or two, got True"),
+        ({"resolution": (4, 0)}, r"resolution must be a positive number of pixels or two, got \(4, 0\)"),
+        ({"resolution": (4, 4, 4)}, r"resolution must be one side or \(height, width\), got \(4, 4, 4\)"),
+        ({"pad_value": -1}, "pad_value must be an integer from 0 to 255, got -1"),
+        ({"pad_value": 0.5}, "pad_value must be an integer from 0 to 255, got 0.5"),
+        ({"background": 256}, "background must be an integer from 0 to 255, got 256"),
     ],
 )
 def test_wrong_formats_are_named(options, message):
@@ -168,3 +193,88 @@ def test_processes_share_the_stream_without_overlap():
     ranks = [list(islice(ShuffledBatches(10, 4, seed=3, rank=rank, world_size=2), 5)) for rank in range(2)]
     assert [first + second for first, second in zip(*ranks)] == single
     assert Counter(index for batch in single for index in batch) == Counter({k: 4 for k in range(10)})
+
+
+# ---------------------------------------------------------------------- broken images
+
+
+def damaged_folder(path):
+    """Five gray images of which the third is cut short and the fourth is no image."""
+    for k in range(5):
+        Image.fromarray(np.full((64, 64), 10 * k, np.uint8)).save(path / f"{k}.png")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    path.joinpath("2.png").write_bytes(encoded(Image.fromarray(noise))[:2000])
+    path.joinpath("3.png").write_bytes(b"no image")
+    return load_images(train_data_dir=str(path))
+
+
+@pytest.mark.parametrize("max_cached_gb", [0, 4])
+def test_a_broken_image_is_named_or_skipped(tmp_path, max_cached_gb, caplog):
+    table = damaged_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"image 2 \(.*2.png\) cannot be read: .*truncated"):
+        ImageStore(table, ImageFormat(4, 1), max_cached_gb=max_cached_gb)[[0, 1, 2]]
+    store = ImageStore(table, ImageFormat(4, 1), max_cached_gb=max_cached_gb, skip_broken_images=True)
+    assert list(store.kept) == [0, 1, 4] and len(store) == 3
+    assert store[[2, 0, 1]][:, 0, 0, 0].tolist() == [40, 0, 10]
+    assert [text.split(" cannot")[0][-6:] for text in store.broken] == ["2.png)", "3.png)"]
+    assert "2 of 5 images are left out" in caplog.text
+
+
+def test_a_picture_of_400_megapixels_is_named(tmp_path):
+    header = encoded(Image.new("1", (8, 8)))
+    chunk = b"IHDR" + struct.pack(">II", 20_000, 20_000) + header[24:29]
+    (tmp_path / "bomb.png").write_bytes(header[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + header[33:])
+    constant(3).save(tmp_path / "small.png")
+    table = load_images(train_data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"image 0 \(.*bomb.png\) cannot be read: .*400000000 pixels"):
+        ImageStore(table, ImageFormat(4, 1))
+    assert ImageStore(table, ImageFormat(4, 1), skip_broken_images=True)[[0]][0, 0, 0, 0] == 3
+    assert "bomb.png" in data_report(table).broken[0]
+
+
+# ---------------------------------------------------------------------- reports and labels
+
+
+def test_the_report_reads_all_images_not_the_first():
+    pictures = [constant(9), constant(9, (6, 4)), constant((1, 2, 3), mode="RGB"), constant(0, mode="P")]
+    report = data_report(Table([{"label": k % 2, "picture": picture} for k, picture in enumerate(pictures)]))
+    assert (report.count, report.channels, report.broken) == (4, 3, [])
+    assert report.modes == {"L": 2, "RGB": 1, "P": 1} and report.sizes == {(4, 4): 3, (6, 4): 1}
+    assert report.kinds == {"gray": 3, "color": 1} and report.classes == {"0": 2, "1": 2}
+    assert str(report) == (
+        "4 images; modes L (2), RGB (1), P (1); sizes 4 x 4 (3), 6 x 4 (1); 2 classes in column 'label': 0 (2), 1 (2). "
+        "Warning: 3 of 4 images are gray and the others have color: gray ones fill three channels."
+    )
+
+
+@pytest.mark.parametrize(
+    "modes, channels",
+    [
+        (["L", "1", "I", "F", "LA"], 1),
+        (["L", "LA", "RGBA"], 3),
+        (["RGB", "RGBA"], 3),
+        (["RGBA", "RGBA"], None),
+        (["LA"], None),
+        (["CMYK"], 3),
+    ],
+)
+def test_channels_are_those_of_all_images(modes, channels):
+    table = Table([{"label": 0, "picture": Image.new(mode, (2, 2))} for mode in modes])
+    assert data_report(table).channels == channels
+
+
+def test_labels_are_integers_strings_or_classes(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"label": ["b", "a", "b"], "digit": [4, 0, 2], "part": [0.5, 0.5, 0.5]})
+    labels, names = read_labels(table, "label")
+    assert labels.tolist() == [1, 0, 1] and names == ["a", "b"]
+    labels, names = read_labels(table, "digit")
+    assert labels.tolist() == [4, 0, 2] and names is None
+    with pytest.raises(ValueError, match=r"label_column 'part' must hold strings or integers from 0, row 0 is 0.5"):
+        read_labels(table, "part")
+    classes = table.cast_column("digit", datasets.ClassLabel(names=list("vwxyz")))
+    assert (find_label_column(table), find_label_column(classes)) == ("label", "digit")
+    assert read_labels(classes, "digit")[1] == list("vwxyz")
+    assert find_label_column(table, "part") == "part" and find_label_column(table.select_columns(["part"])) is None
+    with pytest.raises(ValueError, match="label_column is 'kind', but the data set has the columns"):
+        find_label_column(table, "kind")

@@ -1,11 +1,21 @@
-"""The Frechet distance against closed forms, the classifier that it uses, and the evaluation of a whole pipeline."""
+"""The Frechet distance against closed forms, the classifier that it uses, and the old names of the evaluation."""
+
+import importlib
+import sys
 
 import pytest
 import torch
 
-from scoresde_pipelines.training import evaluate
-from scoresde_pipelines.training.feature_classifier import FeatureClassifier, accuracy, fit
-from scoresde_pipelines.training.frechet import extract_features, frechet_distance, image_distance, moments
+from scoresde_pipelines.training.evaluation import frechet_distance
+from scoresde_pipelines.training.evaluation.frechet import moments
+from scoresde_pipelines.training.feature_classifier import FeatureClassifier, accuracy, fit, image_format_of
+
+
+def old_module(name):
+    """A module under its old name, which warns when it is imported."""
+    sys.modules.pop(f"scoresde_pipelines.training.{name}", None)
+    with pytest.warns(FutureWarning, match=r"scoresde_pipelines\.training\.\w+ (moved to|is replaced by)"):
+        return importlib.import_module(f"scoresde_pipelines.training.{name}")
 
 
 def test_distance_of_commuting_gaussians_is_the_sum_over_their_axes():
@@ -34,13 +44,13 @@ def test_moments_are_the_unbiased_ones():
     mean, covariance = moments(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 7.0]]))
     assert mean.tolist() == [2.0, 3.0]
     assert covariance.tolist() == [[4.0, 6.0], [6.0, 12.0]]
-    with pytest.raises(ValueError, match=r"features has shape \(1, 3\), expected \(N, D\) with N >= 2"):
+    with pytest.raises(ValueError, match=r"features must have shape \(N, D\) with N >= 2, got \(1, 3\)"):
         moments(torch.zeros(1, 3))
 
 
 def test_distance_of_shifted_images_is_the_square_of_the_shift():
     images = torch.randint(0, 100, (40, 1, 2, 2), dtype=torch.uint8)
-    distance = image_distance(lambda batch: batch.float().flatten(1), images, images + 10)
+    distance = old_module("frechet").image_distance(lambda batch: batch.float().flatten(1), images, images + 10)
     assert distance == pytest.approx(4 * 10**2, rel=1e-9)
 
 
@@ -49,7 +59,9 @@ def test_features_do_not_depend_on_the_batch():
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     with torch.no_grad():
         together = classifier.features(images)
-    torch.testing.assert_close(extract_features(classifier.features, images, batch_size=2), together)
+    torch.testing.assert_close(
+        old_module("frechet").extract_features(classifier.features, images, batch_size=2), together
+    )
 
 
 def bars(count):
@@ -71,13 +83,15 @@ def test_classifier_learns_bars_and_survives_half_precision_saving(tmp_path):
     classifier.to(torch.float16).save_pretrained(tmp_path)
     reloaded = FeatureClassifier.from_pretrained(tmp_path).float().eval()
     assert accuracy(reloaded, images, labels) == 1.0
-    assert reloaded.image_format.shape == (1, 8, 8)
+    assert image_format_of(reloaded).shape == (1, 8, 8)
 
 
 def test_compare_measures_both_sets_against_the_test_images():
     classifier = FeatureClassifier(in_channels=1, num_classes=2, widths=(8, 8), num_features=4).eval()
     images = bars(64)[0]
     noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
-    distances = evaluate.compare(classifier, generated=noise, train=images, test=images)
+    distances = old_module("evaluate").compare(classifier, generated=noise, train=images, test=images)
     assert distances["real"] == pytest.approx(0.0, abs=1e-4)
-    assert distances["generated"] == pytest.approx(image_distance(classifier.features, noise, images), abs=1e-4)
+    assert distances["generated"] == pytest.approx(
+        old_module("frechet").image_distance(classifier.features, noise, images), abs=1e-4
+    )

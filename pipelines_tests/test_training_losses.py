@@ -9,10 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde_pipelines.schedulers import VESDE, VPSDE, SubVPSDE, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines.schedulers import (
+    VESDE,
+    VPSDE,
+    DiscreteVPSDE,
+    SubVPSDE,
+    SubVPSDEScheduler,
+    VESDEScheduler,
+    VPSDEScheduler,
+)
+from scoresde_pipelines.schedulers.parameterization import Parameterization
 from scoresde_pipelines.training.ema import ExponentialMovingAverage
-from scoresde_pipelines.training.losses import ddpm_loss, score_matching_loss, smld_loss
-from scoresde_pipelines.training.time_sampling import TimeSampler, stratified_draws
+from scoresde_pipelines.training.losses import ddpm_loss, denoising_loss, score_matching_loss, smld_loss
+from scoresde_pipelines.training.objectives import make_objective
 
 
 SHARED = Path(os.environ.get("SCORESDE_SHARED", Path(__file__).parents[2] / "shared"))
@@ -51,18 +60,29 @@ def golden_cases():
     return golden()[0]["cases"] if (SHARED / "golden" / "losses.json").exists() else []
 
 
+def discrete_loss(case, network, batch, labels, noise):
+    """SMLD or DDPM: their objective at the times of the recorded labels; the network is told the label."""
+    if case["loss"] == "get_smld_loss_fn":
+        # The official levels fall from sigma_max (label 0) to sigma_min.
+        sde, prediction, index, name = VESDE(0.01, 50.0), "score", 999 - labels, "smld"
+    else:
+        betas = torch.linspace(0.1 / 1000, 20 / 1000, 1000, dtype=torch.float64)
+        sde, prediction, index, name = DiscreteVPSDE(betas), "epsilon", labels, "ddpm"
+    objective = make_objective(name)
+    t = objective.times(sde, (index.double() + 0.5) / 1000)
+    return denoising_loss(
+        lambda x, _: network(x, labels), Parameterization(prediction), sde, batch, t, noise,
+        weighting=objective.weighting, reduce_mean=case["reduce_mean"],
+    ).mean()  # fmt: skip
+
+
 def replay(case, network, tensors):
     """The loss of one recorded case."""
     dtype, name, mean = DTYPES[case["dtype"]], case["sde"], case["reduce_mean"]
     batch, noise = tensors["batch"].to(dtype), tensors["z"].to(dtype)
     batch = batch if name == "ve" else 2 * batch - 1
-    if case["loss"] == "get_smld_loss_fn":
-        sigmas = torch.logspace(math.log10(50), math.log10(0.01), 1000, dtype=torch.float64).to(dtype)
-        return smld_loss(network, sigmas, batch, tensors["labels"], noise, reduce_mean=mean).mean()
-    if case["loss"] == "get_ddpm_loss_fn":
-        betas = torch.linspace(0.1 / 1000, 20 / 1000, 1000, dtype=torch.float64)
-        alphas_cumprod = torch.cumprod(1 - betas, dim=0).to(dtype)
-        return ddpm_loss(network, alphas_cumprod, batch, tensors["labels"], noise, reduce_mean=mean).mean()
+    if case["loss"] != "get_sde_loss_fn" and case["loss"]:
+        return discrete_loss(case, network, batch, tensors["labels"], noise)
     t = tensors["u"].to(dtype) * (1 - case["eps"]) + case["eps"]
     scheduler, weighting = SCHEDULERS[name](), case["likelihood_weighting"]
     return score_matching_loss(
@@ -79,6 +99,25 @@ def test_losses_and_gradients_replay_the_official_code(case):
     figures = [loss.item(), network.a.grad.item(), network.b.grad.item()]
     recorded = [case["loss_value"], case["grad_a"], case["grad_b"]]
     assert figures == pytest.approx(recorded, rel=TOLERANCES[case["dtype"]])
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    "case", [case for case in golden_cases() if "sde_loss" not in case["loss"]], ids=lambda c: c["key"]
+)
+def test_the_deprecated_discrete_losses_still_work(case):
+    dtype, tensors, mean = DTYPES[case["dtype"]], golden()[1], case["reduce_mean"]
+    batch, noise, labels = tensors["batch"].to(dtype), tensors["z"].to(dtype), tensors["labels"]
+    network = ToyNetwork(dtype)
+    with pytest.warns(DeprecationWarning, match="use the objective"):
+        if case["sde"] == "ve":
+            sigmas = torch.logspace(math.log10(50), math.log10(0.01), 1000, dtype=torch.float64).to(dtype)
+            loss = smld_loss(network, sigmas, batch, labels, noise, reduce_mean=mean)
+        else:
+            betas = torch.linspace(0.1 / 1000, 20 / 1000, 1000, dtype=torch.float64)
+            alphas_cumprod = torch.cumprod(1 - betas, dim=0).to(dtype)
+            loss = ddpm_loss(network, alphas_cumprod, 2 * batch - 1, labels, noise, reduce_mean=mean)
+    assert loss.mean().item() == pytest.approx(case["loss_value"], rel=TOLERANCES[case["dtype"]])
 
 
 @needs_golden
@@ -153,41 +192,10 @@ def test_half_precision_data_is_perturbed_in_float32():
 
 def test_wrong_shapes_are_named():
     x0, noise = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
-    with pytest.raises(ValueError, match=r"noise has shape \(1, 1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"noise must have the shape of x0, .* got \(1, 1, 4, 4\)"):
         score_matching_loss(lambda x, t: x, VPSDE(), x0, torch.ones(2), noise[:1])
-    with pytest.raises(ValueError, match=r"t has shape \(3,\), expected one value per sample, \(2,\)"):
+    with pytest.raises(ValueError, match=r"t must have one value per sample, shape \(2,\), got \(3,\)"):
         score_matching_loss(lambda x, t: x, VPSDE(), x0, torch.ones(3), noise)
-
-
-def test_stratified_draws_fall_one_into_each_cell():
-    draws = stratified_draws(64, torch.Generator().manual_seed(0), "cpu")
-    assert (draws * 64).floor().tolist() == list(range(64))
-
-
-def test_importance_sampled_times_follow_their_closed_form():
-    # VP: integral of beta / (1 - exp(-B)) is log(exp(B) - 1), with B(t) = 0.1 t + 9.95 t^2.
-    eps, count = 1e-5, 4096
-    sampler = TimeSampler(VPSDE(0.1, 20.0), importance_sampling=True, eps=eps)
-    t, weight = sampler(count, torch.Generator().manual_seed(0))
-
-    def primitive(time):
-        integral = 0.1 * time + 9.95 * time**2
-        return torch.log(torch.expm1(integral))
-
-    ends = primitive(torch.tensor([eps, 1.0], dtype=torch.float64))
-    total = (ends[1] - ends[0]).item()
-    assert weight[0].item() == pytest.approx(total / (1 - eps), rel=1e-4)
-    assert sampler.normalizer == pytest.approx(total, rel=1e-4)
-    cumulative = (primitive(t.double()) - ends[0]) / total
-    expected = (torch.arange(count) + 0.5) / count
-    assert (cumulative - expected).abs().max().item() < 0.6 / count + 2e-4
-
-
-def test_time_sampler_names_wrong_arguments():
-    with pytest.raises(ValueError, match="draws is 'sobol', expected one of"):
-        TimeSampler(VPSDE(), draws="sobol")
-    with pytest.raises(ValueError, match="eps is 0"):
-        TimeSampler(VPSDE(), eps=0)
 
 
 def test_ema_copies_buffers_and_averages_parameters():

@@ -24,12 +24,13 @@ from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.components import build_components
 from scoresde_pipelines.training.data import to_uint8
 from scoresde_pipelines.training.model_card import command_line
+from scoresde_pipelines.training.safe_state import load_state_file
 
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--attention_resolutions", "4"]
 QUICK = ["--resolution", "8", "--train_batch_size", "4", "--lr_warmup_steps", "0", "--eval_batch_size", "0"]
-QUIET = ["--logger", "none", "--cpu"]
+QUIET = ["--report_to", "none", "--cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,10 @@ def assert_equal_checkpoints(first, second):
         ours, theirs = load_file(first / name), load_file(second / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    ours, theirs = (torch.load(folder / "optimizer.bin")["state"] for folder in (first, second))
+    ours, theirs = (load_state_file(folder / "optimizer.safetensors")["state"] for folder in (first, second))
     assert all(torch.equal(ours[k][name], theirs[k][name]) for k in ours for name in ("exp_avg", "exp_avg_sq"))
+    ours, theirs = (load_state_file(folder / "lr_scheduler.safetensors") for folder in (first, second))
+    assert ours == theirs
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, tmp_path):
@@ -109,9 +112,9 @@ def test_fine_tuning_starts_from_the_pretrained_weights(train):
     ours, theirs = (load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (first, second))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert ScoreSdePipeline.from_pretrained(second).scheduler.config.sigma_max == 7
-    with pytest.raises(ValueError, match="--sde is vp, but the pretrained network was trained with ve"):
+    with pytest.raises(ValueError, match="sde must be that of the pretrained network, VESDEScheduler, got vp"):
         train("third", *pretrained, "--sde", "vp", "--max_train_steps", "1")
-    with pytest.raises(ValueError, match="--channels is 1, but the network is made for 3"):
+    with pytest.raises(ValueError, match="channels must be the network's, 3, got 1"):
         train("fourth", *pretrained, "--channels", "1", "--max_train_steps", "1")
 
 
@@ -178,8 +181,13 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
     torchrun += ["-m", "scoresde_pipelines.training.train_unconditional"]
     both = launch(*torchrun, *options, "--max_train_steps", "1", "--output_dir", str(output), PYTHONPATH=str(ROOT))
     assert both.returncode == 0, both.stderr
-    states = [torch.load(output / "checkpoint-1" / f"random_states_{k}.pkl", weights_only=False) for k in range(2)]
-    assert not torch.equal(states[0]["torch_manual_seed"], states[1]["torch_manual_seed"])
+    states = [load_state_file(output / "checkpoint-1" / f"process_{k}.safetensors")["random"] for k in range(2)]
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])
+    # The gradients are those of one process with the images, times and noise of both.
+    one = train("one", *SIZE, "--max_train_steps", "1", "--train_batch_size", "8")
+    ours, theirs = (load_state_file(run / "checkpoint-1" / "optimizer.safetensors")["state"] for run in (one, output))
+    for key, state in ours.items():
+        torch.testing.assert_close(theirs[key]["exp_avg"], state["exp_avg"], rtol=1e-4, atol=1e-7)
     train("two", *SIZE, "--max_train_steps", "2", "--resume_from_checkpoint", "latest")
     state = train_unconditional.Trainer(
         parse_args(
@@ -217,10 +225,10 @@ def test_publishing_respects_privacy_and_leaves_checkpoints_at_home(monkeypatch,
     [
         ([], "give either --dataset_name"),
         (["--train_data_dir", "a", "--dataset_name", "b"], "give either --dataset_name"),
-        (["--train_data_dir", "a", "--train_batch_size", "0"], "--train_batch_size is 0, expected at least 1"),
+        (["--train_data_dir", "a", "--train_batch_size", "0"], "--train_batch_size must be at least 1, got 0"),
         (["--train_data_dir", "a", "--sigma_max", "9", "--sde", "vp"], "--sigma_max belongs to --sde ve"),
         (["--train_data_dir", "a", "--pretrained_model_name_or_path", "b", "--dropout", "0"], "--dropout describes a new"),
-        (["--train_data_dir", "a", "--likelihood_weighting", "--importance_sampling"], "leave out"),
+        (["--train_data_dir", "a", "--likelihood_weighting", "--importance_sampling"], "give only one objective"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(arguments, message, capsys):

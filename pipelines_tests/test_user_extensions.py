@@ -5,8 +5,17 @@ import math
 
 import pytest
 import torch
+from diffusers.configuration_utils import register_to_config
 
-from scoresde_pipelines import SDE, GaussianScoreModel, ScoreSdePipeline, SDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines import (
+    SDE,
+    DDPMpp,
+    GaussianScoreModel,
+    ScoreSdePipeline,
+    SDEScheduler,
+    VESDEScheduler,
+    VPSDEScheduler,
+)
 from scoresde_pipelines.schedulers.likelihood import log_likelihood
 from scoresde_pipelines.training.losses import score_matching_loss
 
@@ -22,6 +31,36 @@ class CosineSDE(SDE):
 class CosineScheduler(SDEScheduler):
     def make_sde(self):
         return CosineSDE()
+
+
+class PowerSDE(SDE):
+    """Variance preserving with alpha = cos(1.55 t^power)."""
+
+    def __init__(self, power):
+        self.power = power
+
+    def alpha(self, t):
+        return torch.cos(1.55 * t**self.power)
+
+    def sigma(self, t):
+        return torch.sin(1.55 * t**self.power)
+
+
+class PowerScheduler(SDEScheduler):
+    @register_to_config
+    def __init__(self, power: float = 2.0, **kwargs):
+        super().__init__(**kwargs)
+
+    def make_sde(self):
+        return PowerSDE(self.config.power)
+
+
+class ScaledVPScheduler(VPSDEScheduler):
+    """A parameter on top of a scheduler that has its own."""
+
+    @register_to_config
+    def __init__(self, extra: int = 1, **kwargs):
+        super().__init__(**kwargs)
 
 
 def known_variance_ancestral(sde, x, score, t, s):
@@ -83,6 +122,54 @@ def test_its_scheduler_saves_loads_and_trains(tmp_path):
     expected = float((signal / (signal + torch.sin(angle) ** 2)).mean())
     assert loss(data.network(scheduler)) == pytest.approx(expected, rel=0.06)
     assert loss(GaussianScoreModel(torch.full((2, 4, 4), 0.3), 0.04).network(scheduler)) > 1.1 * expected
+
+
+def reloaded(scheduler, path):
+    scheduler.save_pretrained(path)
+    loaded = type(scheduler).from_pretrained(path)
+    return loaded, type(scheduler).from_config(scheduler.config), type(scheduler).from_config(loaded.config)
+
+
+def test_a_parameter_of_one_s_own_is_saved_with_all_the_others(tmp_path):
+    common = {
+        "num_train_timesteps": 40,
+        "prediction_type": "v_prediction",
+        "predictor": "exponential",
+        "corrector": "langevin",
+        "snr": 0.07,
+        "correct_steps": 2,
+        "batch_mean_norm": True,
+        "sampling_eps": 2e-3,
+        "timestep_spacing": "karras",
+        "prologue": True,
+        "sigma_data": 0.4,
+        "data_mean": 0.1,
+    }
+    assert set(common) == set(inspect.signature(SDEScheduler.__init__).parameters) - {"self"}
+    scheduler = PowerScheduler(power=3.0, **common)
+    for one in (scheduler, *reloaded(scheduler, tmp_path)):
+        assert one.config.power == one.sde.power == 3.0
+        assert {key: one.config[key] for key in common} == common
+        assert (one.order, len(one.timesteps)) == (3, 121)
+    for one in (PowerScheduler(snr=0.05), *reloaded(PowerScheduler(snr=0.05), tmp_path)):
+        assert (one.sde.power, one.config.snr, one.config.corrector) == (2.0, 0.05, None)
+    scheduler = ScaledVPScheduler(extra=5, beta_end=0.03, continuous=True, snr=0.2)
+    for one in (scheduler, *reloaded(scheduler, tmp_path)):
+        assert (one.config.extra, one.sde.beta_max, one.config.snr) == (5, pytest.approx(30.0), 0.2)
+        assert len(one.compatibles) >= 10
+
+
+def test_a_pipeline_with_one_s_own_sde_loads_back_and_draws_the_same(tmp_path):
+    pipe = ScoreSdePipeline(
+        DDPMpp(sample_size=8, block_out_channels=(8,), layers_per_block=1).eval(), PowerScheduler(power=3.0, snr=0.05)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path)
+    loaded = ScoreSdePipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.scheduler.sde.power == 3.0 and loaded.scheduler.config.snr == 0.05
+    a, b = (p(1, 3, generator=torch.Generator().manual_seed(0), output_type="pt").images for p in (pipe, loaded))
+    assert torch.equal(a, b)
 
 
 def test_an_sde_of_one_s_own_has_a_likelihood():

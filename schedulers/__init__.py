@@ -5,12 +5,16 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
-from .conditioning import ClassifierGuidance, LinearPosterior, Replacement, matched_prior
+from . import conditioning, multistep
+from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
+from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
+from .heun import Heun
 from .likelihood import LogLikelihood, log_likelihood
-from .multistep import MULTISTEP_PREDICTORS, ExponentialMultistep
+from .moment_matching import MomentMatching, posterior_start
+from .multistep import ExponentialMultistep
 from .operator_checks import check_operator, check_range
 from .operators import (
     AveragePoolOperator,
@@ -23,6 +27,7 @@ from .operators import (
 from .parameterization import Parameterization
 from .predictors import (
     PREDICTORS,
+    Predictor,
     ancestral,
     ancestral_large,
     euler_maruyama,
@@ -31,11 +36,15 @@ from .predictors import (
     reverse_diffusion,
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
+from .replacement import Replacement
+from .sampling_loop import sampling_loop
+from .scheduling_conversion import to_sde_scheduler
+from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
-from .scheduling_utils import SDEScheduler, SDESchedulerOutput
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
-from .sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
+from .score_function import PerSample, ScoreFunction
+from .sde import SDE, VESDE, VPSDE, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
 
@@ -46,26 +55,33 @@ __all__ = [
     "CORRECTORS",
     "DEQUANTIZATIONS",
     "DIVERGENCES",
+    "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Composition",
+    "DiscreteSubVPSDE",
+    "DiscreteVESDE",
+    "DenoisedClassifierGuidance",
     "DiscreteVPSDE",
     "Divergence",
     "ExactDivergence",
     "ExponentialMultistep",
     "GrayOperator",
     "LinearOperator",
-    "LinearPosterior",
     "FlowSolution",
+    "Heun",
     "HutchinsonDivergence",
     "LogLikelihood",
-    "MULTISTEP_PREDICTORS",
     "MaskOperator",
+    "MomentMatching",
     "ODEError",
     "PREDICTORS",
+    "PerSample",
     "Parameterization",
+    "Predictor",
     "PixelCells",
     "Replacement",
     "SDE",
+    "ScoreFunction",
     "SDEScheduler",
     "SDESchedulerOutput",
     "SubVPSDE",
@@ -87,7 +103,18 @@ __all__ = [
     "langevin",
     "log_likelihood",
     "matched_prior",
+    "posterior_start",
     "probability_flow_euler",
     "reverse_diffusion",
+    "sampling_loop",
     "solve_probability_flow",
+    "to_sde_scheduler",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "MULTISTEP_PREDICTORS":
+        return getattr(multistep, name)  # warns: PREDICTORS holds all predictors
+    if name in ("LinearPosterior", "matched_prior"):
+        return getattr(conditioning, name)  # warn when they are used
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .checks import check_integer
 from .sde import SDE
 
 
@@ -47,8 +48,7 @@ class PixelCells:
     def __post_init__(self) -> None:
         if not self.data_min < self.data_max:
             raise ValueError(f"data_min must be less than data_max, got {self.data_min} and {self.data_max}")
-        if not isinstance(self.levels, int) or self.levels < 2:
-            raise ValueError(f"levels must be an integer of at least 2, got {self.levels!r}")
+        check_integer("levels", self.levels, 2)
 
     @property
     def width(self) -> float:

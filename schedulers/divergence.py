@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_choice, check_integer
+
 
 PROBE_DISTRIBUTIONS = ("rademacher", "gaussian")
 
@@ -59,11 +61,9 @@ class HutchinsonDivergence(Divergence):
     """
 
     def __init__(self, num_probes: int = 1, distribution: str = "rademacher", shared_probes: bool = False):
-        if not isinstance(num_probes, int) or num_probes < 1:
-            raise ValueError(f"num_probes must be an integer of at least 1, got {num_probes!r}")
-        if distribution not in PROBE_DISTRIBUTIONS:
-            raise ValueError(f"distribution must be one of {PROBE_DISTRIBUTIONS}, got {distribution!r}")
-        self.num_probes, self.distribution, self.shared_probes = num_probes, distribution, shared_probes
+        self.num_probes = check_integer("num_probes", num_probes)
+        check_choice("distribution", distribution, PROBE_DISTRIBUTIONS)
+        self.distribution, self.shared_probes = distribution, shared_probes
 
     def begin(self, x: Tensor, generators: Sequence[torch.Generator]) -> None:
         self.generators, self.shape = list(generators), x.shape[1:]

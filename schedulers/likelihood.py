@@ -25,9 +25,7 @@ from torch import Tensor
 
 from .divergence import DIVERGENCES, Divergence, ExactDivergence
 from .probability_flow import (
-    DATA_STD,
     FROM_DATA,
-    ScoreFunction,
     UnitScaleFlow,
     check_flow,
     noise_ratio,
@@ -35,7 +33,8 @@ from .probability_flow import (
     state_dtype,
 )
 from .runge_kutta import Step, integrate
-from .sde import SDE, expand_to
+from .score_function import ScoreFunction
+from .sde import DATA_STD, SDE, expand_to
 
 
 NODES, PANEL = 4, 0.5

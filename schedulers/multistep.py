@@ -7,16 +7,19 @@ and the noise that the score implies, eps = -sigma score (paper eq. 13 in these 
 
 A step interpolates the last k values of eps by a polynomial in log r, in which they are smooth over all scales, and
 integrates it exactly (an exponential Adams-Bashforth method; k = 1 is the exponential predictor, DDIM). The last step
-leads to r = 0, where log r has no end: there two values are interpolated in r itself. It goes on along the ODE where
-E[x_0 | x] would stop at the posterior mean, so that details as fine as the last noise level keep their variance.
+leads to r = 0, where log r is minus infinity: there two values are interpolated in r itself. It follows the ODE to its end,
+while E[x_0 | x] would be the posterior mean, so that details as fine as the last noise level keep their variance.
 """
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import check_integer
 from .sde import SDE
 
 
@@ -26,8 +29,7 @@ QUADRATURE = np.polynomial.legendre.leggauss(16)
 class ExponentialMultistep:
     """Adams-Bashforth steps of order k in log(sigma / alpha); a predictor that remembers the steps before.
 
-    The scheduler calls `start` when a walk is planned and `denoise` for the last step. With a corrector in between the
-    remembered values belong to nearby states, and the order falls to one.
+    With a corrector in between the remembered values belong to nearby states, and the order falls to one.
 
     Args:
         order: how many values of eps a step interpolates (the first steps have fewer); 1 to 6.
@@ -37,20 +39,18 @@ class ExponentialMultistep:
     """
 
     def __init__(self, order: int = 4):
-        if order not in range(1, 7):
-            raise ValueError(f"order must be an integer from 1 to 6, got {order!r}")
-        self.order = order
+        self.order = check_integer("order", order, 1, 6)
         self.start()
 
     def start(self) -> None:
-        """Forgets the steps before."""
+        """Begins a sampling run: there are no earlier steps."""
         self._ratios: list[float] = []
         self._noises: list[Tensor] = []
 
     def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The next state (B, *D) at the time `s` < `t` and a standard deviation of zero, as every predictor."""
         self._remember(sde, score, t)
-        end = float(sde.sigma(s) / sde.alpha(s))
+        end = float(sde.noise_ratio(s))
         return sde.alpha(s) * self._integrate(x / sde.alpha(t), np.log, end, self.order), torch.zeros_like(t)
 
     def denoise(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class ExponentialMultistep:
         return self._integrate(x / sde.alpha(t), np.asarray, 0.0, 2)
 
     def _remember(self, sde: SDE, score: Tensor, t: Tensor) -> None:
-        self._ratios = [float(sde.sigma(t) / sde.alpha(t)), *self._ratios][: self.order]
+        self._ratios = [float(sde.noise_ratio(t)), *self._ratios][: self.order]
         self._noises = [-sde.sigma(t) * score, *self._noises][: self.order]
 
     def _integrate(self, y: Tensor, variable: Callable, end: float, points: int) -> Tensor:
@@ -84,4 +84,10 @@ def _weights(ratios: list[float], variable: Callable, end: float) -> list[float]
     return weights
 
 
-MULTISTEP_PREDICTORS: dict[str, Callable[[], ExponentialMultistep]] = {"exponential_multistep": ExponentialMultistep}
+def __getattr__(name: str) -> Any:
+    if name == "MULTISTEP_PREDICTORS":
+        warnings.warn(
+            "MULTISTEP_PREDICTORS is deprecated: PREDICTORS holds all predictors", FutureWarning, stacklevel=2
+        )
+        return {"exponential_multistep": ExponentialMultistep}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,23 +49,26 @@ def check_operator(operator: LinearOperator, sample_shape: Sequence[int], measur
         raise ValueError(f"{type(operator).__name__}.At is not the adjoint of A: <A x, y> differs from <x, At y>")
 
 
-def check_range(operator: LinearOperator, sample_shape: Sequence[int], measurement: Tensor, noise_std: float) -> None:
-    """Raises ValueError where the measurement is tenfold beyond those of images in [0, 1]: 8-bit values, mostly.
-
-    Closer is not looked at: a model of unbounded data (`GaussianScoreModel`) has values outside as well.
+def check_range(
+    operator: LinearOperator, sample_shape: Sequence[int], measurement: Tensor, noise_std: float, slack: float = 10.0
+) -> None:
+    """Raises ValueError where the measurement is far from those of images in [0, 1]: 8-bit values, or images in [-1, 1].
 
     Args:
         operator: the operator; nothing is checked unless it is `nonnegative`.
         sample_shape: `*D` of a state.
         measurement: (B, *M), in image units.
         noise_std: standard deviation of its noise.
+        slack: how far beyond the measurements of black and white it may be, as a share of their difference; models of
+            unbounded data (`GaussianScoreModel`) have values outside of [0, 1] as well.
     """
     if not operator.nonnegative:
         return
     white = operator.A(torch.ones(len(measurement), *sample_shape, dtype=measurement.dtype, device=measurement.device))
-    limit = 10 * float(white.max()) + 8 * noise_std
-    if float(measurement.abs().max()) > limit:
+    top = float(white.max())
+    margin = slack * top + 8 * noise_std
+    if float(measurement.max()) > top + margin or float(measurement.min()) < -margin:
         raise ValueError(
-            f"measurement must be one of images with values in [0, 1], here from 0 to {float(white.max()):g}, "
+            f"measurement must be one of images with values in [0, 1], here from 0 to {top:g}, "
             f"got values from {float(measurement.min()):g} to {float(measurement.max()):g}"
         )

@@ -8,6 +8,7 @@ Inpainting and colorization are both of this kind: known coordinates in an ortho
 A mask keeps the shape of the image and has zeros where nothing is known, so A = At is a projection.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .checks import check_integer, check_number
 from .sde import expand_to
 
 
@@ -67,6 +69,15 @@ class LinearOperator:
         """At (A At)^-1 y: the smallest state (B, *D) whose measurement is `y`."""
         return self.At(self.solve(y, 1.0, 0.0))
 
+    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
+        """The operator of the samples `index` (b,) alone; itself, unless it differs from sample to sample.
+
+        Args:
+            index: which samples of the batch.
+            ndim: of the measurement, the batch included.
+        """
+        return self
+
     def __matmul__(self, inner: "LinearOperator") -> "Composition":
         """`outer @ inner` measures the measurement: x -> outer.A(inner.A(x))."""
         if not isinstance(inner, LinearOperator):
@@ -85,6 +96,9 @@ class Composition(LinearOperator):
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
         self.outer, self.inner = outer, inner
         self.nonnegative = outer.nonnegative and inner.nonnegative
+
+    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
+        return Composition(self.outer.rows(index, ndim), self.inner.rows(index, ndim))
 
     def A(self, x: Tensor) -> Tensor:
         return self.outer.A(self.inner.A(x))
@@ -109,6 +123,13 @@ class MaskOperator(LinearOperator):
             raise ValueError("known must hold zeros and ones or booleans alone: a pixel is known or it is not")
         if not bool(self.known.any()):
             raise ValueError("known must be 1 somewhere, got a mask without a known pixel")
+
+    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
+        if self.known.ndim < ndim or len(self.known) == 1:
+            return self
+        selected = copy.copy(self)
+        selected.known = self.known[index.to(self.known.device)]
+        return selected
 
     def A(self, x: Tensor) -> Tensor:
         try:
@@ -161,9 +182,8 @@ class AveragePoolOperator(LinearOperator):
     nonnegative = True
 
     def __init__(self, factor: int):
-        if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
-            raise ValueError(f"factor must be an integer of at least 1, got {factor!r}")
-        self.factor, self.gram = factor, 1 / factor**2
+        self.factor = check_integer("factor", factor)
+        self.gram = 1 / self.factor**2
 
     def A(self, x: Tensor) -> Tensor:
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
@@ -192,8 +212,7 @@ class BlurOperator(LinearOperator):
     @classmethod
     def gaussian(cls, std: float, size: int | None = None) -> "BlurOperator":
         """A Gaussian kernel of sum 1 with standard deviation `std` in pixels; `size` is 6 std + 1 by default."""
-        if not 0 < std < math.inf:
-            raise ValueError(f"std must be a positive number, got {std!r}")
+        check_number("std", std, 0, ends="()")
         if size is not None and (size < 1 or size % 2 == 0):
             raise ValueError(f"size must be odd and positive, got {size!r}")
         half = (size if size is not None else 2 * math.ceil(3 * std) + 1) // 2

@@ -1,4 +1,4 @@
-"""The one place where a network's output becomes a score, and a time becomes what the network is told.
+r"""The one place where a network's output becomes a score, and a time becomes what the network is told.
 
 With x = alpha x_0 + sigma z a network may be trained to predict
 
@@ -6,52 +6,67 @@ With x = alpha x_0 + sigma z a network may be trained to predict
     epsilon       z                                     (DDPM, the official VP and sub-VP networks)
     sample        x_0
     v_prediction  alpha z - sigma x_0                   (Salimans & Ho 2022; here for any alpha and sigma)
+    edm           F, the preconditioned network of Karras et al. (2022), table 1, for any alpha and sigma:
 
-and is told the time as ``sigma`` (the noise-to-signal ratio sigma / alpha, VE), ``scaled`` (999 t, continuous VP and
-sub-VP) or ``index`` (N t - 1, the index into a DDPM table of N betas).
+        E[x_0 | x] = m + s^2 / h^2 y + r s / h F(y / h, time),    y = x / alpha - m,  r = sigma / alpha,  h^2 = s^2 + r^2
+
+where s = `sigma_data` and m = `data_mean` describe the data. With F = 0 this is the exact denoiser of N(m, s^2 I); input and
+target of F have unit variance at every noise level, and plain mean squared error on F is EDM's weighted loss.
+
+The network is told the time as `sigma` (the ratio sigma / alpha, VE), `scaled` (999 t, continuous VP and sub-VP) or `index`
+(N t - 1, the index into a DDPM table of N betas).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .sde import SDE, as_time, expand_to
+from .checks import check_choice, check_number
+from .sde import DATA_STD, SDE, as_time, expand_to
 
 
-PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction")
+PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "edm")
 TIME_CONVENTIONS = ("sigma", "scaled", "index")
 TIME_SCALE = 999.0
 
 
 @dataclass(frozen=True)
 class Parameterization:
-    """What a network predicts and what it is told as its time.
+    """What a network predicts, what it gets as its input, and what it is told as its time.
 
     Args:
-        prediction_type: "score", "epsilon", "sample" or "v_prediction".
+        prediction_type: "score", "epsilon", "sample", "v_prediction" or "edm".
         time: "sigma", "scaled" or "index".
         num_train_timesteps: N of the convention "index".
+        sigma_data: standard deviation of the data; "edm" alone uses it.
+        data_mean: mean of the data, one number or one per channel; "edm" alone uses it.
 
     Raises:
-        ValueError: for a name that is not in these lists.
+        TypeError, ValueError: for an unknown name, a `sigma_data` that is not positive or a `data_mean` that is not finite.
     """
 
     prediction_type: str = "epsilon"
     time: str = "scaled"
     num_train_timesteps: int = 1000
+    sigma_data: float = DATA_STD
+    data_mean: float | Sequence[float] = 0.0
 
     def __post_init__(self) -> None:
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type must be one of {PREDICTION_TYPES}, got {self.prediction_type!r}")
-        if self.time not in TIME_CONVENTIONS:
-            raise ValueError(f"time must be one of {TIME_CONVENTIONS}, got {self.time!r}")
+        check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
+        check_choice("time", self.time, TIME_CONVENTIONS)
+        check_number("sigma_data", self.sigma_data, 0, ends="()")
+        for mean in self.data_mean if isinstance(self.data_mean, (list, tuple)) else [self.data_mean]:
+            check_number("data_mean", mean)
+
+    # ------------------------------------------------------------------ time
 
     def network_time(self, sde: SDE, t: Tensor) -> Tensor:
         """What the network is told for the SDE's time `t`; same shape and dtype."""
         t = as_time(t)
         if self.time == "sigma":
-            return sde.sigma(t) / sde.alpha(t)
+            return sde.noise_ratio(t)
         if self.time == "scaled":
             return TIME_SCALE * t
         return (t * self.num_train_timesteps - 1).clamp_min(0)
@@ -65,11 +80,29 @@ class Parameterization:
             return time / TIME_SCALE
         return (time + 1) / self.num_train_timesteps
 
+    # ------------------------------------------------------------------ the network's input
+
+    def input(self, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+        """What the network gets for the state `x` (B, *D) at `t`, () or (B,): y / h for "edm", else `x` itself."""
+        return self._edm(sde, x, t)[0] if self.prediction_type == "edm" else x
+
+    def state(self, sde: SDE, network_input: Tensor, t: Tensor) -> Tensor:
+        """The state (B, *D) whose `input` is `network_input`."""
+        if self.prediction_type != "edm":
+            return network_input
+        _, _, scale, alpha = self._edm(sde, network_input, t)
+        return alpha * (network_input * scale + self._mean(network_input))
+
+    # ------------------------------------------------------------------ the network's output
+
     def score(self, sde: SDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The score grad log p_t(x), shape of `x`, from the network's output; `t` of shape () or (B,)."""
+        """The score grad log p_t(x), shape of the state `x`, from the network's output; `t` of shape () or (B,)."""
         if self.prediction_type == "score":
             return output
-        alpha, sigma = expand_to(sde.alpha(as_time(t)), x), expand_to(sde.sigma(as_time(t)), x)
+        if self.prediction_type == "edm":
+            scaled, ratio, scale, alpha = self._edm(sde, x, t)
+            return (self.sigma_data / ratio * output - scaled) / (alpha * scale)
+        alpha, sigma = _coefficients(sde, x, t)
         if self.prediction_type == "epsilon":
             return -output / sigma
         if self.prediction_type == "sample":
@@ -77,10 +110,13 @@ class Parameterization:
         return -(alpha * output / sigma + x) / (alpha**2 + sigma**2)
 
     def output(self, sde: SDE, score: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The output of a network whose score is `score` (the inverse of `score`)."""
+        """The output of a network whose score is `score` (the inverse of `score`): how analytic models act as networks."""
         if self.prediction_type == "score":
             return score
-        alpha, sigma = expand_to(sde.alpha(as_time(t)), x), expand_to(sde.sigma(as_time(t)), x)
+        if self.prediction_type == "edm":
+            scaled, ratio, scale, alpha = self._edm(sde, x, t)
+            return (alpha * scale * score + scaled) * ratio / self.sigma_data
+        alpha, sigma = _coefficients(sde, x, t)
         if self.prediction_type == "epsilon":
             return -sigma * score
         if self.prediction_type == "sample":
@@ -93,7 +129,29 @@ class Parameterization:
             return noise
         if self.prediction_type == "sample":
             return x0
-        alpha, sigma = expand_to(sde.alpha(as_time(t)), x0), expand_to(sde.sigma(as_time(t)), x0)
+        if self.prediction_type == "edm":
+            _, ratio, scale, _ = self._edm(sde, x0, t)
+            return (ratio / self.sigma_data * (x0 - self._mean(x0)) - self.sigma_data * noise) / scale
+        alpha, sigma = _coefficients(sde, x0, t)
         if self.prediction_type == "score":
             return -noise / sigma
         return alpha * noise - sigma * x0
+
+    # ------------------------------------------------------------------ inside
+
+    def _edm(self, sde: SDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # y / h, r, h and alpha; the last three broadcast against x.
+        ratio, alpha = expand_to(sde.noise_ratio(as_time(t)), x), expand_to(sde.alpha(as_time(t)), x)
+        scale = torch.sqrt(self.sigma_data**2 + ratio**2)
+        return (x / alpha - self._mean(x)) / scale, ratio, scale, alpha
+
+    def _mean(self, x: Tensor) -> Tensor:
+        mean = torch.as_tensor(self.data_mean, dtype=x.dtype, device=x.device)
+        if mean.ndim and len(mean) != x.shape[1]:
+            raise ValueError(f"data_mean must have one number per channel, {x.shape[1]}, got {len(mean)}")
+        return mean.reshape(-1, *(1,) * (x.ndim - 2)) if mean.ndim else mean
+
+
+def _coefficients(sde: SDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # alpha and sigma in a form that broadcasts against x.
+    return expand_to(sde.alpha(as_time(t)), x), expand_to(sde.sigma(as_time(t)), x)

@@ -1,8 +1,8 @@
 r"""Predictors: one step of the reverse process from t to s < t.
 
-A predictor is a function ``(sde, x, score, t, s) -> (mean, std)``: given the state `x` of shape (B, *D), the score at
-(x, t) and two times (0-dim float64 tensors), the next state is ``mean + std * noise``. A `std` of zero draws no noise.
-With (scale, d) the kernel ``sde.transition(t, s)``, all of them are first order in the step:
+A predictor is a function `(sde, x, score, t, s) -> (mean, std)`: given the state `x` of shape (B, *D), the score at (x, t)
+and two times (0-dim float64 tensors), the next state is `mean + std * noise`. A `std` of zero draws no noise. With the
+kernel (scale, d) = `sde.transition(t, s)`, the functions of this file are
 
     Euler-Maruyama      mean = x + (f x - g^2 score) (s - t)        std = g sqrt(t - s)              (paper eq. 6)
     reverse diffusion   mean = (2 - scale) x + d^2 score            std = d                          (appendix E, eq. 45-46)
@@ -11,18 +11,41 @@ With (scale, d) the kernel ``sde.transition(t, s)``, all of them are first order
     probability flow    mean = x + (f x - g^2 score / 2) (s - t)    std = 0                          (paper eq. 13)
     exponential         mean = alpha_s E[x_0|x] + sigma_s E[z|x]    std = 0                          (DDIM: Song et al. 2021)
 
-The exponential predictor solves the probability-flow ODE exactly wherever the denoised image does not move.
+all first order in the step. The exponential predictor solves the probability-flow ODE exactly wherever the denoised image
+does not change.
+
+A predictor that remembers, needs several evaluations per level or ends in a way of its own is an object with more members:
+see `Predictor`. `multistep.ExponentialMultistep` and `heun.Heun` are two.
 """
 
-from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from .checks import check_choice
+from .heun import Heun
+from .multistep import ExponentialMultistep
 from .sde import SDE
 
 
-Predictor = Callable[[SDE, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+class Predictor(Protocol):
+    """One step of the reverse process. A function with this signature is enough.
+
+    These members are used where an object has them:
+
+    - `start()`: called when a sampling run is planned; an object that remembers clears its memory there. A copy of a
+      scheduler gets a copy of such an object, so that two runs never share a memory.
+    - `denoise(sde, x, score, t) -> x_0`: the last step, from the last noise level to the clean image; E[x_0 | x] without it.
+    - `times(sde, t, s) -> list of times`: for more than one network call per level, where they are (`t` and `s` have shape
+      (n,) there). The predictor is called after each, with the score at the state that it returned last, and with
+      `evaluation=i` as a further argument from the second on (i = 1, ...); `t` and `s` are the two ends of the step every
+      time. The last level takes one evaluation, which goes to `denoise`.
+    """
+
+    def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, *D) and standard deviation () of the state at `s`, from the state `x` (B, *D) at `t` and its score."""
+        ...
 
 
 def euler_maruyama(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,11 +83,30 @@ def exponential(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tup
     return sde.alpha(s) * sde.denoise(x, score, t) + sde.sigma(s) * noise, torch.zeros_like(t)
 
 
-PREDICTORS: dict[str, Predictor] = {
+#: By name; a class is instantiated for every scheduler, which then has a memory of its own.
+PREDICTORS: dict[str, Any] = {
     "euler_maruyama": euler_maruyama,
     "reverse_diffusion": reverse_diffusion,
     "ancestral": ancestral,
     "ancestral_large": ancestral_large,
     "probability_flow": probability_flow_euler,
     "exponential": exponential,
+    "exponential_multistep": ExponentialMultistep,
+    "heun": Heun,
 }
+
+
+def make_predictor(predictor: str | Predictor) -> Predictor:
+    """The predictor of a name, or the given one.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for what is neither a name nor callable.
+    """
+    if not isinstance(predictor, str) and callable(predictor):
+        return predictor
+    if not isinstance(predictor, str):
+        raise TypeError(f"predictor must be None, a name or a function, got {type(predictor).__name__}")
+    check_choice("predictor", predictor, PREDICTORS)
+    found = PREDICTORS[predictor]
+    return found() if isinstance(found, type) else found

@@ -20,19 +20,18 @@ Every SDE with an invertible log-SNR is solved by this one file, forwards (data 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .checks import check_integer, check_number
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
-from .sde import SDE, as_time, expand_to
+from .score_function import PerSample, ScoreFunction, check_score, select_rows
+from .sde import DATA_STD, SDE, as_time, expand_to
 
 
-# (x of shape (b, *D), t of shape (b,), per-sample conditions by name) -> score, shape of x.
-ScoreFunction = Callable[..., Tensor]
-DATA_STD = 0.5
 # Data has its structure at small noise: an embedded error estimate that strides over it in one step sees nothing. From data
 # errors grow with the noise, and steps stay well within the tolerance; from noise they shrink.
 FROM_DATA, FROM_NOISE = StepControl(first_step=0.01), StepControl(gains=(0.85, 0.2))
@@ -62,7 +61,7 @@ class UnitScaleFlow:
         sde: the SDE.
         dtype: what `score_fn` works in; the state itself is float64.
         data_std: rough standard deviation s of the data; it moves the cost, not the result.
-        condition: per-sample tensors (B, ...), handed to `score_fn` by name for the samples under way.
+        condition: per-sample tensors (B, ...), bound to `score_fn` by name, as `PerSample` does.
     """
 
     def __init__(
@@ -73,15 +72,14 @@ class UnitScaleFlow:
         data_std: float = DATA_STD,
         condition: Mapping[str, Tensor] | None = None,
     ):
-        if not 0 < data_std < math.inf:
-            raise ValueError(f"data_std must be a positive number, got {data_std!r}")
-        self.score_fn, self.sde, self.dtype = score_fn, sde, dtype
-        self.data_std, self.condition = data_std, dict(condition or {})
+        self.score_fn = PerSample(score_fn, **condition) if condition else score_fn
+        self.sde, self.dtype = sde, dtype
+        self.data_std = check_number("data_std", data_std, 0, ends="()")
 
     def variable(self, t: float) -> float:
         """u of the time t."""
         time = as_time(t).double()
-        return math.atan(math.sqrt(float(self.sde.sigma(time)) / (self.data_std * float(self.sde.alpha(time)))))
+        return math.atan(math.sqrt(float(self.sde.noise_ratio(time)) / self.data_std))
 
     def time(self, u: Tensor) -> Tensor:
         """t of `u`, same shape, float64."""
@@ -97,8 +95,8 @@ class UnitScaleFlow:
         t, rho = self.time(u), noise_ratio(u)
         h = (1 + rho**2).sqrt()
         x = (z * expand_to(self.sde.alpha(t) * self.data_std * h, z)).to(self.dtype)
-        condition = {name: value[rows.to(value.device)] for name, value in self.condition.items()}
-        score = self.score_fn(x, t.to(x.device, x.dtype), **condition).to(z.dtype)
+        score = select_rows(self.score_fn, rows)(x, t.to(x.device, x.dtype))
+        score = check_score(score, x).to(z.dtype)
         rate = noise_ratio_slope(u) / h
         return score * expand_to(-rate * self.sde.sigma(t), z) - z * expand_to(rate * rho / h, z)
 
@@ -120,10 +118,8 @@ def check_flow(sde: SDE, x: Tensor, tolerance: float, max_steps: int, *times: fl
         raise TypeError(f"x must be a floating-point tensor (B, *D), got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"x must have shape (B, *D) with B and D of at least 1, got {tuple(x.shape)}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}")
-    if not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}")
+    check_number("tolerance", tolerance, 0, 1, ends="()")
+    check_integer("max_steps", max_steps)
     for t in times:
         if not 0 < t <= sde.T:
             raise ValueError(f"times must lie in (0, T = {sde.T}], got {t!r}")

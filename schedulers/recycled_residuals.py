@@ -1,8 +1,9 @@
-r"""Generalised conjugate residuals that remember: a walk solves one slowly changing linear system per noise level.
+r"""A solver by generalised conjugate residuals (GCR) that reuses directions from earlier noise levels.
 
-The matrix is M = A V At + s^2 I, where a product with V = Cov[x_0 | x_t] costs a vector-Jacobian product through the
-network. Whatever pairs (v, M v) have been paid for precondition the next level's system (Parks et al. 2006 recycle Krylov
-spaces likewise): a system of 32 unknowns takes two or three products instead of eight.
+A sampling run solves one linear system per noise level, and the systems change slowly. The matrix is M = A V At + s^2 I,
+where a product with V = Cov[x_0 | x_t] costs a vector-Jacobian product through the network. The pairs (v, M v) of earlier
+levels precondition the next one's system (as Parks et al. 2006 recycle Krylov spaces): 32 unknowns take two or three
+products instead of eight.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ Vectors = tuple[Tensor, ...]
 
 
 class RecycledResiduals:
-    """Solves systems of (B, *M) unknowns, for each sample by itself.
+    """Solves systems of (B, *M) unknowns, each sample separately.
 
     Attributes:
         memory: the pairs (v, M v) of the last systems, newest first; all products are orthonormal in each sample.
@@ -36,7 +37,7 @@ class RecycledResiduals:
         multiply: Callable[[Tensor], tuple[Tensor, Tensor]],
         residual: Tensor,
         guess: Callable[[Tensor], Tensor],
-        tolerance: float,
+        tolerance: float | Tensor,
         max_iterations: int,
     ) -> Tensor:
         """P u with M u = `residual`.
@@ -47,7 +48,7 @@ class RecycledResiduals:
             multiply: u -> (M u, P u), linear, P of any kind.
             residual: the right-hand side, (B, *M).
             guess: an approximate inverse of M.
-            tolerance: relative residual at which a sample is done.
+            tolerance: relative residual at which a sample is done; a number or one per sample, (B,).
             max_iterations: bound on the calls of `multiply`; there is at least one.
         """
         goal = tolerance**2 * inner(residual, residual)
@@ -56,12 +57,12 @@ class RecycledResiduals:
         for _ in range(max_iterations):
             direction = torch.where(expand_to(stuck, residual) > 0, guess(residual), self._inverse(residual, guess))
             square = inner(residual, residual)
-            # A sample that is done neither moves nor remembers: it must not depend on its neighbours in the batch.
+            # A sample that is done keeps its solution and adds no pair: it must not depend on the others in the batch.
             active = square > goal
             direction, image, other = orthonormalize((direction, *multiply(direction)), done, active)
             done.append((direction, image, other))
             step = inner(image, residual)
-            # The remembered inverse may map a residual to where it does not shrink; the plain guess leads out of there.
+            # If the recycled preconditioner stalls, use the plain one next.
             stuck = (1 - stuck) * (step**2 < 0.1 * square)
             residual = residual - expand_to(step, image) * image
             result = result + expand_to(step, other) * other
@@ -71,7 +72,7 @@ class RecycledResiduals:
         return result
 
     def _inverse(self, residual: Tensor, guess: Callable[[Tensor], Tensor]) -> Tensor:
-        """What solves the system on the span of the remembered products, and the guess for what is orthogonal to it."""
+        """The solution on the span of the stored products, and the guess for what is orthogonal to it."""
         solution = torch.zeros_like(residual)
         for direction, image in chain(*self.memory):
             share = expand_to(inner(image, residual), residual)
@@ -79,7 +80,7 @@ class RecycledResiduals:
         return solution + guess(residual)
 
     def age(self, growth: float, adjoint: Callable[[Tensor], Tensor], noise_variance: float) -> None:
-        """Carries the pairs from one noise level to the next, where 1 / V is larger by `growth`.
+        """Updates the stored pairs from one noise level to the next, where 1 / V is larger by `growth`.
 
         For Gaussian data 1 / V = 1 / C + alpha^2 / sigma^2. If A is a multiple of a rotation, (A V At)^-1 grows by
         growth / g, with g = |At w|^2 / |w|^2; a mask or a mean is near enough for a preconditioner.

@@ -4,8 +4,9 @@ import numpy as np
 from diffusers.configuration_utils import register_to_config
 
 from .beta_schedules import beta_table, continuous_betas
-from .scheduling_utils import SDEScheduler
-from .sde import SDE, DiscreteSubVPSDE, SubVPSDE
+from .discrete_sdes import DiscreteSubVPSDE
+from .scheduling_sde import SDEScheduler
+from .sde import DATA_STD, SDE, SubVPSDE
 
 
 class SubVPSDEScheduler(SDEScheduler):
@@ -46,6 +47,8 @@ class SubVPSDEScheduler(SDEScheduler):
         sampling_eps: float = 1e-3,
         timestep_spacing: str = "linspace",
         prologue: bool = False,
+        sigma_data: float = DATA_STD,
+        data_mean: float | list[float] = 0.0,
     ):
         self.betas = beta_table(self.config)
         self.setup()

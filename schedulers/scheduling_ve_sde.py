@@ -5,8 +5,9 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from .scheduling_utils import SDEScheduler
-from .sde import SDE, VESDE, DiscreteVESDE
+from .discrete_sdes import DiscreteVESDE
+from .scheduling_sde import SDEScheduler
+from .sde import DATA_STD, SDE, VESDE
 
 
 class VESDEScheduler(SDEScheduler):
@@ -52,6 +53,8 @@ class VESDEScheduler(SDEScheduler):
         timestep_spacing: str = "linspace",
         prologue: bool = False,
         trained_betas: np.ndarray | list[float] | None = None,
+        sigma_data: float = DATA_STD,
+        data_mean: float | list[float] = 0.0,
     ):
         if trained_betas is not None:
             self.betas = torch.as_tensor(np.asarray(trained_betas), dtype=torch.float32)

@@ -3,11 +3,14 @@
 import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from .beta_schedules import beta_table, continuous_betas
-from .predictors import PREDICTORS
-from .scheduling_utils import SDEScheduler
-from .sde import SDE, VPSDE, DiscreteVPSDE
+from .checks import check_choice
+from .discrete_sdes import DiscreteVPSDE
+from .predictors import Predictor
+from .scheduling_sde import SDEScheduler
+from .sde import DATA_STD, SDE, VPSDE
 
 
 class VPSDEScheduler(SDEScheduler):
@@ -37,6 +40,9 @@ class VPSDEScheduler(SDEScheduler):
     ```
     """
 
+    # The continuous SDE too: the table of the same config is its discretisation, off by O(1 / N).
+    _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
+
     @register_to_config
     def __init__(
         self,
@@ -57,20 +63,23 @@ class VPSDEScheduler(SDEScheduler):
         sampling_eps: float = 1e-3,
         timestep_spacing: str = "linspace",
         prologue: bool = False,
+        sigma_data: float = DATA_STD,
+        data_mean: float | list[float] = 0.0,
     ):
-        if variance_type not in VARIANCE_TYPES:
-            raise ValueError(f"variance_type must be one of {VARIANCE_TYPES}, got {variance_type!r}")
+        check_choice("variance_type", variance_type, VARIANCE_TYPES)
         self.betas = beta_table(self.config)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self.time_convention = "scaled" if continuous else "index"
         self.setup()
-        if predictor == "ancestral" and variance_type.startswith("fixed_large"):
-            self.predictor = PREDICTORS["ancestral_large"]
 
     def make_sde(self) -> SDE:
         if self.config.continuous:
             return VPSDE(*continuous_betas(self.config))
         return DiscreteVPSDE(self.betas)
+
+    def _make_predictor(self, predictor: str | Predictor | None) -> Predictor | None:
+        large = predictor == "ancestral" and self.config.variance_type.startswith("fixed_large")
+        return super()._make_predictor("ancestral_large" if large else predictor)
 
     @property
     def smallest_time(self) -> float:

@@ -17,10 +17,14 @@ appendices B and C.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+
+#: The rough standard deviation of image data in a range of 2, as of the official models; EDM's sigma_data.
+DATA_STD = 0.5
 
 
 def as_time(t: Tensor | float) -> Tensor:
@@ -113,6 +117,11 @@ class SDE:
         """log(alpha^2 / sigma^2), decreasing in t."""
         t = as_time(t)
         return 2 * (self.log_alpha(t) - torch.log(self.sigma(t)))
+
+    def noise_ratio(self, t: Tensor) -> Tensor:
+        """sigma / alpha, the standard deviation of the noise relative to the clean image; increasing, shape of `t`."""
+        t = as_time(t)
+        return self.sigma(t) / self.alpha(t)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         """The time in [0, T] at which log-SNR has the given value (the nearer end where it is out of reach).
@@ -250,110 +259,3 @@ class SubVPSDE(VPSDE):
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         # alpha / (1 - alpha^2) = e^(l/2) reads 2 sinh(-log alpha) = e^(-l/2).
         return self._t_from_integral(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr))))
-
-
-class BetaTable:
-    """log alpha(t) from a DDPM table of betas: the mix-in behind the ``Discrete...`` SDEs.
-
-    Index i of the table is the time (i + 1) / N, where log alpha = 1/2 sum_{j<=i} log(1 - beta_j) exactly; between the
-    nodes (t = 0 included) runs a monotone cubic, so that coefficients are continuous and solvers keep their order.
-
-    Args:
-        betas: N numbers in (0, 1), first the least noisy step. The last may be 1; its alpha of zero is raised to 2^-12,
-            or half of its neighbour if that is less.
-    """
-
-    T: float = 1.0
-
-    def __init__(self, betas: Sequence[float] | Tensor):
-        table = torch.as_tensor(betas).detach().to("cpu", torch.float64).flatten()
-        if table.numel() < 2 or not bool((table > 0).all() and (table[:-1] < 1).all() and table[-1] <= 1):
-            raise ValueError(
-                "betas must be at least 2 numbers in (0, 1), of which the last may be 1, "
-                f"got {table.numel()}: {table[:4].tolist()} ..."
-            )
-        log_alpha = 0.5 * torch.log1p(-table).cumsum(0)
-        if table[-1] == 1:
-            log_alpha[-1] = min(float(log_alpha[-2]) - math.log(2), -12 * math.log(2))
-        self.betas = table
-        self.nodes = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
-        self.slopes = _monotone_slopes(self.nodes)
-
-    def _cell(self, t: Tensor) -> tuple[Tensor, ...]:
-        # The position u in [0, 1] inside its cell, the two nodes around it and their slopes per cell.
-        position = as_time(t) * len(self.betas)
-        cell = position.detach().floor().clamp(0, len(self.betas) - 1)
-        low = cell.long()
-        nodes, slopes = self.nodes.to(low.device), self.slopes.to(low.device)
-        values = (nodes[low], nodes[low + 1], slopes[low], slopes[low + 1])
-        return (position - cell, *(value.to(position.dtype) for value in values))
-
-    def log_alpha(self, t: Tensor) -> Tensor:
-        u, left, right, slope_left, slope_right = self._cell(t)
-        rise = right - left
-        return left + u * (
-            slope_left + u * (3 * rise - 2 * slope_left - slope_right + u * (slope_left + slope_right - 2 * rise))
-        )
-
-    def beta(self, t: Tensor) -> Tensor:
-        """Noise rate beta(t) = -2 d log alpha / dt."""
-        u, left, right, slope_left, slope_right = self._cell(t)
-        rise = right - left
-        slope = slope_left + u * (
-            2 * (3 * rise - 2 * slope_left - slope_right) + 3 * u * (slope_left + slope_right - 2 * rise)
-        )
-        return -2 * len(self.betas) * slope
-
-    def _t_from_integral(self, integral: Tensor) -> Tensor:
-        # The cell by search, then Newton on its cubic, kept inside the bracket by bisection where it would leave.
-        target = (-0.5 * integral.double()).clamp_min(float(self.nodes[-1]))
-        nodes, slopes = self.nodes.to(target.device), self.slopes.to(target.device)
-        low = (torch.searchsorted(-nodes, -target) - 1).clamp(0, len(self.betas) - 1)
-        start, first, last = nodes[low], slopes[low], slopes[low + 1]
-        rise = nodes[low + 1] - start
-        square, cube = 3 * rise - 2 * first - last, first + last - 2 * rise
-        left, right = torch.zeros_like(target), torch.ones_like(target)
-        u = ((target - start) / rise).clamp(0, 1)
-        for _ in range(12):
-            miss = start + u * (first + u * (square + u * cube)) - target
-            left, right = torch.where(miss > 0, u, left), torch.where(miss > 0, right, u)
-            newton = u - miss / (first + u * (2 * square + 3 * u * cube))
-            u = torch.where((newton >= left) & (newton <= right), newton, 0.5 * (left + right))
-        return ((low + u) / len(self.betas)).to(integral.dtype)
-
-
-def _monotone_slopes(nodes: Tensor) -> Tensor:
-    # Central differences, limited as in Fritsch & Carlson (1980) so that the cubic never turns upwards.
-    rise = nodes.diff()
-    inner = 0.5 * (rise[1:] + rise[:-1])
-    slopes = torch.cat([1.5 * rise[:1] - 0.5 * rise[1:2], inner, 1.5 * rise[-1:] - 0.5 * rise[-2:-1]])
-    steepest = 3 * torch.cat([rise[:1], torch.maximum(rise[1:], rise[:-1]), rise[-1:]])
-    return torch.maximum(slopes, steepest).clamp_max(0)
-
-
-class DiscreteVPSDE(BetaTable, VPSDE):
-    """The VP SDE behind a DDPM table of betas (DDPM, Stable Diffusion: linear, scaled_linear, cosine, trained).
-
-    With it every epsilon-predicting diffusers model is a VP score model: between neighbouring indices the transition is
-    N(sqrt(1 - beta_i) x, beta_i I), which is DDPM's forward step.
-    """
-
-
-class DiscreteSubVPSDE(BetaTable, SubVPSDE):
-    """The sub-VP SDE with the drift of a DDPM table of betas."""
-
-
-class DiscreteVESDE(SDE):
-    """The VE form of a DDPM table of betas: x / alpha, so that alpha = 1 and sigma = sigma_VP / alpha_VP."""
-
-    def __init__(self, betas: Sequence[float] | Tensor):
-        self.vp = DiscreteVPSDE(betas)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(as_time(t))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.exp(-0.5 * self.vp.log_snr(t))
-
-    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return self.vp.t_from_log_snr(log_snr)

@@ -1,7 +1,7 @@
 """Time grids: at which times the network is called, and where each step goes.
 
-A grid is a function ``(sde, n, eps) -> TimeGrid`` with n levels from T down to about eps, float64 on the CPU. From the
-last level the samplers go to the clean image.
+A grid is a function `(sde, n, sampling_eps) -> TimeGrid` with n levels from T down to about `sampling_eps`, float64 on the
+CPU. From the last level the samplers step to the clean image.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .sde import SDE, as_time
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """The walk of a sampler.
+    """The times of a sampling run.
 
     Args:
         levels: (n,) times, decreasing, at which the network is called.
@@ -33,44 +33,44 @@ class TimeGrid:
         return cls(levels, torch.cat([levels[1:], torch.zeros_like(levels[:1])]))
 
 
-def uniform(sde: SDE, n: int, eps: float) -> TimeGrid:
-    """n times from T to eps, evenly spaced (diffusers' "linspace")."""
-    return TimeGrid.through(torch.linspace(sde.T, eps, n, dtype=torch.float64))
+def uniform(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
+    """n times from T to sampling_eps, evenly spaced (diffusers' "linspace")."""
+    return TimeGrid.through(torch.linspace(sde.T, sampling_eps, n, dtype=torch.float64))
 
 
-def leading(sde: SDE, n: int, eps: float) -> TimeGrid:
-    """eps + T k / n for k = n-1 ... 0: diffusers' "leading", which starts below T."""
-    return TimeGrid.through(eps + torch.arange(n - 1, -1, -1, dtype=torch.float64) * ((sde.T) / n))
+def leading(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
+    """sampling_eps + T k / n for k = n-1 ... 0: diffusers' "leading", which starts below T."""
+    return TimeGrid.through(sampling_eps + torch.arange(n - 1, -1, -1, dtype=torch.float64) * ((sde.T) / n))
 
 
-def trailing(sde: SDE, n: int, eps: float) -> TimeGrid:
+def trailing(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
     """T k / n for k = n ... 1: diffusers' "trailing"."""
     return TimeGrid.through(torch.arange(n, 0, -1, dtype=torch.float64) * (sde.T / n))
 
 
-def log_snr(sde: SDE, n: int, eps: float) -> TimeGrid:
-    """n times from T to eps at which log-SNR is evenly spaced (Lu et al. 2022)."""
-    ends = sde.log_snr(as_time(sde.T)), sde.log_snr(as_time(eps))
+def log_snr(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
+    """n times from T to sampling_eps at which log-SNR is evenly spaced (Lu et al. 2022)."""
+    ends = sde.log_snr(as_time(sde.T)), sde.log_snr(as_time(sampling_eps))
     steps = torch.linspace(0, 1, n, dtype=torch.float64)
-    return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(torch.lerp(*ends, steps)), eps))
+    return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(torch.lerp(*ends, steps)), sampling_eps))
 
 
-def karras(sde: SDE, n: int, eps: float, rho: float = 7.0) -> TimeGrid:
-    """n times from T to eps at which (sigma / alpha)^(1 / rho) is evenly spaced (Karras et al. 2022, eq. 5)."""
-    first, last = (torch.exp(-0.5 * sde.log_snr(as_time(end)) / rho) for end in (sde.T, eps))
+def karras(sde: SDE, n: int, sampling_eps: float, rho: float = 7.0) -> TimeGrid:
+    """n times from T to sampling_eps at which (sigma / alpha)^(1 / rho) is evenly spaced (Karras et al. 2022, eq. 5)."""
+    first, last = (torch.exp(-0.5 * sde.log_snr(as_time(end)) / rho) for end in (sde.T, sampling_eps))
     ratio = torch.lerp(first, last, torch.linspace(0, 1, n, dtype=torch.float64))
-    return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(-2 * rho * torch.log(ratio)), eps))
+    return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(-2 * rho * torch.log(ratio)), sampling_eps))
 
 
-def official(sde: SDE, n: int, eps: float) -> TimeGrid:
-    """The official code's walk: times spaced by (T - eps) / (n - 1), steps of T / n, the last one's mean as result."""
-    levels = torch.linspace(sde.T, eps, n, dtype=torch.float64)
+def official(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
+    """The official code's grid: `uniform`'s times with steps of T / n; the result is the mean of the last step."""
+    levels = torch.linspace(sde.T, sampling_eps, n, dtype=torch.float64)
     return TimeGrid(levels, levels - sde.T / n, denoise=False)
 
 
-def _pin_ends(sde: SDE, levels: Tensor, eps: float) -> Tensor:
-    # The inverse of log-SNR rounds; T and eps are meant exactly.
-    levels[-1], levels[0] = eps, sde.T
+def _pin_ends(sde: SDE, levels: Tensor, sampling_eps: float) -> Tensor:
+    # The inverse of log-SNR rounds; the ends must be T and `sampling_eps` exactly.
+    levels[-1], levels[0] = sampling_eps, sde.T
     return levels
 
 

@@ -1,77 +1,95 @@
-r"""Twisted sequential Monte Carlo: posterior samples that are exact in the limit of many particles (Wu et al. 2023).
+r"""Twisted sequential Monte Carlo (Wu et al. 2023): posterior samples, exact in the limit of many particles. Experimental.
 
-For a measurement y = A x_0 + s n, a population of particles walks down the prior's own chain p(x_s | x_t), led by a twist,
-a guess of p_t(y | x_t) that needs not be right:
+For a measurement y = A x_0 + s n, a population of particles follows the prior's own chain p(x_s | x_t), guided by a twist:
+an approximation of p_t(y | x_t) that need not be exact,
 
     twist(x_t) = N(y; A D, v A At + s^2),   v = r^2 w / (r^2 + w),   r = sigma / alpha,
 
 with the denoised image D and the variance w of the data. The twisted score, prior plus grad log twist, proposes
-x_s ~ q(x_s | x_t), and the weight repairs what is wrong about it:
+x_s ~ q(x_s | x_t), and the importance weight corrects the proposal:
 
     weight = p(x_s | x_t) twist(x_s) / (q(x_s | x_t) twist(x_t)).
 
-Where few particles carry the weight, the population is drawn anew (systematic resampling). In the sampling loop all this
-is a constraint on the state; the network sees each state once, in the constraint, and `score` hands on what it found.
+Where few particles carry the weight, the population is resampled (systematic resampling).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .conditioning import ScoreFunction
+from .checks import check_integer, check_number
 from .operators import LinearOperator, inner
-from .predictors import Predictor
-from .sde import SDE
+from .predictors import Predictor, ancestral
+from .score_function import ScoreFunction
+from .sde import DATA_STD, SDE
 
 
 class TwistedSMC:
-    """One walk of one population per measurement.
+    """The twisted score of populations of particles, and their resampling. Make one for each sampling run.
+
+    The object itself is the score function of the sampling loop, and `resample` its constraint on the state. `resample`
+    evaluates the network; the score of the states that it returns costs nothing more. States that were edited since
+    (by a callback) are evaluated again.
 
     Args:
+        score_fn: the prior's score, `(x, t) -> (B, *D)`, differentiable in x.
         sde: the prior's SDE.
-        score_fn: the prior's score, differentiable.
-        predictor: the prior's chain, with noise: `(sde, x, score, t, s) -> (mean, std)`.
         operator: A.
-        measurement: y of each particle, (B, *M); those of one population are alike.
-        noise_std: s, in the units of the state, as `measurement`.
+        y: the measurement of each particle, (B, *M); those of one population are equal.
+        noise_std: s, in the units of the state, as `y`.
         particles: size of a population; B is a multiple of it.
-        data_std: standard deviation of the data, roughly.
-        uniform: returns a number in [0, 1) for each population, (B / particles,).
-        threshold: a population is drawn anew when its effective size falls below this share.
+        predictor: the prior's chain, with noise: `(sde, x, score, t, s) -> (mean, std)`; the one of the sampling loop.
+        data_std: rough standard deviation of the data.
+        uniform: returns a number in [0, 1) for each population, (B / particles,); by default from torch's global generator.
+        threshold: a population is resampled when its effective size falls below this share.
 
     Attributes:
         evaluations: calls of the score and vector-Jacobian products so far, each counted as one.
+
+    Raises:
+        TypeError, ValueError: for an argument out of its range, or a batch that is no multiple of `particles`.
     """
 
     def __init__(
         self,
-        sde: SDE,
         score_fn: ScoreFunction,
-        predictor: Predictor,
+        sde: SDE,
         operator: LinearOperator,
-        measurement: Tensor,
+        y: Tensor,
         noise_std: float,
         particles: int,
-        data_std: float,
-        uniform: Callable[[], Tensor],
+        *,
+        predictor: Predictor = ancestral,
+        data_std: float = DATA_STD,
+        uniform: Callable[[], Tensor] | None = None,
         threshold: float = 0.5,
-    ):
-        self.sde, self.score_fn, self.predictor, self.operator = sde, score_fn, predictor, operator
-        self.measurement, self.noise_variance, self.data_std = measurement, float(noise_std) ** 2, float(data_std)
-        self.particles, self.uniform, self.threshold = particles, uniform, threshold
+    ) -> None:
+        self.score_fn, self.sde, self.operator, self.y, self.predictor = score_fn, sde, operator, y, predictor
+        self.noise_variance = check_number("noise_std", noise_std, 0) ** 2
+        self.data_std = check_number("data_std", data_std, 0, ends="()")
+        self.threshold = check_number("threshold", threshold, 0, 1)
+        self.particles = check_integer("particles", particles)
+        if len(y) % self.particles:
+            raise ValueError(f"y must hold a multiple of particles = {particles} measurements, got {len(y)}")
+        self.uniform = uniform or (lambda: torch.rand(len(y) // self.particles))
         self.evaluations = 0
-        self._log_weights = torch.zeros(len(measurement), device=measurement.device)
-        self._time: Any = None
+        self._log_weights = torch.zeros(len(y), device=y.device)
+        self._time: Tensor | None = None
         self._states: tuple[Tensor, ...] = ()  # the states, their prior and twisted scores, their log twists
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """The twisted score at the states that `__call__` has just returned, whatever the arguments."""
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The twisted score at the states `x` (B, *D) and the time `t` (0-dim), same shape."""
+        if not self._states or not (x is self._states[0] or torch.equal(x, self._states[0])):
+            found = (x, *self._evaluate(x, t))
+            # The weights of edited states are those of their new twists.
+            before = self._states[3] if self._states else torch.zeros_like(found[3])
+            self._log_weights = self._log_weights + found[3] - before
+            self._states, self._time = found, t
         return self._states[2]
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The populations after weighing and, where the weights are uneven, resampling the states `x` (B, *D) at `t`."""
+    def resample(self, x: Tensor, t: Tensor) -> Tensor:
+        """The populations after weighting and, where the weights are uneven, resampling the states `x` (B, *D) at `t`."""
         if float(t) == 0:  # the means of the last states, which have their weights already
             return x[self._ancestors()]
         found = (x, *self._evaluate(x, t))
@@ -88,11 +106,11 @@ class TwistedSMC:
 
     def _evaluate(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prior score, twisted score and log twist (B,), but for a constant."""
-        ratio, data = float(self.sde.sigma(t) / self.sde.alpha(t)) ** 2, self.data_std**2
+        ratio, data = float(self.sde.noise_ratio(t)) ** 2, self.data_std**2
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             score = self.score_fn(x, t)
-            misfit = self.measurement - self.operator.A(self.sde.denoise(x, score, t))
+            misfit = self.y - self.operator.A(self.sde.denoise(x, score, t))
             with torch.no_grad():
                 solved = self.operator.solve(misfit, ratio * data / (ratio + data), self.noise_variance)
             # The quadratic form's gradient: its matrix does not depend on x.
@@ -104,6 +122,7 @@ class TwistedSMC:
     def _step_log_ratio(self, x: Tensor, s: Tensor) -> Tensor:
         """log of p(x_s | x_t) / (q(x_s | x_t) twist(x_t)), shape (B,): Gaussians of one variance and two means."""
         before, score, twisted, log_twist = self._states
+        assert self._time is not None
         prior_mean, std = self.predictor(self.sde, before, score, self._time, s)
         mean, _ = self.predictor(self.sde, before, twisted, self._time, s)
         shift = mean - prior_mean

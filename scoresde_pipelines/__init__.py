@@ -14,6 +14,7 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from .evaluation import evaluate
 from .models import (
     DDPMpp,
     GaussianMixtureScoreModel,
@@ -24,6 +25,7 @@ from .models import (
     from_unet2d,
     load_official_checkpoint,
     to_unet2d,
+    with_classes,
 )
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_colorization import ScoreSdeColorizationPipeline
@@ -32,7 +34,7 @@ from .pipeline_inverse_problem import ScoreSdeInverseProblemPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput, ScoreSdePipelineOutput
 from .pipeline_score_sde import ScoreSdePipeline
-from .registration import register_with_diffusers
+from .registration import imported_scheduler, register_with_diffusers
 from .schedulers import (
     SDE,
     VESDE,
@@ -52,6 +54,12 @@ from .shipped import shipped
 __version__ = "0.1.0"
 
 register_with_diffusers(__name__)
+
+
+def __getattr__(name: str) -> object:
+    # diffusers looks a saved scheduler of a user's own up here.
+    return imported_scheduler(name)
+
 
 __all__ = [
     "DDPMpp",
@@ -79,10 +87,12 @@ __all__ = [
     "VESDEScheduler",
     "VPSDE",
     "VPSDEScheduler",
+    "evaluate",
     "from_unet2d",
     "load_official_checkpoint",
     "log_likelihood",
     "shipped",
     "solve_probability_flow",
     "to_unet2d",
+    "with_classes",
 ]

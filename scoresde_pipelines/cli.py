@@ -3,6 +3,8 @@
 import typer
 
 from .command_convert import convert
+from .command_ema import ema
+from .command_evaluate import evaluate
 from .command_likelihood import likelihood
 
 
@@ -17,6 +19,8 @@ def scoresde() -> None:
 
 
 app.command()(convert)
+app.command()(ema)
+app.command()(evaluate)
 app.command()(likelihood)
 
 

@@ -15,7 +15,6 @@ from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .schedulers.dequantization import DEQUANTIZATIONS
 from .schedulers.divergence import DIVERGENCES
 from .schedulers.probability_flow import ODEError
-from .shipped import shipped
 from .training.data import ImageFormat, ImageStore, load_images
 
 
@@ -23,7 +22,9 @@ def likelihood(
     model: Annotated[str, typer.Option(help="Pipeline folder, Hub id, or the name of a shipped pipeline.")],
     data: Annotated[str, typer.Option(help="Folder or parquet file of images, or a Hub data set.")],
     output: Annotated[Path, typer.Option(help="Table to write or to go on with: .csv or .jsonl.")],
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split of the data set; of a folder without splits all images are read.")
+    ] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Measure the first so many images only.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 16,
     fit: Annotated[str, typer.Option(help="'crop' or 'pad' to the model's resolution.")] = "crop",
@@ -64,7 +65,7 @@ def likelihood(
         "seed": seed,
     }
     try:
-        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(shipped(model) if model in shipped() else model)
+        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(model)
         pipe.to(_device(device))
         images = _open_images(data, split, fit, pipe.sample_shape)
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
@@ -160,10 +161,6 @@ def _device(name: str | None) -> str:
 
 def _open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) -> ImageStore:
     channels, height, width = shape
-    if height != width:
-        raise ValueError(f"the model's images must be square, they are {height} x {width}")
-    files = sorted(file.name for file in Path(data).rglob("*.parquet")) if Path(data).is_dir() else []
-    if files and not any(name.startswith(split) for name in files):
-        raise ValueError(f"split must be the beginning of a file's name in {data}, {files}, got {split!r}")
     source = {"train_data_dir": data} if Path(data).exists() else {"dataset_name": data}
-    return ImageStore(load_images(**source, split=split), ImageFormat(height, channels, fit), max_cached_gb=0)
+    table = load_images(**source, split=split, whole_if_unsplit=True)
+    return ImageStore(table, ImageFormat((height, width), channels, fit), max_cached_gb=0)

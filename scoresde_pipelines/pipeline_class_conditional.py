@@ -1,19 +1,20 @@
 """Class-conditional generation, with a classifier beside an unconditional network or with a conditional network."""
 
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from .image_inputs import check_count, check_nonnegative
+from .class_evidence import classifier_kind, clean_log_prob, noisy_log_prob
 from .models import NoiseConditionalClassifier
-from .pipeline_inverse_problem import conditioned_network
+from .network_use import in_use
+from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, SDEPipelineBase, StepCallback
-from .schedulers import ClassifierGuidance
-from .schedulers.sde import expand_to
+from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
+from .schedulers.checks import check_integer, check_number
+from .schedulers.classifier_guidance import GuidanceScale
+from .schedulers.score_function import ScoreFunction
 
 
 class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
@@ -21,12 +22,17 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     With a `classifier` the network is unconditional, and the gradient of log p(class | x_t) joins its score in
     predictor, corrector and ODE alike. Without one the network itself takes `class_labels`
-    (`NCSNpp(num_class_embeds=...)`), and classifier-free guidance combines its scores with and without the label.
+    (`NCSNpp(num_class_embeds=...)`, trained with `--class_conditional`), and classifier-free guidance combines its scores
+    with and without the label.
 
     Args:
         unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`.
-        classifier (*optional*): a `NoiseConditionalClassifier`, called as `classifier(x / alpha, sigma / alpha).logits`.
-            One classifier serves every SDE, and every range of data.
+        classifier (*optional*): a `NoiseConditionalClassifier`, called as `classifier(x / alpha, sigma / alpha).logits`: one
+            serves every SDE and every range of data. Or any image classifier of `transformers`, evaluated on the denoised
+            image.
+        image_processor (*optional*): the image processor of a classifier of `transformers`.
+        id2label (`dict`, *optional*): names of the network's classes, by their number; `class_labels` may then be names. A
+            classifier of `transformers` brings its own names.
 
     Example:
 
@@ -37,9 +43,10 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
     ```
     """
 
-    _optional_components = ["classifier"]
+    _optional_components = ["classifier", "image_processor"]
     model_cpu_offload_seq = "classifier->unet"  # type: ignore[assignment]
     classifier: Any
+    image_processor: Any
 
     def __init__(
         self,
@@ -48,18 +55,20 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         classifier: torch.nn.Module | None = None,
         data_min: float | None = None,
         data_max: float | None = None,
+        id2label: dict[int, str] | None = None,
+        image_processor: Any = None,
     ):
-        super().__init__(unet, scheduler, data_min, data_max)
-        if classifier is not None and not hasattr(getattr(classifier, "config", None), "num_classes"):
-            raise TypeError(
-                f"classifier must be a NoiseConditionalClassifier or alike, got {type(classifier).__name__}"
+        super().__init__(unet, scheduler, data_min, data_max, id2label)
+        if classifier is not None and classifier_kind(classifier) == "clean" and image_processor is None:
+            raise ValueError(
+                "image_processor must be given with a classifier of transformers "
+                "(AutoImageProcessor.from_pretrained of the same name), got None"
             )
-        self.register_modules(classifier=classifier)
+        self.register_modules(classifier=classifier, image_processor=image_processor)
 
-    @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | list[int] | Tensor,
+        class_labels: int | str | list[int] | list[str] | Tensor,
         guidance_scale: float = 1.0,
         num_inference_steps: int = 1000,
         num_samples: int = 1,
@@ -70,11 +79,12 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         ode_tolerance: float | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+        guidance_interval: tuple[float, float] | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images of the given classes.
 
         Args:
-            class_labels (`int`, `list[int]` or `torch.Tensor`): the class of each image.
+            class_labels (`int`, `str`, a list of them or `torch.Tensor`): the class of each image, by number or name.
             guidance_scale (`float`): 0 ignores the class, 1 samples p(x | class), more sharpens it: fewer doubtful
                 images, less diversity.
             num_inference_steps (`int`): number of noise levels; the network is called `scheduler.order` times at each.
@@ -86,76 +96,108 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             ode_tolerance (`float`, *optional*): solve the probability-flow ODE adaptively to this error instead.
             callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
                 after each step; may return a dict with new `latents`.
+            guidance_interval (`tuple`, *optional*): noise ratios sigma / alpha, (low, high), between which the scale acts
+                (Kynkaanniemi et al. 2024). Elsewhere a conditional network has a scale of 1, a classifier one of 0.
 
         Returns:
             `images` and `nfe`: evaluations of the network for each image, two where it is asked with and without the
             label; those of the classifier, one forward and backward pass a step, are not counted.
 
         Raises:
-            ValueError: for a label out of range, a classifier for other images, or an argument out of its range, before
-                any work is done.
+            TypeError, ValueError: for a label or name that is not known, a classifier for other images, or an argument out
+                of its range, before any work is done; or for images that are not finite.
         """
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
         labels = self.check_labels(class_labels, guidance_scale).repeat_interleave(num_samples)
+        GuidanceScale(guidance_scale, 1.0, guidance_interval, self.scheduler.sde.noise_ratio)
         self.check_inputs(
             len(labels), num_inference_steps, generator, latents, output_type, callback_on_step_end_tensor_inputs
         )
-        if ode_tolerance is not None and not 0 < ode_tolerance < 1:
-            raise ValueError(f"ode_tolerance must lie between 0 and 1, got {ode_tolerance!r}")
-        labels = labels.to(self._execution_device)
-        latents = self.prepare_latents(len(labels), generator, latents)
-        score_fn = partial(self.guided_score, scale=float(guidance_scale))
-        calls = 2 if self.classifier is None and guidance_scale not in (0, 1) else 1
-        nfe: int | Tensor
         if ode_tolerance is not None:
-            latents, nfe = self.solve_ode(latents, ode_tolerance, score_fn, {"class_labels": labels})
-        else:
-            self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-            network = conditioned_network(partial(score_fn, class_labels=labels), self.scheduler)
-            latents = self.run_sampler(
-                latents, generator, network, callback_on_step_end, callback_on_step_end_tensor_inputs
-            )
-            nfe = len(self.scheduler.timesteps)
+            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
+        score_fn = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval)
+        evaluations = getattr(score_fn, "evaluations", lambda t: 1)
+        nfe: int | Tensor
+        with self.running():
+            x = self.prepare_latents(len(labels), generator, latents)
+            if ode_tolerance is not None:
+                x, nfe = self.solve_ode(x, ode_tolerance, score_fn)
+                # Within an interval: where the scale acts, and so at most.
+                nfe = nfe * (2 if self.classifier is None and guidance_scale not in (0, 1) else 1)
+            else:
+                scheduler = self.plan(num_inference_steps)
+                x = self.run_sampler(
+                    x, scheduler, score_fn, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+                )
+                nfe = sum(evaluations(t) for t in scheduler.times)
         self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(latents, output_type), nfe=calls * nfe)
+        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)
 
-    # ------------------------------------------------------------------ checks
+    def running(self) -> AbstractContextManager[None]:
+        """What every run happens in: see `network_use.in_use`."""
+        return in_use(self.unet, self.classifier)
+
+    # ------------------------------------------------------------------ classes
 
     @property
     def num_classes(self) -> int:
         """Number of classes that the classifier, or else the network, tells apart."""
         if self.classifier is not None:
-            return self.classifier.config.num_classes
-        return self.unet.config.get("num_class_embeds") or 0
+            config = self.classifier.config
+            return config.num_labels if classifier_kind(self.classifier) == "clean" else config.num_classes
+        embeddings = getattr(self.unet.config, "num_class_embeds", None) or 0
+        # Of a UNet2DModel trained with label dropout the last embedding means "no class".
+        return len(self.config.id2label) if embeddings and self.config.id2label else embeddings
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Numbers of the classes by name; empty where they have no names."""
+        clean = self.classifier is not None and classifier_kind(self.classifier) == "clean"
+        names = self.classifier.config.id2label if clean else self.config.id2label
+        return {str(name): int(number) for number, name in (names or {}).items()}
+
+    def get_label_ids(self, label: str | list[str]) -> list[int]:
+        """Numbers of the classes with these names, as in `DiTPipeline`."""
+        known, names = self.labels, [label] if isinstance(label, str) else list(label)
+        for name in names:
+            if name not in known:
+                choices = sorted(known) if known else "of a pipeline with id2label, and this one has none"
+                raise ValueError(f"class_labels must be among {choices}, got {name!r}")
+        return [known[name] for name in names]
 
     def check_labels(self, class_labels: Any, guidance_scale: float) -> Tensor:
-        """The labels as int64, shape (B,); raises ValueError where they, the scale or the modules do not fit."""
-        check_nonnegative("guidance_scale", guidance_scale)
+        """The labels as int64, (B,); raises TypeError or ValueError where they, the scale or the modules do not fit."""
+        check_number("guidance_scale", guidance_scale, 0)
         if self.num_classes == 0:
             raise ValueError(
-                "the network has no classes (num_class_embeds is not set): give the pipeline a classifier"
+                "classifier must be given where the network has no classes (num_class_embeds is not set), got None"
             )
-        if class_labels is None or isinstance(class_labels, str):
-            raise TypeError(f"class_labels must be an integer or a list of integers, got {class_labels!r}")
+        many = list(class_labels) if isinstance(class_labels, (list, tuple)) else [class_labels]
+        if many and all(isinstance(label, str) for label in many):
+            class_labels = self.get_label_ids(many)
         try:
             labels = torch.as_tensor(class_labels)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"class_labels must be an integer or a list of integers, got {class_labels!r}") from error
-        if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim > 1 or labels.numel() == 0:
-            raise ValueError(f"class_labels must be an integer or a list of integers, got {class_labels!r}")
+            raise TypeError(f"class_labels must be integers or names, got {class_labels!r}") from error
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(f"class_labels must be integers or names, got {class_labels!r}")
+        if labels.ndim > 1 or labels.numel() == 0:
+            raise ValueError(f"class_labels must be one label or a list of them, got shape {tuple(labels.shape)}")
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
             raise ValueError(f"class_labels must lie in 0..{self.num_classes - 1}, got {labels.tolist()}")
         if self.classifier is not None:
             self._check_classifier()
         elif guidance_scale != 1 and not self._knows_no_class():
             raise ValueError(
-                f"guidance_scale {guidance_scale} needs a network with a label for 'no class' (NCSNpp, DDPMpp); "
-                "this one can only be sampled with 1"
+                f"guidance_scale must be 1 for a network without a label for 'no class' (NCSNpp and DDPMpp have one), "
+                f"got {guidance_scale}"
             )
         return labels.reshape(-1).long()
 
     def _check_classifier(self) -> None:
+        if classifier_kind(self.classifier) == "clean":
+            return
         config, (channels, *size) = self.classifier.config, self.sample_shape
         own = config.get("sample_size") or tuple(size)
         own = (own, own) if isinstance(own, int) else tuple(own)
@@ -175,27 +217,21 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     # ------------------------------------------------------------------ guidance
 
-    def guided_score(self, x: Tensor, t: Tensor, class_labels: Tensor, scale: float) -> Tensor:
-        """The guided score at `x` (B, *D) for labels (B,); `t` of shape () or (B,)."""
-        if self.classifier is not None:
-            guidance = ClassifierGuidance(partial(self.class_log_prob, class_labels=class_labels), scale)
-            return guidance(self.scheduler.score_fn(self.network), x, t)
-        no_class = torch.full_like(class_labels, self.num_classes)
-        if scale in (0.0, 1.0):
-            labels = class_labels if scale else no_class
-            return self.scheduler.score_fn(self.network, class_labels=labels)(x, t)
-        score_fn = self.scheduler.score_fn(self.network, class_labels=torch.cat([no_class, class_labels]))
-        without, given = score_fn(torch.cat([x, x]), t.repeat(2) if t.ndim else t).chunk(2)
-        return without + scale * (given - without)
+    def guided_score_fn(
+        self, class_labels: Tensor, scale: float, interval: tuple[float, float] | None = None
+    ) -> ScoreFunction:
+        """The score given the labels (B,) with guidance, a function of states (B, *D) and times () or (B,)."""
+        sde, data_range = self.scheduler.sde, (self.config.data_min, self.config.data_max)
+        if self.classifier is None:
+            no_class = torch.full_like(class_labels, self.num_classes)
+            given, without = (PerSample(self._labelled_score, class_labels=v) for v in (class_labels, no_class))
+            return ClassifierFreeGuidance(given, without, scale, interval, sde.noise_ratio)
+        if classifier_kind(self.classifier) == "noise":
+            log_prob = PerSample(noisy_log_prob(self.classifier, sde, data_range), class_labels=class_labels)
+            return ClassifierGuidance(self.score_fn(), log_prob, scale, interval, sde.noise_ratio)
+        clean = clean_log_prob(self.classifier, self.image_processor, data_range)
+        log_prob = PerSample(clean, class_labels=class_labels)
+        return DenoisedClassifierGuidance(self.score_fn(), sde, log_prob, scale, interval)
 
-    def class_log_prob(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
-        """log p(label | x_t = x), shape (B,), by the classifier, in its own range of data."""
-        sde, config = self.scheduler.sde, self.classifier.config
-        low, high = self.config.data_min, self.config.data_max
-        scale = (config.data_max - config.data_min) / (high - low)
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        # Divided by alpha, every SDE is a VE SDE: a clean image plus white noise.
-        noisy = (x / expand_to(alpha, x) - low) * scale + config.data_min
-        level = (scale * sigma / alpha).to(x.device, x.dtype).expand(len(x))
-        logits = self.classifier(noisy.to(self.classifier.dtype), level).logits.float()
-        return functional.log_softmax(logits, dim=1).gather(1, class_labels[:, None])[:, 0]
+    def _labelled_score(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
+        return self.score_fn(class_labels=class_labels)(x, t)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .image_inputs import check_count, check_nonnegative, images_to_tensor
-from .pipeline_inverse_problem import LinearInversePipeline, Walk
+from .image_inputs import gray_to_tensor
+from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, StepCallback
+from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import GrayOperator
+from .schedulers.checks import check_number
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):
@@ -28,7 +28,6 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
     ```
     """
 
-    @torch.no_grad()
     def __call__(
         self,
         image: Any,
@@ -52,7 +51,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         Args:
             image: the gray image or images, in the network's size: PIL of any mode, an array (H, W) or (H, W, 1), a
                 tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1]. Of a color
-                tensor or array the mean is taken.
+                image `gray_weights` makes the gray one.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
@@ -67,31 +66,30 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             TypeError, ValueError: for images of another size or out of range, a network without color, and arguments
                 out of their range, before any sampling.
         """
-        check_count("num_samples", num_samples)
-        walk = Walk(
-            method,
-            num_inference_steps,
-            sampler,
-            solver_tolerance,
-            solver_iterations,
-            generator,
-            latents,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-            num_samples,
+        options = RestorationOptions(
+            method=method,
+            num_inference_steps=num_inference_steps,
+            num_samples=num_samples,
+            generator=generator,
+            latents=latents,
+            sampler=sampler,
+            solver_tolerance=solver_tolerance,
+            solver_iterations=solver_iterations,
+            callback=callback_on_step_end,
+            callback_tensors=callback_on_step_end_tensor_inputs,
         )
         channels, *size = self.sample_shape
         if channels != len(gray_weights):
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
-        check_nonnegative("noise_std", noise_std)
+        check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
-        gray = images_to_tensor(image, 1, (size[0], size[1]))
-        self.check_walk(walk, len(gray) * num_samples, output_type)
+        gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))
+        self.check_options(options, len(gray) * num_samples, output_type)
 
         gray = gray.to(self._execution_device).repeat_interleave(num_samples, dim=0)
         low, high = self.config.data_min, self.config.data_max
         y = (high - low) * gray + low * sum(operator.weights)
-        x, nfe = self.restore(y, operator, noise_std * (high - low), walk)
+        x, nfe = self.restore(y, operator, noise_std * (high - low), options)
         self.maybe_free_model_hooks()
         output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)

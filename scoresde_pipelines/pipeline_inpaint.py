@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .image_inputs import check_count, images_to_tensor, masks_to_tensor
-from .pipeline_inverse_problem import LinearInversePipeline, Walk
+from .image_inputs import images_to_tensor, masks_to_tensor
+from .image_outputs import export_images
+from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, StepCallback, export_images
+from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import MaskOperator
 
 
@@ -27,7 +28,6 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
     ```
     """
 
-    @torch.no_grad()
     def __call__(
         self,
         image: Any,
@@ -62,31 +62,31 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             TypeError, ValueError: for images or masks of another size, out of range or without white or black pixels,
                 and arguments out of their range, before any sampling.
         """
-        check_count("num_samples", num_samples)
-        walk = Walk(
-            method,
-            num_inference_steps,
-            sampler,
-            solver_tolerance,
-            solver_iterations,
-            generator,
-            latents,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-            num_samples,
+        options = RestorationOptions(
+            method=method,
+            num_inference_steps=num_inference_steps,
+            num_samples=num_samples,
+            generator=generator,
+            latents=latents,
+            sampler=sampler,
+            solver_tolerance=solver_tolerance,
+            solver_iterations=solver_iterations,
+            callback=callback_on_step_end,
+            callback_tensors=callback_on_step_end_tensor_inputs,
         )
         channels, *size = self.sample_shape
         images = images_to_tensor(image, channels, (size[0], size[1]))
         repaint = masks_to_tensor(mask_image, len(images), (size[0], size[1]))
-        self.check_walk(walk, len(images) * num_samples, output_type)
+        self.check_options(options, len(images) * num_samples, output_type)
 
         images, known = (
             v.to(self._execution_device).repeat_interleave(num_samples, dim=0) for v in (images, ~repaint)
         )
         low, high = self.config.data_min, self.config.data_max
         operator = MaskOperator(known)
-        x, nfe = self.restore(operator.A(low + (high - low) * images), operator, 0.0, walk)
+        x, nfe = self.restore(operator.A(low + (high - low) * images), operator, 0.0, options)
         self.maybe_free_model_hooks()
+        self.check_images(x, output_type)
         # From and back to the data range a number may round; a known pixel must not.
         whole = torch.where(known, images, self.to_unit_range(x))
         output = ScoreSdePipelineOutput(x if output_type == "latent" else export_images(whole, output_type), nfe=nfe)

@@ -1,10 +1,10 @@
 """Unconditional generation."""
 
-import torch
 from torch import Tensor
 
+from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .pipeline_utils import Generator, SDEPipelineBase, StepCallback
+from .schedulers.checks import check_number
 
 
 class ScoreSdePipeline(SDEPipelineBase):
@@ -16,6 +16,8 @@ class ScoreSdePipeline(SDEPipelineBase):
             ScoreSdeVe, ...) is converted by its configuration.
         data_min, data_max (`float`, *optional*): the values that black and white had in training; by default [0, 1]
             for the VE SDE and [-1, 1] for all others, as in the official models.
+        id2label (`dict`, *optional*): names of the classes of a class-conditional network, which is sampled here without a
+            class.
 
     Example:
 
@@ -26,7 +28,6 @@ class ScoreSdePipeline(SDEPipelineBase):
     ```
     """
 
-    @torch.no_grad()
     def __call__(
         self,
         batch_size: int = 1,
@@ -50,32 +51,32 @@ class ScoreSdePipeline(SDEPipelineBase):
             output_type (`str`): "pil", "np", "pt", or "latent" for the raw state.
             return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
             ode_tolerance (`float`, *optional*): solve the probability-flow ODE adaptively to this error (1e-5 is the
-                paper's) and denoise, instead of walking `num_inference_steps` levels with the scheduler's predictor and
-                corrector. The noise is that of the start alone, no callback is called, and `nfe` counts per image.
+                paper's) and denoise, instead of stepping through `num_inference_steps` levels with the scheduler's
+                predictor and corrector. The noise is that of the start alone, no callback is called, and `nfe` counts per
+                image.
             callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
                 after each step; may return a dict with new `latents`.
 
         Raises:
-            ValueError: for an argument out of its range, before any work is done.
+            TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
+                finite.
         """
         self.check_inputs(
             batch_size, num_inference_steps, generator, latents, output_type, callback_on_step_end_tensor_inputs
         )
-        if ode_tolerance is not None and not 0 < ode_tolerance < 1:
-            raise ValueError(f"ode_tolerance must lie between 0 and 1, got {ode_tolerance!r}")
-        latents = self.prepare_latents(batch_size, generator, latents)
-        nfe: int | Tensor
         if ode_tolerance is not None:
-            latents, nfe = self.solve_ode(latents, ode_tolerance)
-        else:
-            self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-            latents = self.run_sampler(
-                latents,
-                generator,
-                callback=callback_on_step_end,
-                callback_tensors=callback_on_step_end_tensor_inputs,
-            )
-            nfe = len(self.scheduler.timesteps)
+            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
+        nfe: int | Tensor
+        with self.running():
+            x = self.prepare_latents(batch_size, generator, latents)
+            if ode_tolerance is not None:
+                x, nfe = self.solve_ode(x, ode_tolerance)
+            else:
+                scheduler = self.plan(num_inference_steps)
+                x = self.run_sampler(
+                    x, scheduler, self.score_fn(), generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+                )
+                nfe = len(scheduler.timesteps)
         self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(latents, output_type), nfe=nfe)
+        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)

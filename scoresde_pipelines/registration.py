@@ -4,10 +4,37 @@ Without it `save_pretrained` writes a foreign class as `[module path, class]`, w
 the Hub (diffusers#5728, #5474). `LOADABLE_CLASSES` is semi-private: a test fails loudly when it changes.
 """
 
+from typing import Any
+
 from diffusers.pipelines import pipeline_loading_utils
+
+from .schedulers.scheduling_conversion import is_sde_scheduler, sde_scheduler_class
+
+
+PACKAGE = "scoresde_pipelines"
 
 
 def register_with_diffusers(package: str) -> None:
     """Tells diffusers that `package` holds models and schedulers with the usual two methods."""
     methods = ["save_pretrained", "from_pretrained"]
     pipeline_loading_utils.LOADABLE_CLASSES.setdefault(package, {"ModelMixin": methods, "SchedulerMixin": methods})
+
+
+def stable_name(component: Any) -> Any:
+    """The entry of `model_index.json` for a scheduler: this package for every subclass of `SDEScheduler`, a user's too.
+
+    diffusers would write the user's module, in which it then finds no base class to load by. `__getattr__` of the package
+    gives the class back once the user's module is imported.
+    """
+    library, name = component if isinstance(component, (tuple, list)) and len(component) == 2 else (None, None)
+    return (PACKAGE, name) if library != "diffusers" and is_sde_scheduler(name) else component
+
+
+def imported_scheduler(name: str) -> Any:
+    """A user's own `SDEScheduler` subclass as an attribute of the package; raises AttributeError where there is none."""
+    if not is_sde_scheduler(name):
+        raise AttributeError(
+            f"module {PACKAGE!r} has no attribute {name!r} (of a scheduler of your own import the module that defines it "
+            "first)"
+        )
+    return sde_scheduler_class(name)

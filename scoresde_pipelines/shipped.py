@@ -41,3 +41,11 @@ def shipped(name: str | None = None) -> list[str] | str:
     if name not in names:
         raise ValueError(f"name must be one of the shipped pipelines {names}, got {name!r}")
     return str(_FOLDER / name)
+
+
+def shipped_folder(name: str) -> str | None:
+    """The folder of a shipped pipeline, or None where no shipped pipeline has this name or a local folder has it.
+
+    `training.pipeline_loading.resolve_pipeline` takes it as `named`.
+    """
+    return None if Path(name).is_dir() or name not in shipped() else shipped(name)

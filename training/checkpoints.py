@@ -1,155 +1,271 @@
-"""Checkpoints that are either complete or invisible.
+"""Saves and restores a training run on all its processes.
 
-A checkpoint is written into ``.incomplete-checkpoint-<step>``, its ``trainer_state.json`` (which lists every file with
-its size) last, and then renamed to ``checkpoint-<step>`` in one step. Old ones are deleted only after that. ``latest``
-looks at complete ones alone: all files there, at their full size.
+A checkpoint holds safetensors and JSON alone (`safe_state`); `checkpoint_folder` makes it appear in one step, and
+`checkpoint_manifest` says when it is complete.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from .checkpoint_folder import (
+    commit,
+    complete_checkpoints,
+    delete_all_checkpoints,
+    find_checkpoint,
+    logger,
+    read_state,
+    remove_leftovers,
+    rotate,
+    working_folder,
+)
+from .checkpoint_manifest import STATE_FILE, inspect
+from .durable_files import disk_errors, explain_disk_error, remove
 from .ema import ExponentialMovingAverage
+from .processes import on_all, on_main
+from .random_state import get_random_state, set_random_state
+from .run_lock import RunLock
+from .run_settings import SETTINGS_FILE, check_settings, new_run_id, read_run, write_run
+from .safe_state import check_finite_state, load_state_file, save_state_file
 
 
-STATE_FILE = "trainer_state.json"
-_NAME = re.compile(r"checkpoint-(\d+)")
+__all__ = [
+    "STATE_FILE", "CheckpointManager", "commit", "complete_checkpoints", "find_checkpoint", "inspect", "read_state",
+    "rotate", "working_folder",
+]  # fmt: skip
 
-
-def working_folder(output_dir: str | Path, step: int) -> Path:
-    """The folder in which the checkpoint of ``step`` is assembled."""
-    return Path(output_dir) / f".incomplete-checkpoint-{step}"
-
-
-def commit(output_dir: str | Path, step: int, state: dict[str, Any]) -> Path:
-    """Completes the working folder of ``step`` with ``state`` and gives it its final name, which is returned."""
-    source, target = working_folder(output_dir, step), Path(output_dir) / f"checkpoint-{step}"
-    files = {str(path.relative_to(source)): path.stat().st_size for path in source.rglob("*") if path.is_file()}
-    with open(source / STATE_FILE, "w") as file:
-        json.dump({**state, "files": files}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    if target.exists():  # written again after a resume from an earlier step
-        shutil.rmtree(target)
-    os.replace(source, target)
-    return target
-
-
-def read_state(checkpoint: str | Path) -> dict[str, Any] | None:
-    """The ``trainer_state.json`` of a checkpoint, or None where it or any file it lists is missing or cut off."""
-    folder = Path(checkpoint)
-    try:
-        state = json.loads((folder / STATE_FILE).read_text())
-        complete = all((folder / name).stat().st_size == size for name, size in state["files"].items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return state if complete else None
-
-
-def complete_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Complete checkpoints in ``output_dir``, oldest first; other folders (``checkpoint-best``) are not touched."""
-    folder = Path(output_dir)
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted((path for path in found if read_state(path)), key=lambda path: int(path.name.split("-")[1]))
-
-
-def rotate(output_dir: str | Path, total_limit: int | None) -> None:
-    """Deletes the oldest complete checkpoints beyond ``total_limit`` and what interrupted saves left behind."""
-    for leftover in Path(output_dir).glob(".incomplete-checkpoint-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if total_limit is not None:
-        for old in complete_checkpoints(output_dir)[:-total_limit]:
-            shutil.rmtree(old)
-
-
-def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
-    """The checkpoint that ``--resume_from_checkpoint`` means.
-
-    Args:
-        resume_from: "latest" (None is returned where there is none), a name inside ``output_dir``, or a path.
-
-    Raises:
-        ValueError: the named checkpoint does not exist or is not complete.
-    """
-    if resume_from == "latest":
-        return next(reversed(complete_checkpoints(output_dir)), None)
-    for path in (Path(resume_from), Path(output_dir) / resume_from):
-        if read_state(path):
-            return path
-    available = [path.name for path in complete_checkpoints(output_dir)]
-    raise ValueError(
-        f"resume_from_checkpoint is {resume_from!r}, which is not a complete checkpoint; in {output_dir}: {available}"
-    )
+# Every process has the whole network and the whole optimizer state.
+REPLICATED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.MULTI_XPU)
 
 
 class CheckpointManager:
-    """Saves and restores the state of a run on all its processes.
+    """The checkpoints of one run, and its claim on `output_dir`.
 
-    The network and its average are stored unwrapped, so that a checkpoint does not depend on the number of processes;
-    the optimizer, gradient scaler, learning-rate schedule and each process's random state are Accelerate's.
+    The main process writes what all share: the networks and their averages (unwrapped, so that a checkpoint does not
+    depend on the number of processes), optimizer, learning-rate schedule and gradient scaler. Each process writes its
+    own random state. An error on one process is raised on all.
 
     Args:
-        accelerator: of the run, everything prepared and registered.
-        output_dir: where checkpoints go.
-        unet: the network, not wrapped.
-        ema: its average.
+        accelerator: of the run, with everything prepared.
+        output_dir: where checkpoints go, on a file system that all processes see.
+        networks: by name, not wrapped; stored as ``<name>.safetensors``.
+        optimizer, lr_scheduler: anything with ``state_dict`` and ``load_state_dict`` of tensors and numbers.
+        emas: averages by name, stored as ``<name>_ema.safetensors``.
         total_limit: how many checkpoints are kept; None for all.
+        settings: see `run_settings.run_settings`.
+
+    Raises:
+        ValueError: the parts of the network are spread over processes (FSDP, DeepSpeed, ...).
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         output_dir: str | Path,
-        unet: nn.Module,
-        ema: ExponentialMovingAverage,
+        networks: Mapping[str, nn.Module],
+        optimizer: Any,
+        lr_scheduler: Any,
+        emas: Mapping[str, ExponentialMovingAverage[Any]],
         total_limit: int | None,
+        settings: Mapping[str, Any],
     ) -> None:
+        if accelerator.distributed_type not in REPLICATED:
+            expected = ", ".join(kind.value for kind in REPLICATED)
+            raise ValueError(f"the distributed type must be one of {expected}, got {accelerator.distributed_type}")
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
-        self.ema = ema
-        self._networks = {"unet.safetensors": unet, "unet_ema.safetensors": ema.model}
-        accelerator.register_save_state_pre_hook(self._save_networks)
-        accelerator.register_load_state_pre_hook(self._load_networks)
+        self.settings, self.emas, self.run_id = dict(settings), dict(emas), new_run_id()
+        self._modules = {**networks, **{f"{name}_ema": ema.model for name, ema in emas.items()}}
+        self._parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        if getattr(accelerator, "scaler", None) is not None:
+            self._parts["grad_scaler"] = accelerator.scaler
+        self._lock = RunLock(output_dir)
+        self._saved: Path | None = None
+        self._saved_step: int | None = None
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes ``checkpoint-<step>``: every process its own state, the main process what they share."""
-        accelerator, folder = self.accelerator, working_folder(self.output_dir, step)
-        if accelerator.is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(folder))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            commit(self.output_dir, step, {"step": step, "ema_updates": self.ema.num_updates, **state})
-            rotate(self.output_dir, self.total_limit)
-        accelerator.wait_for_everyone()
+    # ------------------------------------------------------------------ the start of a run
+
+    def start(
+        self, resume_from: str | None, overwrite: bool = False, allow_changed: Iterable[str] = ()
+    ) -> dict[str, Any] | None:
+        """Claims `output_dir` for this run and resumes from a checkpoint where one is asked for.
+
+        Args:
+            resume_from: see `checkpoint_folder.find_checkpoint`; None for a new run.
+            overwrite: a new run may begin in a folder that holds one; the old checkpoints are deleted.
+            allow_changed: settings that may differ from the checkpoint's.
+
+        Returns:
+            what `save` was given as ``state``, with "step" and "process_state"; None for a new run.
+
+        Raises:
+            ValueError: another run writes into the folder or is stored there, or the checkpoint cannot be used.
+        """
+        path = on_main(self.accelerator, lambda: self._claim(resume_from, overwrite, list(allow_changed)))
+        return None if path is None else self._restore(path)
 
     def load(self, resume_from: str) -> dict[str, Any] | None:
-        """Restores what `find_checkpoint` finds and returns its state, or None where "latest" is nothing."""
+        """`start` for a run that resumes; None where "latest" finds no checkpoints."""
+        return self.start(resume_from)
+
+    def close(self) -> None:
+        """Gives the folder free for other runs. The end of the process does so too."""
+        self._lock.release()
+
+    def _claim(self, resume_from: str | None, overwrite: bool, allow_changed: list[str]) -> Path | None:
+        """What the main process does at the start; returns the checkpoint to resume from."""
+        if overwrite and resume_from is not None:
+            raise ValueError(
+                "overwrite_output_dir starts a new run, resume_from_checkpoint goes on with one: give one"
+            )
+        self._lock.acquire()
+        try:
+            remove_leftovers(self.output_dir)
+            path = self._checked(resume_from, allow_changed) if resume_from is not None else None
+            if path is None:
+                self._make_room(overwrite, resume_from)
+            write_run(self.output_dir, self.run_id, self.settings)
+        except BaseException:
+            self._lock.release()
+            raise
+        return path
+
+    def _make_room(self, overwrite: bool, resume_from: str | None) -> None:
+        """Checks that a new run may begin in the folder."""
+        old_run = self.output_dir / SETTINGS_FILE
+        checkpoints = [path.name for path in self.output_dir.glob("checkpoint-*") if path.name[11:].isdigit()]
+        # "latest" without any checkpoint: the earlier run was stopped before its first one.
+        if resume_from is None and (checkpoints or old_run.exists()) and not overwrite:
+            raise ValueError(
+                f"output_dir must be a folder without a run, got {self.output_dir} with {sorted(checkpoints)}: go on "
+                "with --resume_from_checkpoint latest, or start anew with --overwrite_output_dir, which deletes them"
+            )
+        if overwrite:
+            delete_all_checkpoints(self.output_dir)
+            remove(old_run)
+
+    def _checked(self, resume_from: str, allow_changed: list[str]) -> Path | None:
+        """The complete checkpoint that is meant, if it is of this run; takes over its id."""
         path = find_checkpoint(self.output_dir, resume_from)
         if path is None:
             return None
-        state = read_state(path)
-        assert state is not None
-        self.accelerator.load_state(str(path))
-        self.ema.num_updates = state["ema_updates"]
-        return state
+        state = _run_state(path)
+        known = read_run(self.output_dir)
+        if known is not None and known != state["run_id"]:
+            raise ValueError(
+                f"{path} is of another run ({state['run_id']}) than {self.output_dir} ({known}): resume it in an "
+                "output_dir of its own"
+            )
+        for note in check_settings(state["settings"], self.settings, allow_changed):
+            logger.warning("resuming from %s although %s", path.name, note)
+        self.run_id = state["run_id"]
+        return path
 
-    def _save_networks(self, models: list[nn.Module], weights: list[Any], folder: str) -> None:
-        weights.clear()  # Accelerate would store them under the names of the wrapped network
-        if self.accelerator.is_main_process:
-            for name, network in self._networks.items():
-                save_model(network, str(Path(folder) / name))
+    def _restore(self, path: Path) -> dict[str, Any]:
+        """Loads everything on this process."""
+        state = _run_state(path)
+        for name, module in self._modules.items():
+            _load_module(module, path / f"{name}.safetensors")
+        for name, part in self._parts.items():
+            file = path / f"{name}.safetensors"
+            if name == "grad_scaler" and not file.exists():
+                continue  # the earlier part of the run needed none, and its settings may differ
+            try:
+                part.load_state_dict(load_state_file(file))
+            except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise ValueError(f"{file} does not fit the run: {error}") from error
+        for name, ema in self.emas.items():
+            ema.num_updates = int(state["ema_updates"].get(name, 0))
+        own: dict[str, Any] = {"state": {}}
+        if state["num_processes"] == self.accelerator.num_processes:
+            own = load_state_file(path / f"process_{self.accelerator.process_index}.safetensors")
+            set_random_state(own["random"], self.accelerator.device)
+        elif self.accelerator.is_main_process:
+            logger.warning("the checkpoint is of %d processes, the run has %d: each starts with a new random state",
+                           state["num_processes"], self.accelerator.num_processes)  # fmt: skip
+        self._saved = path
+        return {**state["progress"], "step": state["step"], "process_state": own["state"]}
 
-    def _load_networks(self, models: list[nn.Module], folder: str) -> None:
-        models.clear()
-        for name, network in self._networks.items():
-            load_model(network, str(Path(folder) / name))
+    # ------------------------------------------------------------------ saving
+
+    def save(self, step: int, state: Mapping[str, Any], process_state: Mapping[str, Any] | None = None) -> Path:
+        """Writes ``checkpoint-<step>`` and returns it.
+
+        Args:
+            state: JSON values that all processes share; `start` returns them.
+            process_state: tensors and numbers of this process alone; `start` returns them under "process_state",
+                empty where the number of processes has changed.
+
+        Raises:
+            FloatingPointError: a network, an average or the optimizer holds NaN or an infinity. Nothing was written.
+            OSError: it cannot be written; the message says whether the disk is full. Older checkpoints are intact.
+        """
+        folder = working_folder(self.output_dir, step)
+        if step == self._saved_step:  # an interruption right after a regular save
+            return self.output_dir / f"checkpoint-{step}"
+        try:
+            on_main(self.accelerator, lambda: self._begin(step, folder))
+            on_all(self.accelerator, lambda: self._write_process(folder, process_state))
+            content = {"run_id": self.run_id, "settings": self.settings, "progress": dict(state)}
+            content["num_processes"] = self.accelerator.num_processes
+            content["ema_updates"] = {name: ema.num_updates for name, ema in self.emas.items()}
+            path = on_main(self.accelerator, lambda: commit(self.output_dir, step, content))
+        except BaseException as error:
+            if self.accelerator.is_main_process:
+                remove(folder)
+            if isinstance(error, OSError):
+                raise explain_disk_error(error, f"checkpoint-{step}", self.output_dir, self._last_good()) from error
+            raise
+        self._saved, self._saved_step = path, step
+        on_main(self.accelerator, lambda: rotate(self.output_dir, self.total_limit, step))
+        return path
+
+    def _begin(self, step: int, folder: Path) -> None:
+        """Checks what is to be saved and writes what all processes share."""
+        if not self._lock.held:
+            raise RuntimeError(f"this run is not the one that writes into {self.output_dir}: call start first")
+        hint = f" at step {step}: no checkpoint was written; {self._last_good()}"
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        for name, module in self._modules.items():
+            check_finite_state(module.state_dict(), name, hint)
+        check_finite_state(parts["optimizer"], "optimizer", hint)
+        remove(folder)
+        folder.mkdir(parents=True)
+        for name, module in self._modules.items():
+            with disk_errors():
+                save_model(module, str(folder / f"{name}.safetensors"))
+        for name, part in parts.items():
+            save_state_file(folder / f"{name}.safetensors", part)
+
+    def _write_process(self, folder: Path, process_state: Mapping[str, Any] | None) -> None:
+        own = {"random": get_random_state(self.accelerator.device), "state": dict(process_state or {})}
+        save_state_file(folder / f"process_{self.accelerator.process_index}.safetensors", own)
+
+    def _last_good(self) -> str:
+        if self._saved is None:
+            return "there is no earlier checkpoint of this run"
+        return f"{self._saved} is intact (--resume_from_checkpoint {self._saved.name})"
+
+
+def _run_state(path: Path) -> dict[str, Any]:
+    """The `trainer_state.json` of a checkpoint of this class."""
+    state = inspect(path, hashes=False)
+    kinds = {"run_id": str, "settings": dict, "progress": dict, "num_processes": int, "ema_updates": dict}
+    for name, kind in kinds.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"{path / STATE_FILE} must hold {name} as {kind.__name__}, got {state.get(name)!r}")
+    return state
+
+
+def _load_module(module: nn.Module, path: Path) -> None:
+    try:
+        load_model(module, str(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} does not fit the network: {error}") from error

@@ -3,57 +3,109 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..models import NCSNpp
-from .pipeline_folder import (
-    NETWORKS,
-    SCHEDULERS,
-    Components,
-    load_pipeline_folder,
-    network_class,
-    sde_name,
-)
+from ..schedulers import SDEScheduler
+from .class_embedding import with_class_names
+from .data import ImageStore, to_data_range
+from .objectives import OBJECTIVES, Objective, ObjectiveOptions, make_objective
+from .pipeline_folder import NETWORKS, SCHEDULERS, Components, load_pipeline_folder, network_class
 
 
-# What a network must be told about its SDE, whichever of the two families it comes from.
-_VARIANCE_PRESERVING = {"time_embedding_type": "positional", "scale_by_sigma": False, "center_input_sample": False}
-NETWORK_FOR_SDE: dict[str, dict[str, Any]] = {
-    "ve": {"time_embedding_type": "fourier", "scale_by_sigma": True, "center_input_sample": True},
-    "vp": _VARIANCE_PRESERVING,
-    "subvp": _VARIANCE_PRESERVING,
-}
-# The paper's closed-form SDE; the table that VPSDEScheduler reads by default is for DDPM's networks.
-SCHEDULER_FOR_SDE: dict[str, dict[str, Any]] = {"ve": {}, "vp": {"continuous": True}, "subvp": {}}
 SAMPLING = ("predictor", "corrector", "snr")
 SIZE = ("block_out_channels", "layers_per_block", "attention_resolutions", "dropout")
 DEFAULT_RESOLUTION = 64
+MEASURED_IMAGES = 2000
 
 
-def build_components(args: argparse.Namespace, image_channels: int) -> Components:
+def imported_object(name: str, argument: str) -> Any:
+    """What `module:name` stands for; modules in the current folder are found.
+
+    Raises:
+        ValueError: it is not of this form, or is not there.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{argument} must be a known name or module:name, got {name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{argument} must be something that can be imported, got {name!r}: {error}") from error
+
+
+def scheduler_class(name: str) -> type[SDEScheduler]:
+    """The scheduler class of "ve", "vp", "subvp" or of `module:Class`.
+
+    Raises:
+        ValueError: there is none, or it is no subclass of `SDEScheduler`.
+    """
+    found = SCHEDULERS[name] if name in SCHEDULERS else imported_object(name, "sde")
+    if not (isinstance(found, type) and issubclass(found, SDEScheduler)):
+        raise ValueError(f"sde must be one of {sorted(SCHEDULERS)} or a subclass of SDEScheduler, got {name!r}")
+    return found
+
+
+def build_objective(args: argparse.Namespace, scheduler: SDEScheduler) -> Objective:
+    """The objective that the arguments describe, for the data and noise levels of `scheduler`."""
+    name = args.objective or "score_matching"
+    if name not in OBJECTIVES:
+        found = imported_object(name, "objective")
+        if not isinstance(found, Objective):
+            raise ValueError(f"objective must be an Objective, got {name!r}, a {type(found).__name__}")
+        return found
+    options = ObjectiveOptions(
+        training_eps=args.training_eps,
+        sigma_data=scheduler.config.get("sigma_data") or ObjectiveOptions.sigma_data,
+        P_mean=args.P_mean,
+        P_std=args.P_std,
+        snr_gamma=args.snr_gamma,
+        num_train_timesteps=scheduler.config.num_train_timesteps,
+    )
+    return make_objective(name, options)
+
+
+def build_components(
+    args: argparse.Namespace,
+    image_channels: int,
+    scheduler: SDEScheduler | None = None,
+    class_names: list[str] | None = None,
+) -> Components:
     """The network and scheduler that the arguments describe.
 
     New weights are drawn from torch's global generator.
 
     Args:
         args: see `arguments.parse_args`.
-        image_channels: channels of the data, for a new network where ``args.channels`` is None.
+        image_channels: channels of the data, for a new network where `args.channels` is None.
+        scheduler: of a new network, instead of what the arguments say.
+        class_names: the classes of a network that is told them; None for an unconditional one.
 
     Raises:
-        ValueError: ``--sde``, ``--resolution`` or ``--channels`` contradict a pretrained network.
+        ValueError: `--sde`, `--resolution`, `--channels` or the classes contradict a pretrained network.
     """
     if args.pretrained_model_name_or_path is not None:
         components = _pretrained(args)
+        if None not in (class_names, components.class_names) and class_names != components.class_names:
+            raise ValueError(f"classes must be the network's, {components.class_names}, got {class_names}")
     else:
-        name = args.sde or "vp"
-        options = {**SCHEDULER_FOR_SDE[name], **_given(args, "prediction_type", "sigma_min", "sigma_max", *SAMPLING)}
-        scheduler = SCHEDULERS[name](**options)
-        unet = _network(args, name, args.channels or image_channels)
+        scheduler = _new_scheduler(args) if scheduler is None else scheduler
+        unet = _network(args, scheduler, image_channels, class_names)
         components = Components(unet, scheduler, scheduler.data_range)
     _check_shape(args, components.unet)
-    return components
+    unet = with_class_names(components.unet, class_names)
+    return replace(components, unet=unet, class_names=class_names)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -61,27 +113,94 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
+# ------------------------------------------------------------------ schedulers
+
+
+def _new_scheduler(args: argparse.Namespace) -> SDEScheduler:
+    cls = scheduler_class(args.sde or "vp")
+    options = _given(args, "prediction_type", "sigma_data", "data_mean", "sigma_min", "sigma_max", *SAMPLING)
+    if "continuous" in inspect.signature(cls.__init__).parameters:
+        # The paper's closed-form SDE; the table, which is the class's default, is for DDPM's networks.
+        options["continuous"] = args.objective != "ddpm"
+    return cls(**{**options, **parse_options(args.scheduler_options or ())})
+
+
+def parse_options(words: Any) -> dict[str, Any]:
+    """`NAME=VALUE` words as a dictionary; a value that is not JSON is a string.
+
+    Raises:
+        ValueError: a word has no "=".
+    """
+    options = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"scheduler_options must be NAME=VALUE, got {word!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
 def _pretrained(args: argparse.Namespace) -> Components:
     components = load_pipeline_folder(args.pretrained_model_name_or_path, args.cache_dir, args.hub_token)
-    name = sde_name(components.scheduler)
-    if args.sde not in (None, name):
-        raise ValueError(f"--sde is {args.sde}, but the pretrained network was trained with {name}")
+    trained_with = type(components.scheduler)
+    wanted = trained_with if args.sde is None else scheduler_class(args.sde)
+    if not issubclass(trained_with, wanted):
+        raise ValueError(f"sde must be that of the pretrained network, {trained_with.__name__}, got {args.sde}")
     # The VE network's own noise levels may be widened; everything else of the schedule is the network's.
-    changes = _given(args, "sigma_min", "sigma_max", *SAMPLING)
+    changes = {**_given(args, "sigma_min", "sigma_max", *SAMPLING), **parse_options(args.scheduler_options or ())}
     if changes:
-        components.scheduler = type(components.scheduler).from_config(components.scheduler.config, **changes)
+        components.scheduler = trained_with.from_config(components.scheduler.config, **changes)
     return components
 
 
-def _network(args: argparse.Namespace, name: str, channels: int) -> Any:
+def with_data_statistics(scheduler: SDEScheduler, images: ImageStore, args: argparse.Namespace) -> SDEScheduler:
+    """The scheduler of a preconditioned network with mean and standard deviation of the data, given or measured.
+
+    Both are measured over all values of at most 2000 images that are evenly spaced in the data set.
+    """
+    if scheduler.config.prediction_type != "edm":
+        return scheduler
+    count = min(len(images), MEASURED_IMAGES)
+    chosen = torch.arange(count).mul(len(images)).div(count, rounding_mode="floor").tolist()
+    values = to_data_range(images[chosen], scheduler.data_range).double()
+    mean = float(values.mean()) if args.data_mean is None else args.data_mean
+    std = float((values - mean).square().mean().sqrt()) if args.sigma_data is None else args.sigma_data
+    if not std > 0:
+        raise ValueError(f"sigma_data must be positive, got {std}: all images are one color")
+    changes: dict[str, Any] = {"sigma_data": round(std, 4), "data_mean": round(mean, 4)}
+    changed: Any = type(scheduler).from_config(scheduler.config, **changes)
+    return changed
+
+
+# ------------------------------------------------------------------ networks
+
+
+def network_options(scheduler: SDEScheduler) -> dict[str, Any]:
+    """What a network must be told about its SDE, whichever of the two families it comes from."""
+    sigma, scaled = scheduler.time_convention == "sigma", scheduler.config.prediction_type == "edm"
+    return {
+        "time_embedding_type": "fourier" if sigma else "positional",
+        "scale_by_sigma": sigma and not scaled,
+        "center_input_sample": scheduler.data_range[0] == 0 and not scaled,
+    }
+
+
+def _network(
+    args: argparse.Namespace, scheduler: SDEScheduler, image_channels: int, class_names: list[str] | None
+) -> Any:
     if args.model_config_name_or_path is not None:
         config = _read_config(args)
         return network_class(config.get("_class_name", "NCSNpp")).from_config(config)
-    return NETWORKS[args.network or ("ncsnpp" if name == "ve" else "ddpmpp")](
+    channels = args.channels or image_channels
+    return NETWORKS[args.network or ("ncsnpp" if scheduler.time_convention == "sigma" else "ddpmpp")](
         sample_size=args.resolution or DEFAULT_RESOLUTION,
         in_channels=channels,
         out_channels=channels,
-        **{**NETWORK_FOR_SDE[name], **_given(args, *SIZE)},
+        num_class_embeds=None if class_names is None else len(class_names),
+        **{**network_options(scheduler), **_given(args, *SIZE)},
     )
 
 
@@ -93,15 +212,19 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
     return NCSNpp.load_config(args.model_config_name_or_path, cache_dir=args.cache_dir, token=args.hub_token)
 
 
-def network_resolution(unet: Any) -> int | None:
-    """The side of the (square) images that a network was configured for, if it says so."""
+def network_resolution(unet: Any) -> tuple[int, int] | None:
+    """Height and width of the images that a network was configured for, if it says so."""
     size = unet.config.get("sample_size")
-    return size if size is None or isinstance(size, int) else int(size[0])
+    return None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def as_size(resolution: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """`--resolution` as (height, width)."""
+    return (resolution, resolution) if isinstance(resolution, int) else resolution
 
 
 def _check_shape(args: argparse.Namespace, unet: Any) -> None:
-    own = {"channels": unet.config.in_channels, "resolution": network_resolution(unet)}
-    for name, value in own.items():
-        given = getattr(args, name)
-        if given is not None and value is not None and given != value:
-            raise ValueError(f"--{name} is {given}, but the network is made for {value}")
+    given = {"channels": args.channels, "resolution": as_size(args.resolution)}
+    for name, own in {"channels": unet.config.in_channels, "resolution": network_resolution(unet)}.items():
+        if given[name] is not None and own is not None and given[name] != own:
+            raise ValueError(f"{name} must be the network's, {own}, got {given[name]}")

@@ -1,8 +1,8 @@
 r"""Exponential moving average of a network's weights, as in the paper's code.
 
-After update n (n = 1, 2, ...)   ``ema <- d ema + (1 - d) w``   with   ``d = min(decay, (1 + n) / (10 + n))``.
+After update n (n = 1, 2, ...)   `ema <- d ema + (1 - d) w`   with   `d = min(decay, (1 + n) / (10 + n))`.
 
-diffusers' ``EMAModel`` applies this one step late, ignores buffers and keeps a bare list; here the average is a whole
+diffusers' `EMAModel` applies this one step late, ignores buffers and keeps a bare list; here the average is a whole
 module, so it samples and saves like any other.
 """
 
@@ -19,27 +19,27 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class ExponentialMovingAverage(Generic[Network]):
-    """Keeps ``model``, a detached copy of a network whose floating-point parameters are averaged.
+    """Keeps `model`, a detached copy of a network whose floating-point parameters are averaged.
 
     Buffers and integer parameters are copied as they are: statistics belong to the latest network.
 
     Args:
         model: the network to follow (not wrapped by DDP).
         max_decay: the decay that is reached.
-        inv_gamma, power: if ``power`` is given, the decay warms up as ``1 - (1 + n / inv_gamma)^-power`` instead.
+        inv_gamma, power: if `power` is given, the decay warms up as `1 - (1 + n / inv_gamma)^-power` instead.
     """
 
     def __init__(
         self, model: Network, max_decay: float = 0.9999, inv_gamma: float = 1.0, power: float | None = None
     ) -> None:
         if not 0 <= max_decay <= 1:
-            raise ValueError(f"max_decay is {max_decay}, expected a number in [0, 1]")
+            raise ValueError(f"max_decay must be in [0, 1], got {max_decay}")
         self.model: Network = copy.deepcopy(model).eval().requires_grad_(False)
         self.max_decay, self.inv_gamma, self.power = max_decay, inv_gamma, power
         self.num_updates = 0
 
     def decay(self, num_updates: int) -> float:
-        """The decay of update number ``num_updates`` (the first is 1)."""
+        """The decay of update number `num_updates` (the first is 1)."""
         if self.power is None:
             warm = (1 + num_updates) / (10 + num_updates)
         else:
@@ -48,7 +48,7 @@ class ExponentialMovingAverage(Generic[Network]):
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Moves the average towards ``model``, the network that was passed to the constructor."""
+        """Moves the average towards `model`, the network that was passed to the constructor."""
         self.num_updates += 1
         rate = 1 - self.decay(self.num_updates)
         pairs = list(zip(self.model.parameters(), model.parameters()))

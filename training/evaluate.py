@@ -1,4 +1,6 @@
-"""How close a pipeline's images are to held-out data: the Frechet distance in the feature space of a small classifier.
+"""Replaced by `scoresde evaluate` (docs/evaluation.md); works for one more release.
+
+How close a pipeline's images are to held-out data: the Frechet distance in the feature space of a small classifier.
 
     python -m scoresde_pipelines.training.evaluate --pretrained_model_name_or_path runs/fashion --train_data_dir \
         fashion_mnist --classifier scoresde_pipelines/shipped_classifiers/fashion-mnist-32 --num_images 2000
@@ -12,16 +14,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .data import ImageStore, load_images
+from .evaluation.frechet import frechet_between
 from .feature_classifier import FeatureClassifier
-from .frechet import extract_features, frechet_distance, moments
 from .pipeline_folder import Components, load_pipeline_folder
 from .sampling import image_grid, sample
+
+
+warnings.warn(
+    "scoresde_pipelines.training.evaluate is replaced by `scoresde evaluate` and scoresde_pipelines.evaluate",
+    FutureWarning,
+    stacklevel=2,
+)
 
 
 def generate(components: Components, count: int, batch_size: int, steps: int, seed: int, device: str) -> torch.Tensor:
@@ -46,16 +56,16 @@ def real_images(train_data_dir: str, split: str, classifier: FeatureClassifier, 
     return images
 
 
+@torch.no_grad()
 def compare(
     classifier: FeatureClassifier, generated: torch.Tensor, train: torch.Tensor, test: torch.Tensor
 ) -> dict[str, float]:
     """Distances of generated and of training images to the test images, all uint8 (N, C, H, W)."""
     features = {
-        name: extract_features(classifier.features, images)
+        name: torch.cat([classifier.features(batch) for batch in images.split(256)])
         for name, images in (("generated", generated), ("real", train), ("test", test))
     }
-    target = moments(features["test"])
-    return {name: round(frechet_distance(*moments(features[name]), *target), 4) for name in ("generated", "real")}
+    return {name: round(frechet_between(features[name], features["test"]), 4) for name in ("generated", "real")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

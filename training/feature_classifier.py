@@ -1,7 +1,4 @@
-"""A small classifier whose penultimate layer is the feature space of our Frechet distances.
-
-Inception features describe photographs; gray garments at 32 px they do not. A network of 170,000 parameters that was
-trained to tell the data's own classes apart sees what matters there, and evaluates 10,000 images in seconds on a CPU.
+"""Trains the classifier whose penultimate layer is the feature space of our Frechet distances.
 
     python -m scoresde_pipelines.training.feature_classifier --train_data_dir fashion_mnist --image_fit pad \
         --channels 1 --output_dir classifier
@@ -14,57 +11,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from torch import nn
 
+from ..models.feature_classifier import FeatureClassifier as FeatureClassifier
 from .data import ImageFormat, ImageStore, load_images
 from .seeding import combined_seed
 
 
-class FeatureClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
-    """Four convolutions (the last three halve the resolution), a mean over the pixels, a feature layer, class scores.
-
-    Args:
-        in_channels: channels of the images.
-        num_classes: number of classes.
-        widths: channels of the convolutions.
-        num_features: size of the penultimate layer, the feature space.
-        sample_size, image_fit: how images are brought to size; see `data.ImageFormat`.
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 10,
-        widths: tuple[int, ...] = (24, 48, 96, 128),
-        num_features: int = 64,
-        sample_size: int = 32,
-        image_fit: str = "crop",
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for index, (before, after) in enumerate(zip((in_channels, *widths), widths)):
-            layers += [nn.Conv2d(before, after, 3, 1 if index == 0 else 2, 1, bias=False), nn.BatchNorm2d(after)]
-            layers += [nn.SiLU()]
-        self.body = nn.Sequential(*layers)
-        self.to_features = nn.Linear(widths[-1], num_features)
-        self.head = nn.Linear(num_features, num_classes)
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, C, H, W) -> float features (B, num_features)."""
-        x = images.to(self.to_features.weight) / 127.5 - 1
-        return self.to_features(self.body(x).mean(dim=(2, 3)))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, C, H, W) -> class scores (B, num_classes)."""
-        return self.head(F.silu(self.features(images)))
-
-    @property
-    def image_format(self) -> ImageFormat:
-        """The form of images that `features` expects."""
-        return ImageFormat(self.config["sample_size"], self.config["in_channels"], self.config["image_fit"])
+def image_format_of(classifier: FeatureClassifier) -> ImageFormat:
+    """The form of images that `classifier.features` expects."""
+    config = classifier.config
+    return ImageFormat(config["sample_size"], config["in_channels"], config["image_fit"])
 
 
 def shift_at_random(images: torch.Tensor, generator: torch.Generator, pixels: int = 2) -> torch.Tensor:

@@ -1,132 +1,148 @@
-r"""Denoising score matching (Song et al. 2021, eq. 7) for any linear SDE, and the two discrete losses it generalises.
+r"""Denoising score matching for any linear SDE, weighting and prediction type: one formula.
 
-With ``x_t = alpha(t) x_0 + sigma(t) z`` the score of the kernel is ``-z / sigma``, so
+With `x_t = alpha x_0 + sigma z` the score of the kernel is `-z / sigma`. A network's output F is affine in the score,
+so the squared error of the score is one of F against its regression target F*:
 
-    continuous   lambda(t) |s(x_t, t) + z / sigma|^2     lambda = sigma^2 (default) or g^2 (likelihood weighting)
-    SMLD         sigma_i^2 |s(x_i, i) + z / sigma_i|^2   (eq. 1, N levels)
-    DDPM         |eps(x_i, i) - z|^2                     (eq. 3 with the simple weighting)
+    lambda(t) |s(x_t, t) + z / sigma|^2 = lambda(t) a(t)^2 |F(x_t, t) - F*|^2,     a = d score / d F.
 
-Every function returns one loss per sample; the caller averages (and weights). The perturbation, the noise and the
-targets are at least float32 whatever the network computes in: at sigma = 50 a half-precision x_t has lost the image.
+Every function returns one loss per sample; the caller averages. The perturbation, the noise and the targets are at
+least float32 whatever the network computes in: at sigma = 50 a half-precision x_t has lost the image.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+from ..schedulers.parameterization import Parameterization
 from ..schedulers.sde import SDE, expand_to
+from .objectives import Weighting, likelihood, score_matching
 
 
-ScoreFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+TimedFunction = Callable[[Tensor, Tensor], Tensor]
 
 
-def _full_precision(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in float32, or untouched where it is float64 already."""
+def _full_precision(x: Tensor) -> Tensor:
+    """`x` in float32, or untouched where it is float64 already."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _per_sample(squares: torch.Tensor, reduce_mean: bool) -> torch.Tensor:
-    """(B, *D) -> (B,): the mean over D, or half the sum (the paper's |.|^2 / 2 of the likelihood bound)."""
-    flat = squares.flatten(1)
-    return flat.mean(dim=1) if reduce_mean else 0.5 * flat.sum(dim=1)
-
-
-def _check_batch(x0: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor, name: str) -> None:
+def _check_batch(x0: Tensor, noise: Tensor, t: Tensor) -> None:
     if noise.shape != x0.shape:
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected the shape of x0, {tuple(x0.shape)}")
-    if levels.shape != x0.shape[:1]:
-        raise ValueError(f"{name} has shape {tuple(levels.shape)}, expected one value per sample, ({x0.shape[0]},)")
+        raise ValueError(f"noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}")
+    if t.shape != x0.shape[:1]:
+        raise ValueError(f"t must have one value per sample, shape ({x0.shape[0]},), got {tuple(t.shape)}")
 
 
-def score_matching_loss(
-    score_fn: ScoreFunction,
-    sde: SDE,
-    x0: torch.Tensor,
-    t: torch.Tensor,
-    noise: torch.Tensor,
-    *,
-    likelihood_weighting: bool = False,
-    reduce_mean: bool = True,
-) -> torch.Tensor:
-    """Continuous denoising score matching, eq. 7.
+def score_slope(parameterization: Parameterization, sde: SDE, t: Tensor, channels: int = 1) -> Tensor:
+    """a(t) = d score / d output, shape of `t` (B,), float64: a network's output enters its score linearly.
 
     Args:
-        score_fn: ``(x, t) -> score`` with x of shape (B, *D) and t of shape (B,); `scheduler.score_fn(network)` is one.
+        channels: of the data, where the parameterization has a mean for each.
+    """
+    t = t.double()
+    zeros = torch.zeros(len(t), channels, dtype=torch.float64, device=t.device)
+    ends = [parameterization.score(sde, output, zeros, t) for output in (torch.ones_like(zeros), zeros)]
+    return (ends[0] - ends[1])[:, 0]
+
+
+def denoising_loss(
+    output_fn: TimedFunction,
+    parameterization: Parameterization,
+    sde: SDE,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    weighting: Weighting = score_matching,
+    reduce_mean: bool = True,
+) -> Tensor:
+    """The weighted error of a network's output (module docstring).
+
+    Args:
+        output_fn: `(x, t) -> output` with x of shape (B, *D) and t of shape (B,): the network, told its own time.
+        parameterization: what the output means.
         x0: clean data in the SDE's range, shape (B, *D).
         t: times in (0, T], shape (B,).
-        noise: standard normal, the shape of ``x0``.
-        likelihood_weighting: lambda = g^2 instead of sigma^2 (Song et al. 2021b): the bound on the log-likelihood.
-        reduce_mean: mean over the dimensions instead of half the sum.
+        noise: standard normal, the shape of `x0`.
+        weighting: `(sde, t) -> lambda`, see `objectives`.
+        reduce_mean: mean over the dimensions instead of half the sum (the paper's |.|^2 / 2 of the likelihood bound).
 
     Returns:
         One loss per sample, shape (B,), float32 (float64 for float64 data).
+
+    Raises:
+        ValueError: shapes do not agree.
     """
-    _check_batch(x0, noise, t, "t")
+    _check_batch(x0, noise, t)
     x0 = _full_precision(x0)
     noise = noise.to(x0.dtype)
     mean, std = sde.marginal(x0, t.to(x0.dtype))
-    std = expand_to(std, x0)
-    score = score_fn(mean + std * noise, t.to(x0.dtype)).to(x0.dtype)
-    losses = _per_sample((score * std + noise).square(), reduce_mean)
-    if likelihood_weighting:
-        losses = losses * likelihood_ratio(sde, t.to(x0.dtype))
-    return losses
+    x = mean + expand_to(std, x0) * noise
+    error = output_fn(x, t.to(x0.dtype)).to(x0.dtype) - parameterization.target(sde, x0, noise, t.to(x0.dtype))
+    scale = weighting(sde, t.double()).sqrt() * score_slope(parameterization, sde, t, x0.shape[1])
+    squares = (expand_to(scale, x0) * error).square().flatten(1)
+    return squares.mean(dim=1) if reduce_mean else 0.5 * squares.sum(dim=1)
 
 
-def likelihood_ratio(sde: SDE, t: torch.Tensor) -> torch.Tensor:
-    """g(t)^2 / sigma(t)^2: the likelihood weighting relative to the default one, shape of ``t``."""
-    return (sde.diffusion(t) / sde.sigma(t)).square()
+def score_matching_loss(
+    score_fn: TimedFunction,
+    sde: SDE,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    likelihood_weighting: bool = False,
+    reduce_mean: bool = True,
+) -> Tensor:
+    """Continuous denoising score matching (Song et al. 2021, eq. 7) of a score function `(x, t) -> score`.
+
+    `denoising_loss` with lambda = sigma^2, or g^2 with `likelihood_weighting`; arguments and result are those.
+    `scheduler.score_fn(network)` is a score function.
+    """
+    weighting = likelihood if likelihood_weighting else score_matching
+    score = Parameterization("score")
+    return denoising_loss(score_fn, score, sde, x0, t, noise, weighting=weighting, reduce_mean=reduce_mean)
+
+
+# ------------------------------------------------------------------ deprecated: the objectives "smld" and "ddpm"
+
+
+class _Levels(SDE):
+    """alpha and sigma by index."""
+
+    def __init__(self, alphas: Tensor, sigmas: Tensor) -> None:
+        self.alphas, self.sigmas = alphas, sigmas
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.alphas.to(t.device)[t.long()]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigmas.to(t.device)[t.long()]
 
 
 def smld_loss(
-    model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    sigmas: torch.Tensor,
-    x0: torch.Tensor,
-    labels: torch.Tensor,
-    noise: torch.Tensor,
-    *,
-    reduce_mean: bool = False,
-) -> torch.Tensor:
-    """The original NCSN objective, eq. 1: ``model(x, labels)`` is a score; ``sigmas[labels]`` its noise levels.
-
-    Args:
-        sigmas: the N noise levels, in the order of the labels (the official code's are descending), shape (N,).
-        labels: int64 in [0, N), shape (B,).
-
-    Returns:
-        One loss per sample, shape (B,).
-    """
-    _check_batch(x0, noise, labels, "labels")
-    x0 = _full_precision(x0)
-    noise = noise.to(x0.dtype)
-    sigma = expand_to(sigmas.to(x0.device)[labels], x0)
-    score = model(x0 + sigma * noise, labels).to(x0.dtype)
-    return _per_sample((score * sigma + noise).square(), reduce_mean)
+    model: TimedFunction, sigmas: Tensor, x0: Tensor, labels: Tensor, noise: Tensor, *, reduce_mean: bool = False
+) -> Tensor:
+    """Deprecated: eq. 1 of a score network `model(x, labels)` at the noise levels `sigmas[labels]`."""
+    warnings.warn("smld_loss is deprecated: use the objective 'smld'", DeprecationWarning, stacklevel=2)
+    levels, score = _Levels(torch.ones_like(sigmas), sigmas), Parameterization("score")
+    return denoising_loss(lambda x, t: model(x, labels), score, levels, x0, labels, noise, reduce_mean=reduce_mean)
 
 
 def ddpm_loss(
-    model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    alphas_cumprod: torch.Tensor,
-    x0: torch.Tensor,
-    labels: torch.Tensor,
-    noise: torch.Tensor,
+    model: TimedFunction,
+    alphas_cumprod: Tensor,
+    x0: Tensor,
+    labels: Tensor,
+    noise: Tensor,
     *,
     reduce_mean: bool = True,
-) -> torch.Tensor:
-    """The original DDPM objective, eq. 3 with equal weights: ``model(x, labels)`` predicts the noise.
-
-    Args:
-        alphas_cumprod: prod (1 - beta), shape (N,).
-        labels: int64 in [0, N), shape (B,).
-
-    Returns:
-        One loss per sample, shape (B,).
-    """
-    _check_batch(x0, noise, labels, "labels")
-    x0 = _full_precision(x0)
-    noise = noise.to(x0.dtype)
-    alpha_bar = alphas_cumprod.to(x0.device)[labels]
-    perturbed = expand_to(alpha_bar.sqrt(), x0) * x0 + expand_to((1 - alpha_bar).sqrt(), x0) * noise
-    return _per_sample((model(perturbed, labels).to(x0.dtype) - noise).square(), reduce_mean)
+) -> Tensor:
+    """Deprecated: eq. 3 with equal weights of a noise prediction `model(x, labels)` at `alphas_cumprod[labels]`."""
+    warnings.warn("ddpm_loss is deprecated: use the objective 'ddpm'", DeprecationWarning, stacklevel=2)
+    levels, epsilon = _Levels(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()), Parameterization("epsilon")
+    return denoising_loss(lambda x, t: model(x, labels), epsilon, levels, x0, labels, noise, reduce_mean=reduce_mean)

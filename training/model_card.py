@@ -11,26 +11,25 @@ import diffusers
 import torch
 
 from .arguments import default_arguments
-from .pipeline_folder import Components, sde_name
+from .pipeline_folder import SCHEDULERS, Components
+from .run_config import NOT_SAVED, argument_words
 
 
 CARD = """---
 library_name: diffusers
-tags: [unconditional-image-generation, diffusers, score-based-generative-modeling, scoresde_pipelines]
+tags: [{tag}, diffusers, score-based-generative-modeling, scoresde_pipelines]
 ---
 
 # {title}
 
-A {network} ({parameters:.2f} M parameters) for {channels} x {resolution} x {resolution} images, trained on {data} with
-the {sde} SDE of *Score-Based Generative Modeling through Stochastic Differential Equations* (Song et al., ICLR 2021).
+A {network} ({parameters:.2f} M parameters) for {shape} images, trained on {data} by score matching (*Score-Based
+Generative Modeling through Stochastic Differential Equations*, Song et al., ICLR 2021) with a
+`{scheduler}`{meaning}.
 
 ```python
-from scoresde_pipelines import ScoreSdePipeline
-
-pipeline = ScoreSdePipeline.from_pretrained("{location}")
-images = pipeline(batch_size=4).images
+{usage}
 ```
-
+{classes}
 ## Training
 
 {rows}
@@ -39,7 +38,17 @@ images = pipeline(batch_size=4).images
 {command}
 ```
 """
-SDE_TITLES = {"ve": "variance-exploding", "vp": "variance-preserving", "subvp": "sub-variance-preserving"}
+UNCONDITIONAL = """from scoresde_pipelines import ScoreSdePipeline
+
+pipeline = ScoreSdePipeline.from_pretrained("{location}")
+images = pipeline(batch_size=4).images"""
+CONDITIONAL = """from scoresde_pipelines import ScoreSdeClassConditionalPipeline
+
+pipeline = ScoreSdeClassConditionalPipeline.from_pretrained("{location}")
+images = pipeline(class_labels={labels}, guidance_scale=2.0).images"""
+CLASSES = """
+Classes: {names}. `ScoreSdePipeline` samples the same network without a class.
+"""
 
 
 def model_card(args: argparse.Namespace, components: Components, location: str, progress: dict[str, Any]) -> str:
@@ -49,44 +58,53 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
         args: arguments of the run.
         components: what was trained.
         location: what `from_pretrained` is to be given (a folder name or Hub id).
-        progress: measured facts, shown as a list ("steps": 1000, ...).
+        progress: measured facts, shown as a list ("updates": "1000 ...").
     """
-    unet = components.unet
+    unet, names = components.unet, components.class_names
     data = args.dataset_name or args.train_data_dir.rstrip("/").split("/")[-1]
     facts = {
         **progress,
         "weights": f"exponential moving average, decay {args.ema_max_decay}" if args.use_ema else "last update",
         "seed": args.seed,
-        "precision": {"no": "float32"}.get(args.mixed_precision, f"{args.mixed_precision} autocast, float32 noise"),
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}, Python {platform.python_version()}",
     }
+    usage = UNCONDITIONAL if names is None else CONDITIONAL
+    size = unet.config.get("sample_size")
+    height, width = (size, size) if not isinstance(size, (list, tuple)) else size
+    labels = None if names is None else list(names[:2])
     return CARD.format(
+        tag="unconditional-image-generation" if names is None else "class-conditional-image-generation",
         title=location.rstrip("/").split("/")[-1],
         network=type(unet).__name__,
         parameters=sum(p.numel() for p in unet.parameters()) / 1e6,
-        channels=unet.config.in_channels,
-        resolution=unet.config.get("sample_size"),
+        shape=f"{unet.config.in_channels} x {height} x {width}",
         data=data,
-        sde=SDE_TITLES[sde_name(components.scheduler)],
-        location=location,
+        scheduler=type(components.scheduler).__name__,
+        meaning=_meaning(components.scheduler.config),
+        usage=_imports(components.scheduler) + usage.format(location=location, labels=labels),
+        classes="" if names is None else CLASSES.format(names=", ".join(names)),
         rows="\n".join(f"- {name}: {value}" for name, value in facts.items()),
         command=command_line(args, data),
     )
+
+
+def _imports(scheduler: Any) -> str:
+    """What the reader imports first: the module of a scheduler that is not of this package."""
+    cls = type(scheduler)
+    return "" if cls in SCHEDULERS.values() else f"import {cls.__module__}  # defines {cls.__name__}\n"
+
+
+def _meaning(config: Any) -> str:
+    if config.prediction_type != "edm":
+        return f"; it predicts `{config.prediction_type}`"
+    return f"; preconditioned as by Karras et al. 2022 with sigma_data {config.sigma_data}, mean {config.data_mean}"
 
 
 def command_line(args: argparse.Namespace, data: str) -> str:
     """The command that repeats the run: its non-default arguments, without secrets and paths of one machine."""
     defaults, words = default_arguments(), ["accelerate launch -m scoresde_pipelines.training.train_unconditional"]
     for name, value in vars(args).items():
-        if value == defaults[name] or name in ("hub_token", "output_dir", "cache_dir", "resume_from_checkpoint"):
+        if value == defaults.get(name) or name in ("output_dir", "cache_dir", *NOT_SAVED):
             continue
-        words.append(_word(name, data if name == "train_data_dir" else value))
+        words.append(" ".join(map(shlex.quote, argument_words(name, data if name == "train_data_dir" else value))))
     return " \\\n    ".join(words)
-
-
-def _word(name: str, value: Any) -> str:
-    """One argument as it is typed."""
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return " ".join([f"--{name}", *(shlex.quote(str(item)) for item in values)])

@@ -1,18 +1,34 @@
-"""Sample grids while training: the plain diffusers loop over a scheduler, and a picture of the result."""
+"""Sample grids while training, and the network's output as a function of state and time."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..models import packed_filters
+from ..schedulers import SDEScheduler, sampling_loop
 from .data import to_uint8
 from .pipeline_folder import Components
+
+
+def network_output(
+    scheduler: SDEScheduler, model: Callable[..., Any], class_labels: torch.Tensor | None = None
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A network's output as a function `(x, t) -> output` of the state (B, C, H, W) and the SDE's time (B,)."""
+    labels = {} if class_labels is None else {"class_labels": class_labels}
+
+    def output(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        parameterization, sde = scheduler.parameterization, scheduler.sde
+        result = model(parameterization.input(sde, x, t), parameterization.network_time(sde, t), **labels)
+        return result.sample if hasattr(result, "sample") else result
+
+    return output
 
 
 @torch.no_grad()
@@ -23,13 +39,15 @@ def sample(
     num_inference_steps: int,
     seed: int,
     device: torch.device | str,
+    class_labels: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Generates images.
 
     Args:
-        components: the network, in evaluation mode on ``device``, and its scheduler, which is left as it is.
+        components: the network, in evaluation mode on `device`, and its scheduler, which is left as it is.
         shape: (B, channels, height, width).
-        seed: image k is the one of generator ``seed + k``, whatever the batch.
+        seed: image k is the one of generator `seed + k`, whatever the batch.
+        class_labels: one per image, for a class-conditional network; "no class" by default.
 
     Returns:
         uint8 tensor of that shape, on the CPU.
@@ -38,16 +56,15 @@ def sample(
     scheduler = copy.deepcopy(components.scheduler)
     scheduler.set_timesteps(num_inference_steps, device=device)
     noise = torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
-    x = noise.to(device) * scheduler.init_noise_sigma
+    labels = {} if class_labels is None else {"class_labels": torch.as_tensor(class_labels, device=device)}
     with packed_filters(components.unet):
-        for t in scheduler.timesteps:
-            output = components.unet(scheduler.scale_model_input(x, t), t).sample.to(x.dtype)
-            x = scheduler.step(output, t, x, generator=generators).prev_sample
+        score_fn = scheduler.score_fn(components.unet, **labels)
+        x = sampling_loop(scheduler, score_fn, noise.to(device) * scheduler.init_noise_sigma, generators)
     return to_uint8(x, components.data_range).cpu()
 
 
 def image_grid(images: torch.Tensor, columns: int | None = None, scale: int = 2) -> Image.Image:
-    """One picture of many: uint8 images (B, C, H, W) in rows, each pixel ``scale`` x ``scale``, 2 pixels apart."""
+    """One picture of many: uint8 images (B, C, H, W) in rows, each pixel `scale` x `scale`, 2 pixels apart."""
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -1,87 +1,121 @@
-r"""Which times a training batch visits.
+r"""Densities of the training time t, each as its quantile function: from uniforms u in [0, 1) to times.
 
-Two independent choices:
-
-- *draws* u in [0, 1): independent, or stratified (one in each of B equal cells: the same mean loss, less variance);
-- *density* of t in [eps, T]: uniform (Song et al. 2021, eq. 7), or proportional to ``g^2 / sigma^2``, the importance
-  sampling of likelihood-weighted training (Song et al. 2021b, "Maximum likelihood training", section 5), where the
-  loss under the default weighting lambda = sigma^2 is multiplied by the constant ``Z / (T - eps)``.
+A density is a function `(sde, u) -> t`; both of shape (B,), float64. One of your own is a function of two arguments.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..schedulers.sde import SDE
 
 
+TimeDensity = Callable[[SDE, Tensor], Tensor]
 TABLE_SIZE = 10_001
 
 
-def uniform_draws(batch_size: int, generator: torch.Generator | None, device: torch.device | str) -> torch.Tensor:
-    """Independent uniforms in [0, 1), float64, shape (B,)."""
-    return torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64)
+def _check_smallest(training_eps: float, sde: SDE) -> None:
+    if not 0 < training_eps < sde.T:
+        raise ValueError(f"training_eps must be a time between 0 and T = {sde.T}, got {training_eps}")
 
 
-def stratified_draws(batch_size: int, generator: torch.Generator | None, device: torch.device | str) -> torch.Tensor:
-    """Uniforms of which exactly one falls into each [k / B, (k + 1) / B), in order, float64, shape (B,)."""
-    jitter = uniform_draws(batch_size, generator, device)
-    return (torch.arange(batch_size, device=device, dtype=torch.float64) + jitter) / batch_size
+@dataclass(frozen=True)
+class UniformTimes:
+    """Uniform on [training_eps, T] (Song et al. 2021, eq. 7)."""
+
+    training_eps: float = 1e-5
+
+    def __call__(self, sde: SDE, u: Tensor) -> Tensor:
+        _check_smallest(self.training_eps, sde)
+        return self.training_eps + (sde.T - self.training_eps) * u
 
 
-DRAWS = {"uniform": uniform_draws, "stratified": stratified_draws}
+@dataclass(frozen=True)
+class ImportanceTimes:
+    r"""Density proportional to g^2 / sigma^2 on [training_eps, T].
 
-
-class TimeSampler:
-    """Draws the times of a batch and the weight that keeps the expected loss unbiased.
-
-    Args:
-        sde: the SDE that is trained.
-        draws: "stratified" or "uniform".
-        importance_sampling: density proportional to g^2 / sigma^2 instead of uniform.
-        eps: the smallest time; 0 < eps < T.
-
-    Attributes:
-        normalizer: Z = integral of g^2 / sigma^2 over [eps, T] (1 / (T - eps) of it is the weight), or None.
+    The importance sampling of likelihood-weighted training (Song, Durkan, Murray and Ermon 2021, "Maximum Likelihood
+    Training of Score-Based Diffusion Models", section 5). With Z the integral of g^2 / sigma^2, the weighting
+    `sigma^2 Z / (T - training_eps)` makes the expected loss that of g^2 under uniform times.
     """
 
-    def __init__(
-        self, sde: SDE, draws: str = "stratified", importance_sampling: bool = False, eps: float = 1e-5
-    ) -> None:
-        if draws not in DRAWS:
-            raise ValueError(f"draws is {draws!r}, expected one of {sorted(DRAWS)}")
-        if not 0 < eps < sde.T:
-            raise ValueError(f"eps is {eps}, expected a time between 0 and T = {sde.T}")
-        self.sde, self.eps, self._draw = sde, eps, DRAWS[draws]
-        self.normalizer: float | None = None
-        if importance_sampling:
-            self._tabulate()
+    training_eps: float = 1e-5
+    _tables: weakref.WeakKeyDictionary[SDE, tuple[np.ndarray, np.ndarray, float]] = field(
+        default_factory=weakref.WeakKeyDictionary, repr=False, compare=False
+    )
 
-    def _tabulate(self) -> None:
-        """The cumulative integral of g^2 / sigma^2 on a grid that is even in log t, where the integrand is smooth."""
-        log_t = torch.linspace(math.log(self.eps), math.log(self.sde.T), TABLE_SIZE, dtype=torch.float64)
-        t = log_t.exp().clamp(max=self.sde.T)
-        density = t * (self.sde.diffusion(t) / self.sde.sigma(t)).square()
-        cells = 0.5 * (density[1:] + density[:-1]) * log_t.diff()
-        cumulative = torch.cat([cells.new_zeros(1), cells.cumsum(0)])
-        self.normalizer = float(cumulative[-1])
-        self._cdf, self._log_t = (cumulative / cumulative[-1]).numpy(), log_t.numpy()
+    def _table(self, sde: SDE) -> tuple[np.ndarray, np.ndarray, float]:
+        """The cumulative distribution, its nodes in log t (where the density is smooth) and Z."""
+        if sde not in self._tables:
+            _check_smallest(self.training_eps, sde)
+            log_t = torch.linspace(math.log(self.training_eps), math.log(sde.T), TABLE_SIZE, dtype=torch.float64)
+            t = log_t.exp().clamp(max=sde.T)
+            density = t * (sde.diffusion(t) / sde.sigma(t)).square()
+            cells = 0.5 * (density[1:] + density[:-1]) * log_t.diff()
+            cumulative = torch.cat([cells.new_zeros(1), cells.cumsum(0)])
+            total = float(cumulative[-1])
+            self._tables[sde] = (cumulative / total).numpy(), log_t.numpy(), total
+        return self._tables[sde]
 
-    def __call__(
-        self, batch_size: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns ``(t, weight)``, both float32 of shape (B,).
+    def normalizer(self, sde: SDE) -> float:
+        """Z, the integral of g^2 / sigma^2 over [training_eps, T]."""
+        return self._table(sde)[2]
 
-        ``weight`` multiplies the loss of each sample: 1 for the uniform density, and for importance sampling
-        Z / (T - eps), to be used with the *default* weighting of the loss.
-        """
-        u = self._draw(batch_size, generator, device)
-        if self.normalizer is None:
-            t = self.eps + (self.sde.T - self.eps) * u
-            return t.float(), torch.ones_like(t, dtype=torch.float32)
-        log_t = np.interp(u.cpu().numpy(), self._cdf, self._log_t)
-        t = torch.from_numpy(np.exp(log_t)).to(device).clamp(self.eps, self.sde.T)
-        return t.float(), torch.full_like(t, self.normalizer / (self.sde.T - self.eps), dtype=torch.float32)
+    def __call__(self, sde: SDE, u: Tensor) -> Tensor:
+        cumulative, log_t, _ = self._table(sde)
+        t = torch.from_numpy(np.exp(np.interp(u.cpu().numpy(), cumulative, log_t)))
+        return t.to(u.device).clamp(self.training_eps, sde.T)
+
+    def weighting(self, sde: SDE, t: Tensor) -> Tensor:
+        """lambda(t) = sigma^2 Z / (T - training_eps)."""
+        return sde.sigma(t).square() * (self.normalizer(sde) / (sde.T - self.training_eps))
+
+
+@dataclass(frozen=True)
+class LogNormalTimes:
+    r"""Log-normal noise level: log(sigma / alpha) ~ N(P_mean, P_std^2), truncated to the levels of [training_eps, T].
+
+    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1.
+    """
+
+    P_mean: float = -1.2
+    P_std: float = 1.2
+    training_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not self.P_std > 0:
+            raise ValueError(f"P_std must be positive, got {self.P_std}")
+
+    def __call__(self, sde: SDE, u: Tensor) -> Tensor:
+        _check_smallest(self.training_eps, sde)
+        ends = torch.tensor([self.training_eps, sde.T], dtype=torch.float64, device=u.device)
+        low, high = torch.special.ndtr((-0.5 * sde.log_snr(ends) - self.P_mean) / self.P_std)
+        log_ratio = self.P_mean + self.P_std * torch.special.ndtri(low + (high - low) * u)
+        return sde.t_from_log_snr(-2 * log_ratio).clamp(self.training_eps, sde.T)
+
+
+@dataclass(frozen=True)
+class IndexTimes:
+    """Uniform over N noise levels: the times i / (N - 1) of SMLD, or (i + 1) / N of a DDPM table.
+
+    Args:
+        num_train_timesteps: N, at least 2.
+        from_zero: whether the first level is t = 0 (SMLD: sigma_min) or T / N (DDPM: the first beta).
+    """
+
+    num_train_timesteps: int = 1000
+    from_zero: bool = False
+
+    def __call__(self, sde: SDE, u: Tensor) -> Tensor:
+        if self.from_zero and not float(sde.sigma(torch.zeros((), dtype=torch.float64))) > 0:
+            raise ValueError("the smld objective needs an SDE with sigma(0) > 0 (VE), got sigma(0) = 0")
+        index = (u * self.num_train_timesteps).floor().clamp_max(self.num_train_timesteps - 1)
+        steps = index / (self.num_train_timesteps - 1) if self.from_zero else (index + 1) / self.num_train_timesteps
+        return sde.T * steps

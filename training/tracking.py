@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 import torch
@@ -10,23 +11,29 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, is_tensorboard_available, is_wandb_available
 
 
+INSTALLED = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: True}
+
+
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """Accelerate, with its tracker; checks that the tracker is installed."""
-    installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: True}
-    if not installed[args.logger]():
-        raise ImportError(f"--logger {args.logger} needs the package {args.logger}; install it or use --logger none")
+    """Accelerate, with the tracker of `--report_to`, or a warning and none where it is not installed."""
+    tracker = args.report_to
+    if not INSTALLED[tracker]():
+        warnings.warn(
+            f"--report_to {tracker}: the package {tracker} is not installed, nothing is logged", stacklevel=2
+        )
+        tracker = "none"
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         cpu=args.cpu,
-        log_with=None if args.logger == "none" else args.logger,
+        log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(
             project_dir=args.output_dir, logging_dir=str(Path(args.output_dir) / args.logging_dir)
         ),
     )
     # Trackers take plain values only.
     config = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in vars(args).items()}
-    config.pop("hub_token")
+    config.pop("hub_token", None)
     accelerator.init_trackers(Path(args.output_dir).name, config=config)
     return accelerator
 

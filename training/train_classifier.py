@@ -7,6 +7,8 @@ The classifier sees a clean image plus noise of a known size, which is what ever
 alpha: whatever `--sde` it was trained with, it guides any other whose noise levels lie in the same range.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the training that the command line (or ``argv``) describes."""
+    """Runs the training that the command line (or `argv`) describes."""
     trainer = ClassifierTrainer(parse_classifier_args(argv))
     trainer.train()
     trainer.finish()

@@ -6,6 +6,8 @@
 `trainer.Trainer` is the run, `arguments` lists what can be set.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from scoresde_pipelines.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the training that the command line (or ``argv``) describes."""
+    """Runs the training that the command line (or `argv`) describes."""
     trainer = Trainer(parse_args(argv))
     trainer.train()
     trainer.finish()

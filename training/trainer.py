@@ -1,202 +1,148 @@
-"""The training run: what is prepared once, one update, and what happens between updates.
-
-Weights, data order, times and noise are functions of (seed, update, process), never of a generator's history: a run
-that is resumed from a checkpoint continues bit for bit as if it had not stopped.
-"""
+"""The training run of a score-based generative model: denoising under an objective, with sample grids and pipelines."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from .checkpoints import CheckpointManager
-from .components import DEFAULT_RESOLUTION, build_components, network_resolution
-from .data import (
-    ImageFormat,
-    ImageStore,
-    ShuffledBatches,
-    find_image_column,
-    image_batches,
-    load_images,
-    random_flip,
-    to_data_range,
+from ..schedulers import SDEScheduler
+from .class_embedding import null_label
+from .components import (
+    DEFAULT_RESOLUTION,
+    as_size,
+    build_components,
+    build_objective,
+    network_resolution,
+    with_data_statistics,
 )
-from .ema import ExponentialMovingAverage
-from .losses import score_matching_loss
+from .data import ImageFormat, ImageStore, to_data_range
+from .data_report import data_report
+from .image_table import find_label_column, read_labels
+from .losses import denoising_loss
 from .model_card import model_card
+from .objectives import Objective
 from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_folder
-from .sampling import image_grid, sample
-from .seeding import combined_seed
-from .time_sampling import TimeSampler
-from .tracking import log_images, make_accelerator
+from .sampling import image_grid, network_output, sample
+from .tracking import log_images
+from .trainer_core import Batch, TrainerCore
 
 
-class Trainer:
+NOISE_BANDS = 5
+
+
+class Trainer(TrainerCore):
     """One training run.
 
     Args:
         args: see `arguments.parse_args`.
+        objective: instead of what the arguments say.
+        scheduler: of a new network, instead of what the arguments say: its SDE, prediction type and sampler.
 
     Attributes:
-        step: updates done.
-        images_seen: images consumed by all processes together; the position in the data stream.
-        seconds: training time, earlier parts of a resumed run included.
+        components: network, scheduler, data range and class names.
+        objective: what is minimised.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.output_dir = Path(args.output_dir)
-        self.accelerator = make_accelerator(args)
-        self.step, self.images_seen, self.seconds = 0, 0, 0.0
-        torch.manual_seed(args.seed)
-        self._make_data_and_components()
-        self._make_optimizer()
-        self._resume()
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        *,
+        objective: Objective | None = None,
+        scheduler: SDEScheduler | None = None,
+    ) -> None:
+        self._given = objective, scheduler
+        if objective is not None:
+            args.objective = objective.name
+        if scheduler is not None:
+            args.sde = f"{type(scheduler).__module__}:{type(scheduler).__qualname__}"
+        super().__init__(args)
 
-    # ------------------------------------------------------------------ preparation
+    # ------------------------------------------------------------------ what is trained
 
-    def _make_data_and_components(self) -> None:
-        args = self.args
-        with self.accelerator.local_main_process_first():  # the others then find the data set in the cache
-            table = load_images(
-                args.dataset_name, args.dataset_config_name, args.train_data_dir, args.split, args.cache_dir
-            )
-            column = find_image_column(table, args.image_column)
-            gray = table[0][column].mode in ("1", "L", "I;16", "I", "F")
-            self.components = build_components(args, 1 if gray else 3)
-        unet, scheduler = self.components.unet, self.components.scheduler
-        resolution = args.resolution or network_resolution(unet) or DEFAULT_RESOLUTION
-        image_format = ImageFormat(resolution, unet.config.in_channels, args.image_fit, args.pad_value)
-        self.images = ImageStore(table, image_format, column, args.max_cached_gb)
-        self.times = TimeSampler(scheduler.sde, args.time_sampling, args.importance_sampling, args.training_eps)
+    def build(self) -> Any:
+        args, (objective, scheduler) = self.args, self._given
+        table = self.open_table(args.split)
+        report = data_report(table, args.image_column, args.label_column)
+        self.accelerator.print(report)
+        names = self._read_classes(table) if args.class_conditional else None
+        self.components = build_components(args, report.channels or 3, scheduler, names)
+        unet = self.components.unet
+        size = as_size(args.resolution) or network_resolution(unet) or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
+        image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)
+        self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
+        if self.labels is not None:
+            self.labels = self.labels[torch.as_tensor(self.images.kept)]
+        if args.pretrained_model_name_or_path is None:
+            self.components.scheduler = with_data_statistics(self.components.scheduler, self.images, args)
+            config = self.components.scheduler.config
+            if config.prediction_type == "edm":
+                self.accelerator.print(f"data: mean {config.data_mean:g}, standard deviation {config.sigma_data:g}")
+        self.objective = objective or build_objective(args, self.components.scheduler)
+        self._make_noise_bands()
+        return unet
 
-    def _make_optimizer(self) -> None:
-        args, unet = self.args, self.components.unet
-        unet.to(self.accelerator.device).train()
-        if args.channels_last:
-            unet.to(memory_format=torch.channels_last)
-        # Copied before Accelerate wraps the network's forward.
-        self.ema = ExponentialMovingAverage(
-            unet, args.ema_max_decay if args.use_ema else 0.0, args.ema_inv_gamma, args.ema_power
-        )
-        betas, decay = (args.adam_beta1, args.adam_beta2), args.adam_weight_decay
-        optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=args.learning_rate, betas=betas, weight_decay=decay, eps=args.adam_epsilon
-        )
-        batch = args.train_batch_size * self.accelerator.num_processes
-        self.updates_per_epoch = math.ceil(len(self.images) / (batch * args.gradient_accumulation_steps))
-        self.max_steps = args.max_train_steps or args.num_epochs * self.updates_per_epoch
-        self.lr_scheduler = get_scheduler(
-            args.lr_scheduler,
-            optimizer,
-            num_warmup_steps=args.lr_warmup_steps,
-            num_training_steps=self.max_steps,
-        )
-        self.model, self.optimizer = self.accelerator.prepare(unet, optimizer)
-        self.accelerator.register_for_checkpointing(self.lr_scheduler)
-        self.checkpoints = CheckpointManager(
-            self.accelerator, self.output_dir, unet, self.ema, args.checkpoints_total_limit
-        )
+    def _read_classes(self, table: Any) -> list[str]:
+        """Sets `labels` and returns the names of the classes."""
+        column = find_label_column(table, self.args.label_column)
+        if column is None:
+            raise ValueError(f"class_conditional needs a column of labels or folders, got {table.column_names}")
+        self.labels, names = read_labels(table, column)
+        return names or [str(k) for k in range(int(self.labels.max()) + 1)]
 
-    # ------------------------------------------------------------------ the loop
+    def _make_noise_bands(self) -> None:
+        """Five bands of equal width in log-SNR between the least and the most noise that is trained."""
+        sde = self.components.scheduler.sde
+        ends = self.objective.times(sde, torch.tensor([0.0, 1 - 1e-12], dtype=torch.float64))
+        low, high = sorted(sde.log_snr(ends).clamp(-20, 20).tolist())
+        edges = torch.linspace(low, high, NOISE_BANDS + 1, dtype=torch.float64)
+        self.band_edges = edges[1:-1].contiguous()
+        bands = [f"loss_log_snr_{a:+.1f}_to_{b:+.1f}" for a, b in pairwise(edges.tolist())]
+        self.metric_names = ("loss", *bands)
 
-    def train(self) -> None:
-        """Updates until ``max_steps``, with checkpoints, sample grids and logging in between."""
-        args = self.args
-        batches = self._batches()
-        loss_sum = torch.zeros((), device=self.accelerator.device)
-        bar = tqdm(
-            total=self.max_steps, initial=self.step, desc="train", disable=not self.accelerator.is_local_main_process
-        )
-        started, since = time.monotonic() - self.seconds, self.step
-        while self.step < self.max_steps:
-            loss_sum += self._update(batches)
-            self.step += 1
-            bar.update()
-            self.seconds = time.monotonic() - started
-            if self.step % args.logging_steps == 0 or self.step == self.max_steps:
-                bar.set_postfix(self._log(loss_sum, self.step - since))
-                loss_sum.zero_()
-                since = self.step
-            self._between_updates()
-        bar.close()
+    # ------------------------------------------------------------------ what is minimised
 
-    def _batches(self) -> Iterator[torch.Tensor]:
-        accelerator = self.accelerator
-        ranks = accelerator.process_index, accelerator.num_processes
-        stream = ShuffledBatches(
-            len(self.images), self.args.train_batch_size, self.args.seed, self.images_seen, *ranks
-        )
-        pinned = accelerator.device.type == "cuda"
-        return image_batches(self.images, stream, self.args.dataloader_num_workers, pinned)
-
-    def _update(self, batches: Iterator[torch.Tensor]) -> torch.Tensor:
-        """One optimizer step over ``gradient_accumulation_steps`` batches; returns the mean loss, not synchronised."""
-        args, accelerator = self.args, self.accelerator
-        total = torch.zeros((), device=accelerator.device)
-        for micro in range(args.gradient_accumulation_steps):
-            last = micro == args.gradient_accumulation_steps - 1
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self._loss(next(batches), micro)
-                accelerator.backward(loss)
-            total += loss.detach() / args.gradient_accumulation_steps
-        self.images_seen += args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-        if args.max_grad_norm > 0:
-            accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if not accelerator.optimizer_step_was_skipped:
-            self.lr_scheduler.step()
-            self.ema.update(accelerator.unwrap_model(self.model))
-        return total
-
-    def _loss(self, images: torch.Tensor, micro: int) -> torch.Tensor:
-        """Score-matching loss of one batch; noise and targets in float32 whatever the network runs in."""
-        args, device = self.args, self.accelerator.device
-        position = (args.seed, self.step, micro, self.accelerator.process_index)
-        torch.manual_seed(combined_seed(*position, 0))  # dropout
-        generator = torch.Generator(device).manual_seed(combined_seed(*position, 1))
-        images = images.to(device, non_blocking=True)
-        if args.random_flip:
-            images = random_flip(images, generator)
-        x0 = to_data_range(images, self.components.data_range)
-        t, weight = self.times(len(x0), generator, device)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
-        scheduler = self.components.scheduler
-        losses = score_matching_loss(
-            scheduler.score_fn(self.model),
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The objective on one batch, as a mean and by noise band; noise and targets in float32."""
+        scheduler, device = self.components.scheduler, batch.images.device
+        x0 = to_data_range(batch.images, self.components.data_range)
+        noise = batch.draws.noise(x0.shape[1:], device)
+        t = self.objective.times(scheduler.sde, batch.u)
+        losses = denoising_loss(
+            network_output(scheduler, self.model, self._class_labels(batch)),
+            scheduler.parameterization,
             scheduler.sde,
             x0,
-            t,
+            t.float(),
             noise,
-            likelihood_weighting=args.likelihood_weighting,
-            reduce_mean=not args.sum_loss,
+            weighting=self.objective.weighting,
+            reduce_mean=not self.args.sum_loss,
         )
-        return (weight * losses).mean()
+        return losses.mean(), self._sums(losses.detach(), t)
 
-    # ------------------------------------------------------------------ between updates
+    def _class_labels(self, batch: Batch) -> Tensor | None:
+        """Labels of which a share `--label_dropout` is "no class"."""
+        if batch.labels is None:
+            return None
+        dropped = (batch.draws.label < self.args.label_dropout).to(batch.labels.device)
+        return batch.labels.masked_fill(dropped, null_label(self.components.unet))
 
-    def _log(self, loss_sum: torch.Tensor, updates: int) -> dict[str, float]:
-        """Logs the mean loss of all processes over the last ``updates`` updates: the only synchronisation."""
-        loss = self.accelerator.reduce(loss_sum.clone(), "mean").item() / updates
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {self.step}; resume from an earlier checkpoint")
-        rate = self.lr_scheduler.get_last_lr()[0]
-        self.accelerator.log({"loss": loss, "lr": rate, "images_seen": self.images_seen}, step=self.step)
-        return {"loss": loss, "lr": rate}
+    def _sums(self, losses: Tensor, t: Tensor) -> Tensor:
+        """Sum and count of the losses in all and in each noise band, shape (1 + NOISE_BANDS, 2)."""
+        band = torch.bucketize(self.components.scheduler.sde.log_snr(t), self.band_edges.to(t.device)) + 1
+        pairs = torch.stack([losses.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
+        sums = torch.zeros(1 + NOISE_BANDS, 2, dtype=torch.float64, device=losses.device).index_add_(0, band, pairs)
+        sums[0] = pairs.sum(dim=0)
+        return sums
 
-    def _between_updates(self) -> None:
+    # ------------------------------------------------------------------ what is saved
+
+    def between_updates(self) -> None:
         args = self.args
-        if self.step % args.checkpointing_steps == 0:
-            self.save_checkpoint()
         if self.step % (args.save_model_epochs * self.updates_per_epoch) == 0:
             self.save_pipeline()
         if self.step % (args.sample_steps or args.save_images_epochs * self.updates_per_epoch) == 0:
@@ -204,28 +150,33 @@ class Trainer:
 
     def trained(self) -> Components:
         """The components with the averaged weights: what is saved and sampled."""
-        return Components(self.ema.model, self.components.scheduler, self.components.data_range)
+        return replace(self.components, unet=self.ema.model)
 
     def save_samples(self) -> None:
-        """Writes ``samples/<step>.png`` and sends the images to the tracker; the main process alone works."""
+        """Writes `samples/<step>.png` and sends the images to the tracker; the main process alone works.
+
+        A class-conditional network fills one row per class.
+        """
         if self.accelerator.is_main_process and self.args.eval_batch_size:
-            shape = (self.args.eval_batch_size, *self.images.format.shape)
+            labels, columns = grid_labels(self.components, self.args.eval_batch_size)
+            count = self.args.eval_batch_size if labels is None else len(labels)
             with self.accelerator.autocast():
                 images = sample(
                     self.trained(),
-                    shape,
+                    (count, *self.images.format.shape),
                     num_inference_steps=self.args.num_inference_steps,
                     seed=self.args.seed,
                     device=self.accelerator.device,
+                    class_labels=labels,
                 )
             path = self.output_dir / "samples" / f"{self.step:08d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            image_grid(images).save(path)
+            image_grid(images, columns).save(path)
             log_images(self.accelerator, images, self.step)
         self.accelerator.wait_for_everyone()
 
     def save_pipeline(self) -> None:
-        """Writes the pipeline folder into ``output_dir``."""
+        """Writes the pipeline folder into `output_dir`."""
         if self.accelerator.is_main_process:
             location = self.args.hub_model_id or self.output_dir.name
             card = model_card(self.args, self.trained(), location, self._progress())
@@ -233,17 +184,18 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _progress(self) -> dict[str, str]:
-        device = self.accelerator.device
+        device, precision = self.accelerator.device, self.accelerator.mixed_precision
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return {
+            "objective": self.objective.name,
             "updates": f"{self.step} ({self.images_seen} images, {self.images_seen / len(self.images):.1f} epochs)",
             "time": f"{self.seconds / 60:.0f} minutes on {self.accelerator.num_processes} x {kind}",
+            "precision": "float32" if precision == "no" else f"{precision} autocast, float32 noise",
         }
 
     def finish(self) -> None:
-        """Last checkpoint, samples and pipeline; publishes it with ``--push_to_hub``."""
-        if self.step % self.args.checkpointing_steps != 0:
-            self.save_checkpoint()
+        """Last checkpoint, samples and pipeline; publishes it with `--push_to_hub`."""
+        self.save_last_state()
         self.save_samples()
         self.save_pipeline()
         if self.args.push_to_hub and self.accelerator.is_main_process:
@@ -251,19 +203,16 @@ class Trainer:
                 self.output_dir, self.args.hub_model_id, self.args.hub_private_repo, self.args.hub_token
             )
         self.accelerator.end_training()
+        self.checkpoints.close()
 
-    # ------------------------------------------------------------------ checkpoints
 
-    def save_checkpoint(self) -> None:
-        """Saves the state of every process into ``checkpoint-<step>``."""
-        self.checkpoints.save(self.step, {"images_seen": self.images_seen, "seconds": self.seconds})
+def grid_labels(components: Components, count: int) -> tuple[list[int] | None, int | None]:
+    """Labels of a sample grid of about `count` images, one row per class, and its columns; None without classes.
 
-    def _resume(self) -> None:
-        if self.args.resume_from_checkpoint is None:
-            return
-        state = self.checkpoints.load(self.args.resume_from_checkpoint)
-        if state is None:
-            self.accelerator.print(f"no complete checkpoint in {self.output_dir}: starting from the beginning")
-            return
-        self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
-        self.accelerator.print(f"resumed at step {self.step}")
+    With more classes than images the rows are evenly spaced classes, one image each.
+    """
+    if components.class_names is None:
+        return None, None
+    classes = len(components.class_names)
+    rows, columns = min(classes, count), max(1, count // classes)
+    return [row * classes // rows for row in range(rows) for _ in range(columns)], columns

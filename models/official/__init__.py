@@ -1,0 +1,7 @@
+"""Checkpoints and configurations of the official PyTorch code, and every published configuration as a preset."""
+
+from .checkpoint import load_official_checkpoint
+from .presets import PRESETS, Preset, preset
+
+
+__all__ = ["PRESETS", "Preset", "load_official_checkpoint", "preset"]

@@ -1,0 +1,212 @@
+"""The one resolver of model names, complete weights, class names, and a scheduler of a user's own through every folder."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from safetensors.torch import load_file, save_file
+
+import scoresde_pipelines
+from scoresde_pipelines import (
+    SDE,
+    NCSNpp,
+    ScoreSdeLikelihoodPipeline,
+    ScoreSdePipeline,
+    SDEScheduler,
+    VESDEScheduler,
+    shipped,
+)
+from scoresde_pipelines.shipped import shipped_folder
+from scoresde_pipelines.training.pipeline_folder import save_pipeline_folder
+from scoresde_pipelines.training.pipeline_loading import Components, load_pipeline_folder, resolve_pipeline
+
+
+TINY = {"sample_size": 8, "block_out_channels": (8, 8), "layers_per_block": 1, "attention_resolutions": ()}
+
+
+class PowerSDE(SDE):
+    def __init__(self, power: float):
+        self.power = power
+
+    def alpha(self, t):
+        return torch.ones_like(t)
+
+    def sigma(self, t):
+        return t**self.power
+
+
+class PowerScheduler(SDEScheduler):
+    """A user's own SDE with a parameter of its own."""
+
+    @register_to_config
+    def __init__(
+        self,
+        power: float = 2.0,
+        num_train_timesteps: int = 1000,
+        prediction_type: str = "epsilon",
+        predictor: str | None = "reverse_diffusion",
+        corrector: str | None = None,
+        snr: float = 0.16,
+        correct_steps: int = 1,
+        batch_mean_norm: bool = False,
+        sampling_eps: float = 1e-3,
+        timestep_spacing: str = "linspace",
+        prologue: bool = False,
+    ):
+        self.setup()
+
+    def make_sde(self):
+        return PowerSDE(self.config.power)
+
+
+def network() -> NCSNpp:
+    torch.manual_seed(0)
+    return NCSNpp(**TINY).eval()
+
+
+def draw(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(2, 3, generator=torch.Generator().manual_seed(0), output_type="pt").images
+
+
+# ---------------------------------------------------------------------- names
+
+
+def test_a_name_is_a_folder_a_shipped_pipeline_or_a_hub_id(tmp_path):
+    name = shipped()[0]
+    assert resolve_pipeline(tmp_path) == tmp_path
+    assert resolve_pipeline(name, shipped_folder) == Path(shipped(name))
+    with pytest.raises(ValueError, match=r"'not a/hub/id' is neither a folder nor a Hub id"):
+        resolve_pipeline("not a/hub/id", shipped_folder)
+    components = load_pipeline_folder(name, named=shipped_folder)
+    for key, value in ScoreSdePipeline.from_pretrained(name).unet.state_dict().items():
+        assert torch.equal(components.unet.state_dict()[key], value)
+
+
+def test_a_local_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
+    name = shipped()[0]
+    ScoreSdePipeline(network(), VESDEScheduler(sigma_max=7.0)).save_pretrained(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert load_pipeline_folder(name, named=shipped_folder).scheduler.sde.sigma_max == 7.0
+    assert ScoreSdePipeline.from_pretrained(name).scheduler.sde.sigma_max == 7.0
+
+
+# ---------------------------------------------------------------------- a scheduler of one's own
+
+
+def test_a_scheduler_of_one_s_own_comes_back_with_its_parameter(tmp_path):
+    pipe = ScoreSdePipeline(network(), PowerScheduler(power=3.0, corrector="langevin"), data_min=-2.0, data_max=2.0)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    components = Components(pipe.unet, pipe.scheduler, (-2.0, 2.0))
+    save_pipeline_folder(tmp_path / "training", components, "# card\n")
+    for folder in ("pipeline", "training"):
+        index = json.loads((tmp_path / folder / "model_index.json").read_text())
+        assert index["scheduler"] == ["scoresde_pipelines", "PowerScheduler"]
+        loaded = ScoreSdePipeline.from_pretrained(tmp_path / folder)
+        trained = load_pipeline_folder(tmp_path / folder)
+        for scheduler in (loaded.scheduler, trained.scheduler):
+            assert type(scheduler) is PowerScheduler and scheduler.sde.power == 3.0
+            assert scheduler.config.corrector == "langevin"
+        assert trained.data_range == (loaded.config.data_min, loaded.config.data_max) == (-2.0, 2.0)
+        assert torch.equal(draw(loaded), draw(pipe))
+
+
+def test_an_assigned_scheduler_of_one_s_own_is_saved_as_well(tmp_path):
+    pipe = ScoreSdeLikelihoodPipeline(network(), VESDEScheduler(sigma_max=7.0))
+    pipe.scheduler = PowerScheduler(power=1.5)
+    pipe.save_pretrained(tmp_path)
+    assert ScoreSdeLikelihoodPipeline.from_pretrained(tmp_path).scheduler.sde.power == 1.5
+
+
+def test_without_its_module_the_error_says_what_to_import(tmp_path):
+    ScoreSdePipeline(network(), PowerScheduler()).save_pretrained(tmp_path)
+    code = """
+        import sys
+        from scoresde_pipelines import ScoreSdePipeline
+        from scoresde_pipelines.training.pipeline_loading import load_pipeline_folder
+        for load in (ScoreSdePipeline.from_pretrained, load_pipeline_folder):
+            try:
+                load(sys.argv[1])
+            except ValueError as error:
+                print(error)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(scoresde_pipelines.__file__).parents[1],
+    )
+    message = "'PowerScheduler' must be an imported subclass of SDEScheduler: import the module that defines it first"
+    assert result.stdout.splitlines() == [message] * 2, result.stderr
+    with pytest.raises(AttributeError, match="module 'scoresde_pipelines' has no attribute 'NoScheduler'"):
+        scoresde_pipelines.NoScheduler  # noqa: B018
+
+
+# ---------------------------------------------------------------------- folders
+
+
+def test_training_and_pipeline_convert_a_stock_scheduler_alike(tmp_path):
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
+    )  # fmt: skip
+    for k, scheduler in enumerate((DDPMScheduler(beta_end=0.01), DPMSolverMultistepScheduler(solver_order=3))):
+        DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / str(k))
+        first, second = (
+            load_pipeline_folder(tmp_path / str(k)).scheduler,
+            ScoreSdePipeline.from_pretrained(tmp_path / str(k)).scheduler,
+        )
+        drop = ("_use_default_values", "_class_name", "_diffusers_version", "_name_or_path")
+        configs = [{key: v for key, v in one.config.items() if key not in drop} for one in (first, second)]
+        assert configs[0] == configs[1] and torch.equal(first.timesteps, second.timesteps)
+
+
+def test_a_folder_with_a_missing_tensor_is_refused(tmp_path):
+    ScoreSdePipeline(network(), VESDEScheduler(sigma_max=7.0)).save_pretrained(tmp_path)
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["conv_in.bias"]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"must hold all weights of NCSNpp, missing_keys: \['conv_in.bias'\] \(1 in all\)"
+    ):
+        load_pipeline_folder(tmp_path)
+
+
+def test_names_of_classes_are_kept_in_the_index(tmp_path):
+    names = ["boot", "bag", "coat"]
+    components = Components(network(), VESDEScheduler(sigma_max=7.0), (0.0, 1.0), names)
+    save_pipeline_folder(tmp_path, components, "# card\n")
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["id2label"] == {"0": "boot", "1": "bag", "2": "coat"}
+    assert load_pipeline_folder(tmp_path).class_names == names
+    pipe = ScoreSdePipeline(components.unet, components.scheduler)
+    assert torch.equal(draw(ScoreSdePipeline.from_pretrained(tmp_path)), draw(pipe))
+    index["id2label"] = {"0": "boot", "2": "coat"}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"id2label must hold the labels 0 to 1, got \[0, 2\]"):
+        load_pipeline_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"unet": "NCSNpp"}, "must name a library and a class under 'unet', got 'NCSNpp'"),
+        ({"unet": ["os", "system"]}, "'system' is not a network"),
+        ({"data_min": 1.0, "data_max": 1.0}, r"must hold a finite data_min < data_max, got \(1.0, 1.0\)"),
+        ({"data_max": float("inf")}, "must hold a finite data_min < data_max"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_an_index_that_is_wrong_is_named(change, message, tmp_path):
+    ScoreSdePipeline(network(), VESDEScheduler(sigma_max=7.0)).save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, **change}))
+    with pytest.raises(ValueError, match=message):
+        load_pipeline_folder(tmp_path)

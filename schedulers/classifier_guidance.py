@@ -1,0 +1,225 @@
+r"""Class-conditional scores (paper section 5 and eq. 14), as functions that wrap a score function.
+
+By Bayes' rule the label y adds one term to the score,
+
+    grad log p_t(x | y) = grad log p_t(x) + grad log p_t(y | x).
+
+- `ClassifierGuidance` takes it from a noise-conditional classifier (Song et al. 2021; Dhariwal & Nichol 2021).
+- `DenoisedClassifierGuidance` takes it from a classifier of clean images, evaluated on the denoised image E[x_0 | x_t]
+  (Bansal et al. 2023; Yu et al. 2023): p_t(y | x_t) is then approximate, and any pretrained classifier will do.
+- `ClassifierFreeGuidance` takes it as the difference of a network's scores with and without the label (Ho & Salimans
+  2022): score + (scale - 1) (score with label - score without).
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checks import check_number
+from .score_function import ScoreFunction, select_rows
+from .sde import SDE
+
+
+NoiseRatio = Callable[[Tensor], Tensor]
+EVERYWHERE = (0.0, math.inf)
+
+
+class GuidanceScale:
+    """A guidance scale that acts between two noise ratios sigma / alpha (Kynkaanniemi et al. 2024).
+
+    Args:
+        scale: the scale within the interval.
+        outside: the scale elsewhere.
+        interval: (low, high), noise ratios; `None` is everywhere.
+        noise_ratio: `t -> sigma / alpha`, for example `sde.noise_ratio`; needed with an interval.
+
+    Raises:
+        TypeError, ValueError: for an argument out of its range.
+    """
+
+    def __init__(
+        self, scale: float, outside: float, interval: tuple[float, float] | None, noise_ratio: NoiseRatio | None
+    ) -> None:
+        self.scale, self.outside, self.noise_ratio = check_number("scale", scale), outside, noise_ratio
+        low, high = self.interval = _checked_interval(interval)
+        if (low, high) != EVERYWHERE and noise_ratio is None:
+            raise ValueError("noise_ratio must be given with an interval, got None")
+
+    def at(self, x: Tensor, t: Tensor) -> float | Tensor:
+        """The scale at the time `t`: a number for t 0-dim, else of shape (B, 1, ...) for `x` (B, *D)."""
+        if self.interval == EVERYWHERE or self.noise_ratio is None:
+            return self.scale
+        ratio = self.noise_ratio(torch.as_tensor(t))
+        scale = torch.where((ratio >= self.interval[0]) & (ratio <= self.interval[1]), self.scale, self.outside)
+        return float(scale) if scale.ndim == 0 else scale.to(x).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _checked_interval(interval: Any) -> tuple[float, float]:
+    if interval is None:
+        return EVERYWHERE
+    try:
+        low, high = (float(end) for end in interval)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"interval must be two noise ratios (low, high), got {interval!r}") from error
+    if not 0 <= low < high:
+        raise ValueError(f"interval must be two increasing noise ratios (low, high), got {interval!r}")
+    return low, high
+
+
+class ClassifierGuidance:
+    """The score plus `scale` grad log p(label | x_t).
+
+    Args:
+        score_fn: the unconditional score, `(x, t) -> (B, *D)`.
+        log_prob: `(x, t) -> (B,)`, log p(label | x_t = x) of the wanted labels; differentiable in x. Labels that differ
+            from sample to sample are bound with `PerSample`.
+        scale: 1 samples p(x | label); more sharpens it, 0 leaves the score as it is.
+        interval, noise_ratio: see `GuidanceScale`; outside of the interval the score is left as it is.
+
+    Raises:
+        TypeError, ValueError: for an argument that is no function, or a scale that is no finite number.
+
+    Example:
+
+    ```python
+    guided = ClassifierGuidance(scheduler.score_fn(unet), classifier.log_prob_of(labels, scheduler.sde), scale=2.0)
+    solution = solve_probability_flow(guided, scheduler.sde, noise, 1.0, 1e-5)
+    ```
+    """
+
+    def __init__(
+        self,
+        score_fn: ScoreFunction,
+        log_prob: Callable[[Tensor, Tensor], Tensor],
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        noise_ratio: NoiseRatio | None = None,
+    ) -> None:
+        _check_functions(score_fn=score_fn, log_prob=log_prob)
+        self.score_fn, self.log_prob = score_fn, log_prob
+        self.scale = GuidanceScale(scale, 0.0, interval, noise_ratio)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
+        scale = self.scale.at(x, t)
+        if isinstance(scale, float) and scale == 0:
+            return self.score_fn(x, t)
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            state = x if differentiable else x.detach().requires_grad_()
+            log_prob = self.log_prob(state, t)
+            if log_prob.shape != x.shape[:1]:
+                raise ValueError(f"log_prob must return shape ({len(x)},), got {tuple(log_prob.shape)}")
+            (gradient,) = torch.autograd.grad(log_prob.sum(), state, create_graph=differentiable)
+        return self.score_fn(x, t) + scale * gradient
+
+    def rows(self, index: Tensor) -> "ClassifierGuidance":
+        """The same for the samples `index` (b,) alone."""
+        part = copy.copy(self)
+        part.score_fn, part.log_prob = select_rows(self.score_fn, index), select_rows(self.log_prob, index)
+        return part
+
+
+class DenoisedClassifierGuidance:
+    """The score plus `scale` grad log p(label | E[x_0 | x_t]).
+
+    Args:
+        score_fn: the unconditional score, `(x, t) -> (B, *D)`, differentiable in x.
+        sde: the SDE, for the denoised image.
+        log_prob: `x0 -> (B,)`, log p(label | x_0) of clean images (B, *D); labels that differ from sample to sample are
+            bound to it by an object with a method `rows(index)`.
+        scale: 0 leaves the score as it is; more sharpens the class.
+        interval: see `GuidanceScale`; outside of it the score is left as it is.
+
+    Each call costs one evaluation of the network and one vector-Jacobian product through it and the classifier.
+
+    Raises:
+        TypeError, ValueError: for an argument that is no function, or a scale that is no finite number.
+    """
+
+    def __init__(
+        self,
+        score_fn: ScoreFunction,
+        sde: SDE,
+        log_prob: Callable[[Tensor], Tensor],
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
+        _check_functions(score_fn=score_fn, log_prob=log_prob)
+        self.score_fn, self.sde, self.log_prob = score_fn, sde, log_prob
+        self.scale = GuidanceScale(scale, 0.0, interval, sde.noise_ratio)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
+        scale = self.scale.at(x, t)
+        if isinstance(scale, float) and scale == 0:
+            return self.score_fn(x, t)
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            state = x if differentiable else x.detach().requires_grad_()
+            score = self.score_fn(state, t)
+            log_prob = self.log_prob(self.sde.denoise(state, score, t))
+            (gradient,) = torch.autograd.grad(log_prob.sum(), state, create_graph=differentiable)
+        return (score if differentiable else score.detach()) + scale * gradient
+
+    def rows(self, index: Tensor) -> "DenoisedClassifierGuidance":
+        """The same for the samples `index` (b,) alone."""
+        part = copy.copy(self)
+        part.score_fn, part.log_prob = select_rows(self.score_fn, index), select_rows(self.log_prob, index)
+        return part
+
+
+class ClassifierFreeGuidance:
+    """The score `without` the label, moved towards the one `with_label` by `scale`.
+
+    Args:
+        with_label: the score given the label, `(x, t) -> (B, *D)`.
+        without: the score without a label.
+        scale: 0 is the score without, 1 the score with the label; more sharpens it.
+        interval, noise_ratio: see `GuidanceScale`; outside of the interval the scale is 1.
+
+    A network is evaluated once where the scale is 0 or 1, and twice elsewhere.
+
+    Raises:
+        TypeError, ValueError: for an argument that is no function or out of its range.
+    """
+
+    def __init__(
+        self,
+        with_label: ScoreFunction,
+        without: ScoreFunction,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        noise_ratio: NoiseRatio | None = None,
+    ) -> None:
+        _check_functions(with_label=with_label, without=without)
+        self.with_label, self.without = with_label, without
+        self.scale = GuidanceScale(scale, 1.0, interval, noise_ratio)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The guided score, in the shape of `x` (B, *D)."""
+        scale = self.scale.at(x, t)
+        if isinstance(scale, float) and scale in (0.0, 1.0):
+            return self.with_label(x, t) if scale else self.without(x, t)
+        without = self.without(x, t)
+        return without + scale * (self.with_label(x, t) - without)
+
+    def evaluations(self, t: Tensor) -> int:
+        """Network evaluations at the time `t` (0-dim)."""
+        return 1 if self.scale.at(t, t) in (0.0, 1.0) else 2
+
+    def rows(self, index: Tensor) -> "ClassifierFreeGuidance":
+        """The same for the samples `index` (b,) alone."""
+        part = copy.copy(self)
+        part.with_label, part.without = select_rows(self.with_label, index), select_rows(self.without, index)
+        return part
+
+
+def _check_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name} must be a function, got {type(function).__name__}")

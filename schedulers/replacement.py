@@ -1,0 +1,47 @@
+"""Replacement of what is known: the paper's inpainting and colorization (appendix I.2), a constraint on the state.
+
+A constraint is a function `(x, t) -> x` that is applied to the start and after every step. This one is biased whatever
+the number of steps: the unknown part of the state never takes into account how the known part will end.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .operators import LinearOperator
+from .sde import SDE, expand_to
+
+
+class Replacement:
+    """Replaces the known part of the state by the measurement, noised to the state's time.
+
+    With the projection P = A+ A onto what is known, x becomes x - P x + alpha A+ y + sigma P z.
+
+    Args:
+        sde: the SDE.
+        operator: A; its measurement is taken as exact.
+        measurement: y, shape (B, *M), in the units of the state.
+        draw: returns new standard normal noise in the shape of the state it is given.
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        operator: LinearOperator,
+        measurement: Tensor,
+        draw: Callable[[Tensor], Tensor] = torch.randn_like,
+    ) -> None:
+        self.sde, self.operator, self.measurement, self.draw = sde, operator, measurement, draw
+        self._known: Tensor | None = None
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The state (B, *D) with its known part drawn anew from p(x_t | y); exact and without noise at t = 0."""
+        if self._known is None:
+            self._known = self.operator.pseudo_inverse(self.measurement.to(x))
+        if float(t) == 0:
+            # In this order a known pixel becomes exactly the given one.
+            return (x - self.operator.pseudo_inverse(self.operator.A(x))) + self._known
+        mean, std = self.sde.marginal(self._known, t)
+        other = self.draw(x) * expand_to(std, x) - x
+        return x + mean + self.operator.pseudo_inverse(self.operator.A(other))

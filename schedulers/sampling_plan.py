@@ -1,0 +1,139 @@
+"""The plan of one sampling run: the time of every network call, and the SDE's coefficients at these times.
+
+A loop calls the network once per entry of the plan. Each noise level has `order` entries in a row: first the corrector's,
+then the predictor's, one per evaluation that it needs. At the last level one call is left, which denoises.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from .predictors import Predictor
+from .sde import SDE
+from .time_grids import TimeGrid
+
+
+COEFFICIENTS = ("alpha", "sigma", "log_alpha", "drift_rate", "diffusion", "log_snr")
+
+
+@dataclass
+class SamplingPlan:
+    """What happens at every entry of `scheduler.timesteps`.
+
+    Args:
+        schedule: the SDE.
+        grid: the noise levels.
+        corrections: corrector steps per level.
+        predictor: asked how many evaluations it takes per level and at which times.
+        prologue: whether one more entry comes first, at which unit noise is scaled to the prior.
+    """
+
+    schedule: SDE
+    grid: TimeGrid
+    corrections: int
+    predictor: InitVar[Predictor | None]
+    prologue: bool = False
+
+    def __post_init__(self, predictor: Predictor | None) -> None:
+        levels, targets = self.grid.levels, self.grid.targets
+        columns = [levels] * self.corrections
+        if predictor is not None:
+            columns += getattr(predictor, "times", lambda sde, t, s: [t])(self.schedule, levels, targets)
+        self.evaluations, self.order = len(columns) - self.corrections, len(columns)
+        times = torch.stack(columns, dim=1).flatten()
+        times = times[: len(times) - max(self.evaluations - 1, 0)]
+        #: The SDE's time of every entry, float64 on the CPU.
+        self.times = torch.cat([times[:1], times]) if self.prologue else times
+        self._single = self.times.float()
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the last entry denoises; else it takes the mean of the predictor's step."""
+        return self.grid.denoise or self.evaluations > 1
+
+    def position(self, index: int) -> tuple[int, int]:
+        """Level of the entry `index`, -1 for the prologue, and its number within the level."""
+        return divmod(index - int(self.prologue), self.order)
+
+    @cached_property
+    def sde(self) -> SDE:
+        """The SDE with its coefficients at the times of this plan computed once, together, in float64.
+
+        A step asks for the same few numbers a dozen times, each a handful of tiny tensor operations; here they are looked up
+        by their time. Other times are computed as before. Made at the first step: many plans are never used.
+        """
+        times = torch.cat([self.times, self.grid.targets]).unique()
+        table = copy.copy(self.schedule)
+        for name in COEFFICIENTS:
+            function = getattr(self.schedule, name)
+            values = dict(zip(times.tolist(), function(times).unbind()))
+            setattr(table, name, partial(_look_up, values, function))
+        return table
+
+    def _within_step(self, index: int) -> bool:
+        # Whether the state is between two evaluations of the predictor: its time is that of the next level as well.
+        level, phase = self.position(index)
+        return level >= 0 and phase > self.corrections
+
+    def index_of(self, timestep: Tensor | float, timesteps: Tensor, expected: int | None) -> int:
+        """The entry that `timestep` means.
+
+        Args:
+            timestep: an entry of `timesteps` (what the network is told) or of `times` (the SDE's time).
+            timesteps: the network's times of all entries, on any device.
+            expected: the entry that comes next, if the run has begun.
+
+        Returns:
+            `expected`, if its time is the given one. Otherwise the given entry itself, where the tensor is an element of
+            `timesteps` or `times` and no copy: a loop may begin or go on within a level, whose entries are equal.
+            Otherwise the first entry of the level with this time.
+
+        Raises:
+            ValueError: for a time that is not in the plan, or comes before the expected one.
+        """
+        place = _element(timestep, timesteps) if isinstance(timestep, Tensor) else None
+        place = _element(timestep, self.times) if place is None and isinstance(timestep, Tensor) else place
+        if place is None and expected is not None and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
+            return expected  # To read the value would wait for the device at every step; the first step alone does.
+        place = self._search(timestep, timesteps) if place is None else place
+        if expected is None:
+            return place
+        if place < expected and self.times[place] != self.times[expected]:
+            raise ValueError(
+                f"timestep must be entry {expected} of scheduler.timesteps or a later one, got entry {place}, "
+                f"{float(timestep)!r}; call set_timesteps to begin again"
+            )
+        return expected if self.times[place] == self.times[expected] else place
+
+    def _search(self, timestep: Tensor | float, timesteps: Tensor) -> int:
+        value = torch.as_tensor(timestep, device="cpu").flatten()[:1]
+        # A float64 time is the SDE's before it is the network's: other dtypes are what diffusers' loops hand over.
+        candidates = [timesteps.cpu().float(), self._single]
+        for entries in reversed(candidates) if value.dtype == torch.float64 else candidates:
+            found = (entries == value.float()).nonzero().flatten().tolist()
+            if found:
+                return min(found, key=lambda index: (self._within_step(index), index))
+        raise ValueError(
+            f"timestep must be one of scheduler.timesteps or scheduler.times, got {float(value)!r}; "
+            "call set_timesteps first"
+        )
+
+
+def _look_up(values: dict[float, Tensor], function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    # Times on a GPU are not read: that would wait for it.
+    known = values.get(t.item()) if isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu" else None
+    return function(t) if known is None else known
+
+
+def _element(entry: Tensor, entries: Tensor) -> int | None:
+    """Index of `entry` in `entries`, if it is a view of one of its elements; costs no look at the values."""
+    if entry.device != entries.device or entry.numel() == 0:
+        return None
+    if entry.untyped_storage().data_ptr() != entries.untyped_storage().data_ptr():
+        return None
+    place = entry.storage_offset() - entries.storage_offset()
+    return place if 0 <= place < len(entries) else None

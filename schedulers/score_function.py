@@ -1,0 +1,61 @@
+"""Score functions `(x, t) -> score` that hold something for each sample of a batch: labels, measurements.
+
+The adaptive solvers evaluate some samples of a batch and not others. They ask a score function for the part that belongs
+to these samples by its method `rows`; a function without this method holds nothing per sample and serves them all.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+
+#: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
+#: A model that also knows a condition (a class label) takes it by name: `(x, t, class_labels=...)`.
+ScoreFunction = Callable[..., Tensor]
+
+
+class PerSample:
+    """A function with tensors (B, ...) bound to it by name, one row for each sample.
+
+    Args:
+        function: a score `(x, t, **values) -> (B, *D)`, or a log-probability `(x, t, **values)` or `(x0, **values) -> (B,)`.
+        values: tensors (B, ...), for example `class_labels`.
+
+    Example:
+
+    ```python
+    score_fn = PerSample(labelled_score, class_labels=torch.tensor([3, 7]))
+    ```
+    """
+
+    def __init__(self, function: Callable[..., Tensor], **values: Tensor):
+        self.function, self.values = function, values
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        """The function at its arguments, `x` (B, *D) and mostly `t`, () or (B,), with the values of all its samples."""
+        return self.function(*arguments, **self.values)
+
+    def rows(self, index: Tensor) -> "PerSample":
+        """The same for the samples `index` (b,) alone."""
+        chosen = {name: value[index.to(value.device)] for name, value in self.values.items()}
+        return PerSample(select_rows(self.function, index), **chosen)
+
+
+def select_rows(score_fn: Any, index: Tensor) -> Any:
+    """`score_fn` for the samples `index` (b,) of its batch: by its method `rows` where it has one, else itself."""
+    return score_fn.rows(index) if hasattr(score_fn, "rows") else score_fn
+
+
+def check_score(score: Any, x: Tensor) -> Tensor:
+    """`score`, if it is what a score function must return at `x` (B, *D): a floating-point tensor of this shape.
+
+    Raises:
+        TypeError, ValueError: for anything else.
+    """
+    if not isinstance(score, Tensor) or not score.is_floating_point():
+        got = score.dtype if isinstance(score, Tensor) else type(score).__name__
+        raise TypeError(f"score_fn must return a floating-point tensor, got {got}")
+    if score.shape != x.shape:
+        raise ValueError(f"score_fn must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
+    return score

@@ -1,0 +1,44 @@
+"""`scoresde ema`: a pipeline whose weights are averaged with a width that is chosen after training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .training.pipeline_folder import load_pipeline_folder, save_pipeline_folder
+from .training.posthoc_ema import FOLDER, combine_snapshots
+
+
+NOTE = """
+## Weights
+
+Power-function average of relative width {width:g}, combined after training from {count} snapshots (relative error of
+its profile {error:.2g}).
+"""
+
+
+def ema(
+    run: Annotated[Path, typer.Argument(help="Output folder of a training run with --ema_widths.")],
+    sigma_rel: Annotated[float, typer.Option("--sigma_rel", "--sigma-rel", help="Relative width of the average.")],
+    output: Annotated[Path, typer.Option(help="Pipeline folder to write; must not exist yet.")],
+) -> None:
+    """Write the pipeline of a run with weights of any averaging width, from the snapshots of the run."""
+    if output.exists():
+        raise typer.BadParameter(f"{output} exists; name a folder that does not", param_hint="output")
+    try:
+        components = load_pipeline_folder(str(run))
+        tensors, fit = combine_snapshots(run / FOLDER, sigma_rel)
+        missing, unexpected = components.unet.load_state_dict(tensors, strict=False)
+        if missing or unexpected:
+            raise ValueError(
+                f"run must hold snapshots of its own network, got other tensors: {[*missing, *unexpected]}"
+            )
+        card = (run / "README.md").read_text("utf-8") if (run / "README.md").is_file() else f"# {output.name}\n"
+        note = NOTE.format(width=sigma_rel, count=len(fit.weights), error=fit.error)
+        output.mkdir(parents=True)
+        save_pipeline_folder(output, components, card + note)
+    except (OSError, ValueError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{len(fit.weights)} snapshots combined, relative error of the profile {fit.error:.2g}")
+    typer.echo(f"done: ScoreSdePipeline.from_pretrained({str(output)!r})")

@@ -1,0 +1,224 @@
+"""The models and samplers of an evaluation: names -> pipelines, short names -> scheduler settings, and the sampling."""
+
+import glob
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .command_likelihood import fingerprint
+from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
+from .pipeline_score_sde import ScoreSdePipeline
+from .shipped import shipped
+from .training.checkpoints import read_state
+from .training.evaluation import Row
+from .training.seeding import combined_seed
+
+
+# Settings of the scheduler; what is not named stays as the model has it. `ode_tolerance` solves the ODE adaptively instead.
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "pc": {"predictor": "reverse_diffusion", "corrector": "langevin"},  # the paper's predictor-corrector
+    "reverse_diffusion": {"predictor": "reverse_diffusion", "corrector": None},
+    "ancestral": {"predictor": "ancestral", "corrector": None},
+    "euler_maruyama": {"predictor": "euler_maruyama", "corrector": None},
+    "ddim": {"predictor": "exponential", "corrector": None},
+    "multistep": {"predictor": "exponential_multistep", "corrector": None},
+    "ode": {"ode_tolerance": 1e-3},
+}
+ODE_TOLERANCE = "ode_tolerance"
+CHECKPOINT_WEIGHTS = "unet_ema.safetensors"
+BPD_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model's pipeline comes from.
+
+    Attributes:
+        name: as it stands in the table.
+        location: a folder or Hub id.
+        weights: averaged weights of a training checkpoint, instead of the pipeline's own.
+    """
+
+    name: str
+    location: str
+    weights: Path | None = None
+
+    def load(self) -> ScoreSdePipeline:
+        """The pipeline, on the CPU.
+
+        Raises:
+            ValueError: there is none, its images are not uint8-like, or weights are not finite.
+        """
+        try:
+            pipe = ScoreSdePipeline.from_pretrained(self.location)
+            if self.weights is not None:
+                pipe.unet.load_state_dict(load_file(self.weights))
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ValueError(
+                f"model must be a shipped name, a folder or a Hub id, got {self.name!r}: {error}"
+            ) from error
+        pipe.set_progress_bar_config(disable=True)
+        pipe.unet.eval()
+        for key, value in pipe.unet.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"model must have finite weights, got NaN or infinity in {key} of {self.name!r}")
+        return pipe
+
+    @property
+    def card(self) -> Path | None:
+        """Its README.md, where the model is a folder of this machine."""
+        return Path(self.location) / "README.md" if Path(self.location).is_dir() else None
+
+
+def find_models(names: Sequence[str]) -> list[ModelSource]:
+    """The models that names mean: shipped ones, folders, Hub ids, checkpoints, and patterns (`runs/x/checkpoint-*`).
+
+    Raises:
+        ValueError: nothing matches a pattern, a checkpoint is not complete or has no pipeline beside it, or a name occurs
+            twice.
+    """
+    found: list[ModelSource] = []
+    for name in names:
+        matches = [name] if not glob.has_magic(name) else sorted(glob.glob(name), key=_natural)
+        if not matches:
+            raise ValueError(f"model must match a folder, got {name!r}")
+        found += [_find_model(match) for match in matches]
+    labels = [source.name for source in found]
+    if not found or len(set(labels)) < len(labels):
+        raise ValueError(f"model must name different models, got {labels}")
+    return found
+
+
+def _find_model(name: str) -> ModelSource:
+    if name in shipped():
+        return ModelSource(name, shipped(name))
+    folder = Path(name)
+    if (folder / "model_index.json").is_file() or not (folder / CHECKPOINT_WEIGHTS).is_file():
+        return ModelSource(name, name)
+    if read_state(folder) is None:
+        raise ValueError(f"model must be a complete checkpoint, got {name!r}")
+    if not (folder.parent / "model_index.json").is_file():
+        raise ValueError(
+            f"model must be a checkpoint in the folder of a pipeline, got {name!r}: {folder.parent} has no model_index.json "
+            "(training writes it every save_model_epochs epochs and at its end)"
+        )
+    return ModelSource(name, str(folder.parent), folder / CHECKPOINT_WEIGHTS)
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sorts checkpoint-900 before checkpoint-1000."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+class PipelineSource:
+    """Generates the images of a table's rows; one pipeline at a time is in memory.
+
+    Args:
+        models: of the table.
+        samplers: name -> scheduler settings.
+        device: where the networks run.
+    """
+
+    def __init__(
+        self, models: Sequence[ModelSource], samplers: Mapping[str, Mapping[str, Any]], device: torch.device | str
+    ):
+        self.models, self.samplers, self.device = {model.name: model for model in models}, samplers, device
+        self._loaded: tuple[str, ScoreSdePipeline, Any] | None = None
+
+    def pipeline(self, row_model: str) -> tuple[ScoreSdePipeline, Any]:
+        """A model's pipeline on the device, and the scheduler it came with."""
+        if self._loaded is None or self._loaded[0] != row_model:
+            self._loaded = None
+            pipe = self.models[row_model].load().to(self.device)
+            self._loaded = row_model, pipe, pipe.scheduler
+        return self._loaded[1], self._loaded[2]
+
+    def rows(self, steps: Sequence[int]) -> tuple[list[Row], dict[str, dict[str, Any]], list[tuple[int, int, int]]]:
+        """The table's rows, what decides the images of each folder, and every model's (channels, height, width).
+
+        Raises:
+            ValueError: a model cannot be loaded, or a sampler does not fit its scheduler.
+        """
+        rows, settings, shapes = [], {}, []
+        for name in self.models:
+            pipe, original = self.pipeline(name)
+            weights = fingerprint(pipe.unet)
+            shapes.append(tuple(pipe.sample_shape))
+            for sampler in self.samplers:
+                scheduler, tolerance = self._scheduler(original, sampler)
+                for count in steps:
+                    adaptive = tolerance is not None
+                    folder = f"{_slug(name)}_{_slug(sampler)}" + ("" if adaptive else f"_{count}")
+                    scheduler.set_timesteps(count)
+                    rows.append(Row(name, sampler, count, folder))
+                    settings[folder] = {
+                        "weights": weights,
+                        "scheduler": {key: value for key, value in scheduler.config.items() if key[0] != "_"},
+                        "data_range": [pipe.config.data_min, pipe.config.data_max],
+                        **({ODE_TOLERANCE: tolerance} if adaptive else {"steps": count}),
+                    }
+        return rows, settings, shapes
+
+    def _scheduler(self, original: Any, sampler: str) -> tuple[Any, float | None]:
+        """The model's scheduler with a sampler's settings, and the tolerance of the ODE solver or None."""
+        changes = dict(self.samplers[sampler])
+        tolerance = changes.pop(ODE_TOLERANCE, None)
+        unknown = sorted(set(changes) - set(original.config))
+        if unknown:
+            raise ValueError(f"sampler must consist of settings of the scheduler, got {unknown} in {sampler!r}")
+        return type(original).from_config(original.config, **changes), tolerance
+
+    @torch.no_grad()
+    def generate(self, row: Row, seed: int, indices: Sequence[int]) -> tuple[Tensor, float]:
+        """Images of these indices as uint8 (B, C, H, W) on the CPU, and network calls per image.
+
+        The random numbers of image k follow from (seed, k): it starts from the same noise whatever the row.
+
+        Raises:
+            ValueError: an image is not finite.
+        """
+        pipe, original = self.pipeline(row.model)
+        generators = [torch.Generator().manual_seed(combined_seed(seed, index)) for index in indices]
+        pipe.scheduler, tolerance = self._scheduler(original, row.sampler)
+        output: Any = pipe(
+            batch_size=len(generators),
+            num_inference_steps=row.steps,
+            generator=generators,
+            output_type="pt",
+            ode_tolerance=tolerance,
+        )
+        finite = torch.isfinite(output.images).flatten(1).all(dim=1)
+        if not bool(finite.all()):
+            index = indices[int((~finite).nonzero()[0])]
+            raise ValueError(
+                f"images must be finite, got NaN in image {index} of {row.model} with {row.sampler}, {row.steps} steps"
+            )
+        images = (output.images * 255).round().to(torch.uint8).cpu()
+        return images, float(torch.as_tensor(output.nfe, dtype=torch.float64).mean())
+
+    def bits_per_dim(self, model: str, images: Tensor) -> Tensor:
+        """Bits/dim (B,) of uint8 images (B, 1 or 3, H, W), brought to the model's channels."""
+        pipe, original = self.pipeline(model)
+        likelihood = ScoreSdeLikelihoodPipeline(
+            pipe.unet, original, data_min=pipe.config.data_min, data_max=pipe.config.data_max
+        )
+        likelihood.set_progress_bar_config(disable=True)
+        generators = [torch.Generator().manual_seed(combined_seed(0, index)) for index in range(len(images))]
+        channels = pipe.sample_shape[0]
+        if images.shape[1] != channels:
+            images = images.expand(-1, 3, -1, -1) if channels == 3 else images.float().mean(1, keepdim=True).byte()
+        return likelihood(images, tolerance=BPD_TOLERANCE, generator=generators).bits_per_dim
+
+
+def _slug(name: str) -> str:
+    """A folder name for any name, different for different names."""
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[-48:]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

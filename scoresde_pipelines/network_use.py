@@ -1,0 +1,51 @@
+"""How a pipeline uses a network: one run at a time, in evaluation mode, with derivatives where they are asked for."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .models import packed_filters
+
+
+# Two pipelines may share a network, so the lock is the network's. Re-entrant: a callback may start a run of its own.
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_NEW_LOCK = threading.Lock()
+
+
+@contextmanager
+def in_use(*networks: nn.Module | None) -> Iterator[None]:
+    """Within it the networks are in evaluation mode (their training flags come back afterwards), and no other thread's.
+
+    Other threads wait. Autograd records nothing but where it is asked to, also under `torch.inference_mode()`, whose tensors
+    could not be differentiated. Filters of convolutions stay packed between calls (see `packed_filters`).
+    """
+    first, *others = [network for network in networks if network is not None]
+    with _lock_of(first), torch.inference_mode(False), torch.no_grad(), packed_filters(first):
+        training = [module for network in (first, *others) for module in network.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _lock_of(network: nn.Module) -> threading.RLock:  # type: ignore[valid-type]  # a function that makes them
+    with _NEW_LOCK:
+        return _LOCKS.setdefault(network, threading.RLock())
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """`x`, as a copy where it was made under `torch.inference_mode()`."""
+    return x.clone() if x.is_inference() else x
+
+
+def weights_not_finite(network: nn.Module) -> str | None:
+    """The name of the first parameter with NaN or infinity, or None."""
+    here = ((name, value) for name, value in network.named_parameters() if value.device.type != "meta")
+    return next((name for name, value in here if not bool(value.isfinite().all())), None)

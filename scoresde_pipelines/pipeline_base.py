@@ -1,0 +1,345 @@
+"""What the pipelines share: components, loading, checks, the prior, and the two ways of sampling."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
+from .network_use import in_use, ordinary, weights_not_finite
+from .registration import PACKAGE, stable_name
+from .schedulers import SDEScheduler
+from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.probability_flow import solve_probability_flow
+from .schedulers.sampling_loop import sampling_loop
+from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
+from .schedulers.score_function import ScoreFunction
+from .shipped import shipped_folder
+
+
+Generator = torch.Generator | list[torch.Generator] | None
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
+Constraint = Callable[[Tensor, Tensor], Tensor]
+
+NETWORK_LIBRARIES = ("diffusers", PACKAGE)  # a repository must not choose what is imported
+
+
+class SDEPipelineBase(DiffusionPipeline):
+    """A network, a scheduler and the range of the data.
+
+    Args:
+        unet: a network called as `unet(sample, timestep).sample`: `NCSNpp`, `DDPMpp`, any `UNet2DModel`.
+        scheduler: an `SDEScheduler`; a stock scheduler is converted by its configuration.
+        data_min, data_max (`float`, *optional*): the values that black and white had in training. By default the range
+            of the official models: [0, 1] for the VE SDE, [-1, 1] for all others.
+        id2label (`dict`, *optional*): names of the classes of a class-conditional network, by their number.
+
+    Raises:
+        TypeError, ValueError: for a component of another kind, components that do not fit, or a range that is none.
+    """
+
+    config: Any
+    unet: Any
+    scheduler: Any
+    model_cpu_offload_seq = "unet"  # type: ignore[assignment]
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        unet: torch.nn.Module,
+        scheduler: Any,
+        data_min: float | None = None,
+        data_max: float | None = None,
+        id2label: dict[int, str] | None = None,
+    ):
+        super().__init__()
+        scheduler = to_sde_scheduler(scheduler)
+        check_components(unet, scheduler)
+        low, high = scheduler.data_range
+        low, high = (low if data_min is None else data_min), (high if data_max is None else data_max)
+        low, high = check_number("data_min", low), check_number("data_max", high)
+        if not low < high:
+            raise ValueError(f"data_min must be less than data_max, got {low} and {high}")
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(data_min=low, data_max=high, id2label=_label_names(id2label))
+        self._num_timesteps = len(scheduler.timesteps)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        if "scheduler" in kwargs:
+            kwargs["scheduler"] = stable_name(kwargs["scheduler"])
+        super().register_to_config(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Loads a pipeline from a folder or the Hub; arguments as in `DiffusionPipeline.from_pretrained`.
+
+        The name of a shipped pipeline is one of a folder. Repositories that call the network `model` (google/ncsnpp-*) load
+        as well, flat or in subfolders.
+        """
+        folder = Path(shipped_folder(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        if (folder / "model_index.json").is_file():
+            index = cls._dict_from_json_file(folder / "model_index.json")
+            scheduler = index.get("scheduler")
+            if isinstance(scheduler, list) and scheduler[:1] == [PACKAGE] and "scheduler" not in kwargs:
+                sde_scheduler_class(scheduler[-1])  # diffusers' own message does not say what to import
+            if "unet" not in index and "model" in index and "unet" not in kwargs:
+                dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
+                kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
+        return super().from_pretrained(str(folder), **kwargs)
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:
+        # diffusers before 0.37 leaves annotations like `float | None` out and then fails to find them; what is empty
+        # is not checked.
+        unchecked = dict.fromkeys(inspect.signature(cls.__init__).parameters, (inspect.Signature.empty,))
+        return {**unchecked, **super()._get_signature_types()}
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        config = super().load_config(*args, **kwargs)
+        if isinstance(config, dict) and "unet" not in config and "model" in config:
+            config["unet"] = config.pop("model")
+        return config
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
+        """This pipeline with the components of another one, shared and not copied: ours, or a stock pipeline's.
+
+        Args:
+            pipeline: with a `unet` and a `scheduler`.
+            kwargs: components and options that replace those of `pipeline`.
+        """
+        if not isinstance(pipeline, DiffusionPipeline):
+            raise TypeError(f"pipeline must be a DiffusionPipeline, got {type(pipeline).__name__}")
+        components, options = cls._get_signature_keys(cls)
+        given = {name: value for name, value in pipeline.components.items() if name in components}
+        given |= {name: pipeline.config[name] for name in options if name in pipeline.config}
+        missing = {"unet", "scheduler"} - {*given, *kwargs}
+        if missing:
+            raise ValueError(
+                f"pipeline must have a unet and a scheduler, got {type(pipeline).__name__} without {missing}"
+            )
+        return cls(**{**given, **kwargs})
+
+    # ------------------------------------------------------------------ inputs
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images of this network."""
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError("unet.config.sample_size must be the size of the images, got None")
+        height, width = (size, size) if isinstance(size, int) else size
+        return (self.unet.config.in_channels, height, width)
+
+    @property
+    def data_std(self) -> float:
+        """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
+        if self.scheduler.config.prediction_type == "edm":
+            return float(self.scheduler.config.sigma_data)
+        return 0.5 * (self.config.data_max - self.config.data_min)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the sampling in progress, for callbacks: the last one has the index `num_timesteps - 1`."""
+        return self._num_timesteps
+
+    def check_inputs(
+        self,
+        batch_size: int,
+        num_inference_steps: int,
+        generator: Generator,
+        latents: Tensor | None,
+        output_type: str,
+        callback_tensors: list[str],
+    ) -> None:
+        """Raises TypeError or ValueError, naming the argument, before any work is done."""
+        self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
+        check_components(self.unet, self.scheduler)
+        for name, value in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
+            check_integer(name, value)
+        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+        if not all(isinstance(g, torch.Generator) for g in generators):
+            raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"generator must hold one generator per image, {batch_size}, got {len(generator)}")
+        expected = (batch_size, *self.sample_shape)
+        if latents is not None and (not isinstance(latents, Tensor) or not latents.is_floating_point()):
+            raise TypeError(f"latents must be a tensor of floating-point numbers, got {type(latents).__name__}")
+        if latents is not None and tuple(latents.shape) != expected:
+            raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
+        if latents is not None and not all_finite(latents):
+            raise ValueError("latents must be finite, got NaN or infinity")
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        if output_type == "pil" and self.sample_shape[0] not in PIL_MODES:
+            raise ValueError(
+                f"output_type 'pil' needs {sorted(PIL_MODES)} channels, the network has {self.sample_shape[0]}: "
+                "choose 'np' or 'pt'"
+            )
+        if not isinstance(callback_tensors, (list, tuple)) or set(callback_tensors) - set(
+            self._callback_tensor_inputs
+        ):
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs must be among {self._callback_tensor_inputs}, "
+                f"got {callback_tensors!r}"
+            )
+
+    def prepare_latents(
+        self, batch_size: int, generator: Generator, latents: Tensor | None, scheduler: SDEScheduler | None = None
+    ) -> Tensor:
+        """A draw from the prior in float32, shape (B, channels, height, width); `latents` is unit noise to use instead."""
+        device = self._execution_device
+        if latents is None:
+            latents = randn_tensor(
+                (batch_size, *self.sample_shape), generator=generator, device=device, dtype=torch.float32
+            )
+        return ordinary(latents).to(device, torch.float32) * (scheduler or self.scheduler).init_noise_sigma
+
+    # ------------------------------------------------------------------ sampling
+
+    def network(self, x: Tensor, timestep: Tensor, **model_kwargs: Any) -> Tensor:
+        """The network's output in float32 at the state `x` (B, *D); the network itself runs in its own dtype."""
+        return self.unet(x.to(self.unet.dtype), timestep, **model_kwargs).sample.float()
+
+    def score_fn(self, **model_kwargs: Any) -> ScoreFunction:
+        """The network's score `(x, t) -> score`, (B, *D) to (B, *D); `model_kwargs` go to the network."""
+        return self.scheduler.score_fn(self.network, **model_kwargs)
+
+    def running(self) -> AbstractContextManager[None]:
+        """What every run happens in: see `network_use.in_use`."""
+        return in_use(self.unet)
+
+    def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
+        """`scheduler`, by default the pipeline's, with its time steps set: a copy, whose steps belong to this run alone."""
+        scheduler = scheduler or self.scheduler
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        self._num_timesteps = len(scheduler.timesteps)
+        return copy.copy(scheduler)
+
+    def run_sampler(
+        self,
+        latents: Tensor,
+        scheduler: SDEScheduler,
+        score_fn: ScoreFunction,
+        generator: Generator = None,
+        callback: StepCallback | None = None,
+        callback_tensors: list[str] = ["latents"],  # noqa: B006 - diffusers' convention, never changed here
+        constrain: Constraint | None = None,
+    ) -> Tensor:
+        """`sampling_loop`, with a progress bar and the callback.
+
+        Args:
+            latents: the start, from `prepare_latents`.
+            scheduler: from `plan`.
+            score_fn: `(x, t) -> score`; a condition wraps `self.score_fn()`.
+            generator: source of every random draw.
+            callback: called as `callback(pipe, i, timestep, {"latents": ...})` after each step.
+            constrain: `(x, t) -> x`, applied after each step; t is the SDE's time of the state.
+        """
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+
+            def on_step(i: int, timestep: Tensor, x: Tensor) -> Tensor | None:
+                bar.update()
+                if callback is None:
+                    return None
+                changed = callback(self, i, timestep, {name: x for name in callback_tensors})
+                return (changed or {}).get("latents")
+
+            return sampling_loop(scheduler, score_fn, latents, generator, constrain=constrain, on_step=on_step)
+
+    def solve_ode(
+        self, latents: Tensor, tolerance: float, score_fn: ScoreFunction | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,).
+
+        `score_fn`, `(x, t) -> score` with t of shape (B,), replaces the network's score.
+        """
+        sde, end = self.scheduler.sde, self.scheduler.smallest_time
+        score_fn = score_fn or self.score_fn()
+        x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
+        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance)
+        t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
+        return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
+
+    # ------------------------------------------------------------------ images
+
+    def to_images(self, x: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+        """States in the data range, (B, C, H, W), as PIL images, an array (B, H, W, C) or a tensor in [0, 1].
+
+        Raises:
+            ValueError: for NaN or infinity.
+        """
+        self.check_images(x, output_type)
+        return x if output_type == "latent" else export_images(self.to_unit_range(x), output_type)
+
+    def check_images(self, x: Tensor, output_type: str) -> None:
+        """Raises ValueError for NaN or infinity in `x`, saying where they come from; warns of values to be clipped."""
+        if not all_finite(x):
+            weight = weights_not_finite(self.unet)
+            reason = "the network's output is not" if weight is None else f"the network's weights {weight} are not"
+            raise ValueError(f"images must be finite, got NaN or infinity in {_rows_not_finite(x)} of them: {reason}")
+        if output_type != "latent":
+            warn_of_excess(x, self.config.data_min, self.config.data_max)
+
+    def to_unit_range(self, x: Tensor) -> Tensor:
+        """States in the data range, (B, C, H, W), as float32 images in [0, 1]."""
+        return to_unit_range(x, self.config.data_min, self.config.data_max)
+
+
+def check_components(unet: Any, scheduler: SDEScheduler) -> None:
+    """Raises TypeError or ValueError where a network is none of diffusers' kind, or is told another time than it knows."""
+    config = getattr(unet, "config", None)
+    if config is None or not hasattr(config, "in_channels"):
+        raise TypeError(
+            "unet must be a diffusers model with a config of in_channels and sample_size (unwrap DataParallel by "
+            f".module), got {type(unet).__name__}"
+        )
+    embedding = getattr(config, "time_embedding_type", None)
+    told_sigma = scheduler.time_convention == "sigma"
+    knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))
+    if embedding in ("fourier", "positional") and told_sigma != knows_sigma:
+        told = "sigma" if told_sigma else scheduler.time_convention
+        wanted = "noise levels sigma (the VE SDE)" if knows_sigma else "times or indices (the VP and sub-VP SDEs)"
+        raise ValueError(
+            f"scheduler must be one that {type(unet).__name__} was trained with: it has a {embedding} time embedding for "
+            f"{wanted}, got {type(scheduler).__name__}, which tells it {told}"
+        )
+
+
+def _label_names(id2label: Any) -> dict[int, str] | None:
+    """Checked names of classes; JSON has made strings of their numbers."""
+    if id2label is None:
+        return None
+    try:
+        names = {int(number): str(name) for number, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
+    return names
+
+
+def _rows_not_finite(x: Tensor) -> int:
+    return int((~torch.isfinite(x.flatten(1)).all(1)).sum())
+
+
+def _load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:
+    if library not in NETWORK_LIBRARIES:
+        raise ValueError(
+            f"model_index.json names {library}.{class_name} as model; known libraries: {NETWORK_LIBRARIES}"
+        )
+    network_class = getattr(import_module(library), class_name)
+    subfolder = folder / "model"
+    return network_class.from_pretrained(str(subfolder if subfolder.is_dir() else folder), **kwargs)

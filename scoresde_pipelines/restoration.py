@@ -1,0 +1,189 @@
+"""What inpainting, colorization and general inverse problems share: from y = A x + noise to samples of p(x | y)."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .schedulers import (
+    ExponentialMultistep,
+    LinearOperator,
+    MomentMatching,
+    Replacement,
+    SDEScheduler,
+    TwistedSMC,
+    ancestral,
+    posterior_start,
+)
+from .schedulers.checks import check_choice, check_integer, check_number
+
+
+DEFAULT_STEPS = {"moment_matching": 17, "pseudo_inverse": 50, "replacement": 1000, "twisted_smc": 200}
+DEFAULT_STOCHASTIC_STEPS = 100  # of the first two, with the scheduler's own sampler
+SAMPLERS = ("ode", "scheduler")
+FINEST_RATIO = 0.01
+# At steps this large a fourth order would amplify what the linear solver leaves where the measurement is precise.
+ODE_ORDER = 3
+
+
+@dataclass(frozen=True)
+class RestorationOptions:
+    """How to sample, beside the problem itself; the fields are arguments of `ScoreSdeInverseProblemPipeline.__call__`."""
+
+    method: str = "moment_matching"
+    num_inference_steps: int | None = None
+    num_samples: int = 1
+    generator: Generator = None
+    latents: Tensor | None = None
+    sampler: str | None = None
+    solver_tolerance: float = 0.003
+    solver_iterations: int = 7
+    callback: StepCallback | None = None
+    callback_tensors: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, DEFAULT_STEPS)
+        check_choice("sampler", self.sampler, SAMPLERS, optional=True)
+        check_integer("num_samples", self.num_samples)
+        check_number("solver_tolerance", self.solver_tolerance, 0, 1, ends="[)")
+        check_integer("solver_iterations", self.solver_iterations)
+
+    @property
+    def steps(self) -> int:
+        """Number of noise levels."""
+        if self.num_inference_steps is not None:
+            return self.num_inference_steps
+        stochastic = not self.ode and self.method not in ("replacement", "twisted_smc")
+        return DEFAULT_STOCHASTIC_STEPS if stochastic else DEFAULT_STEPS[self.method]
+
+    @property
+    def ode(self) -> bool:
+        """Whether to solve the probability-flow ODE instead of following the pipeline's scheduler."""
+        if self.method == "twisted_smc":
+            return False
+        return (self.sampler or ("scheduler" if self.method == "replacement" else "ode")) == "ode"
+
+
+class LinearInversePipeline(SDEPipelineBase):
+    """Base class of the pipelines that restore images from a linear measurement.
+
+    Args:
+        unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
+    """
+
+    def check_options(self, options: RestorationOptions, batch_size: int, output_type: str) -> None:
+        """Raises TypeError or ValueError, naming the argument, before any work is done."""
+        callback_tensors = (
+            self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
+        )
+        self.check_inputs(batch_size, options.steps, options.generator, options.latents, output_type, callback_tensors)
+
+    def restore(
+        self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
+    ) -> tuple[Tensor, int]:
+        """Draws one image for each measurement y = A x + noise.
+
+        Args:
+            measurement: (B, *M), in the units of the data range, as is `noise_std`.
+
+        Returns:
+            The images in the data range, (B, channels, height, width), and the number of network evaluations.
+        """
+        with self.running():
+            if options.method == "twisted_smc":
+                return self._particles(measurement, operator, noise_std, options)
+            own = posterior_scheduler(self.scheduler, self.data_std) if options.ode else self.scheduler
+            scheduler = self.plan(options.steps, own)
+            known = Replacement(scheduler.sde, operator, measurement, _draw_from(options.generator))
+            x = self.prepare_latents(len(measurement), options.generator, options.latents, scheduler)
+            if options.method == "replacement":
+                x = known(x, scheduler.times[0]) if not scheduler.config.prologue else x
+                return self._loop(x, scheduler, self.score_fn(), options, known), len(scheduler.times)
+            posterior = MomentMatching(
+                scheduler.score_fn(self.network),
+                scheduler.sde,
+                operator,
+                measurement,
+                noise_std,
+                covariance=options.method,
+                data_std=self.data_std,
+                tolerance=options.solver_tolerance,
+                max_iterations=options.solver_iterations,
+            )
+            if not scheduler.config.prologue:
+                x = posterior_start(posterior, scheduler.sde, x, scheduler.levels[0])
+            x = self._loop(x, scheduler, posterior, options)
+            x = posterior.correct_final(x) if noise_std else known(x, torch.zeros(()))
+            return x, posterior.evaluations
+
+    def _loop(
+        self,
+        x: Tensor,
+        scheduler: SDEScheduler,
+        score_fn: Callable[[Tensor, Tensor], Tensor],
+        options: RestorationOptions,
+        constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        tensors = self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
+        return self.run_sampler(x, scheduler, score_fn, options.generator, options.callback, tensors, constrain)
+
+    def _particles(
+        self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
+    ) -> tuple[Tensor, int]:
+        """`restore` by twisted SMC: the samples of one measurement are one population."""
+        own = posterior_scheduler(self.scheduler, self.data_std)
+        own.register_to_config(sampling_eps=self.scheduler.smallest_time)
+        own.predictor = ancestral
+        scheduler = self.plan(options.steps, own)
+        populations = len(measurement) // options.num_samples
+        generator = options.generator
+        first = generator[:: options.num_samples] if isinstance(generator, list) else [generator]
+
+        def uniform() -> Tensor:
+            each = populations // len(first)
+            draws = (torch.rand(each, generator=g, device=g.device if g else "cpu") for g in first)
+            return torch.cat([draw.cpu() for draw in draws])
+
+        twisted = TwistedSMC(
+            scheduler.score_fn(self.network),
+            scheduler.sde,
+            operator,
+            measurement,
+            noise_std,
+            options.num_samples,
+            data_std=self.data_std,
+            uniform=uniform,
+        )
+        x = self.prepare_latents(len(measurement), generator, options.latents, scheduler)
+        x = twisted.resample(x, scheduler.times[0])
+        x = self._loop(x, scheduler, twisted, options, twisted.resample)
+        if noise_std == 0:
+            x = Replacement(scheduler.sde, operator, measurement)(x, torch.zeros(()))
+        return x, twisted.evaluations
+
+
+def posterior_scheduler(scheduler: SDEScheduler, data_std: float) -> SDEScheduler:
+    """A copy of `scheduler` that solves the probability-flow ODE: third order, on a log-SNR grid.
+
+    The grid ends where sigma / alpha is a hundredth of `data_std`, or earlier where the scheduler's own ends earlier.
+    """
+    solver = copy.copy(scheduler)
+    finest = float(
+        solver.sde.t_from_log_snr(torch.tensor(-2 * math.log(FINEST_RATIO * data_std), dtype=torch.float64))
+    )
+    end = max(finest, scheduler.smallest_time)
+    solver.register_to_config(timestep_spacing="log_snr", sampling_eps=end, prologue=False)
+    solver.predictor, solver.corrector = ExponentialMultistep(ODE_ORDER), None
+    return solver
+
+
+def _draw_from(generator: Generator) -> Callable[[Tensor], Tensor]:
+    def draw(like: Tensor) -> Tensor:
+        return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+    return draw

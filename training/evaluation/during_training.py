@@ -1,0 +1,165 @@
+r"""Measurements while a network trains: held-out loss per band of noise levels, KID of few images, the best weights so far.
+
+Nothing here knows a trainer: networks come in as score functions, sampling as a function of a number of images.
+
+What it costs, in network calls: `HeldOutLoss` one per image and band (256 images, 4 bands: as much as 4 training batches of
+256, without backward passes); `FewImageKID` `num_images` times the sampler's steps, so 200 images at 20 steps are 4000.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...schedulers.score_function import ScoreFunction
+from ...schedulers.sde import SDE
+from ..data import to_data_range
+from ..losses import score_matching_loss
+from ..seeding import combined_seed
+from .estimate import Estimate
+from .features import FeatureExtractor, extract
+from .kid import kernel_distance
+from .shards import write_text_atomically
+
+
+class HeldOutLoss:
+    """The training loss on held-out images, with the same noise and the same times at every call.
+
+    Two calls then differ by what the network has learned and by nothing else. The bands are equally wide in the logarithm
+    of the signal-to-noise ratio between `smallest_time` and T; band 0 has the least noise. Within a band the times of the
+    images are spread evenly.
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        data_range: the values of black and white in the network's range.
+        sde: of the scheduler, and its `smallest_time`.
+        bands: number of bands; every image is evaluated once in each.
+        batch_size: images per network call.
+        seed: of the noise.
+
+    Raises:
+        ValueError: no images, or no band.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        data_range: tuple[float, float],
+        sde: SDE,
+        smallest_time: float,
+        *,
+        bands: int = 4,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        if len(images) == 0:
+            raise ValueError("images must not be empty, got 0")
+        if bands < 1:
+            raise ValueError(f"bands must be at least 1, got {bands}")
+        self.images, self.data_range, self.sde = images, data_range, sde
+        self.bands, self.batch_size, self.seed = bands, batch_size, seed
+        ends = torch.tensor([smallest_time, sde.T], dtype=torch.float64)
+        first, last = sde.log_snr(ends).tolist()
+        self.edges = torch.linspace(first, last, bands + 1, dtype=torch.float64)
+
+    def times(self, band: int) -> Tensor:
+        """The times of all images in a band, (N,)."""
+        count = len(self.images)
+        # A fixed permutation: neighbours in the data set, often of one class, then differ in their times.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(combined_seed(self.seed, band, 0)))
+        place = (order + 0.5) / count
+        low, high = self.edges[band], self.edges[band + 1]
+        return self.sde.t_from_log_snr(low + (high - low) * place)
+
+    @torch.no_grad()
+    def __call__(self, score_fn: ScoreFunction, device: torch.device | str = "cpu") -> dict[str, float]:
+        """ "loss", the mean over all bands, and "loss_band_0", ...
+
+        Args:
+            score_fn: `(x, t) -> score`, such as `scheduler.score_fn(network)` with the network in evaluation mode.
+        """
+        means = [self._band_loss(score_fn, band, device) for band in range(self.bands)]
+        return {"loss": sum(means) / self.bands, **{f"loss_band_{band}": mean for band, mean in enumerate(means)}}
+
+    def _band_loss(self, score_fn: ScoreFunction, band: int, device: torch.device | str) -> float:
+        times, total = self.times(band), 0.0
+        for start in range(0, len(self.images), self.batch_size):
+            images = self.images[start : start + self.batch_size]
+            generators = [
+                torch.Generator().manual_seed(combined_seed(self.seed, band, 1, start + k)) for k in range(len(images))
+            ]
+            noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
+            x0, t = to_data_range(images.to(device), self.data_range), times[start : start + len(images)]
+            losses = score_matching_loss(score_fn, self.sde, x0, t.to(device, torch.float32), noise.to(device))
+            total += float(losses.double().sum())
+        return total / len(self.images)
+
+
+class FewImageKID:
+    """KID of few generated images, from the same noise at every call.
+
+    Args:
+        extractor: of the features; a shipped classifier takes a millisecond per image on a CPU.
+        real: features (M, D) of real images, see `real_features`.
+        num_images: how many are generated.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, real: Tensor, num_images: int = 200) -> None:
+        if num_images < 3:
+            raise ValueError(f"num_images must be at least 3, got {num_images}")
+        self.extractor, self.real, self.num_images = extractor, real, num_images
+
+    def __call__(self, generate: Callable[[int], Tensor], batch_size: int = 64) -> Estimate:
+        """KID of `generate(num_images)`, uint8 (num_images, C, H, W)."""
+        images = generate(self.num_images)
+        features = torch.cat([extract(self.extractor, batch) for batch in images.split(batch_size)])
+        return kernel_distance(features, self.real)
+
+
+class BestWeights:
+    """Keeps a copy of what was saved at the best value of a metric; goes on after a resume.
+
+    Args:
+        folder: where the copy lies; `best.json` in it holds the value and the step.
+        metric: its name, for the file.
+        higher_is_better: for scores; distances and losses are better when they are lower.
+    """
+
+    STATE_FILE = "best.json"
+
+    def __init__(self, folder: str | Path, metric: str, higher_is_better: bool = False) -> None:
+        self.folder, self.metric, self.sign = Path(folder), metric, -1.0 if higher_is_better else 1.0
+
+    @property
+    def value(self) -> float | None:
+        """The best value so far; None before the first."""
+        path = self.folder / self.STATE_FILE
+        if not path.is_file():
+            return None
+        found = json.loads(path.read_text("utf-8"))
+        return float(found["value"]) if found["metric"] == self.metric else None
+
+    def update(self, value: float, step: int, save: Callable[[Path], None]) -> bool:
+        """Calls `save(folder)` and keeps what it writes if `value` is better than all before; says whether it was.
+
+        The older copy is replaced once the new one is complete. A value that is not finite is never the best.
+        """
+        best = self.value
+        if not math.isfinite(value) or (best is not None and self.sign * value >= self.sign * best):
+            return False
+        staging = self.folder.with_name(f".incomplete-{self.folder.name}")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        save(staging)
+        state = {"metric": self.metric, "value": value, "step": step}
+        write_text_atomically(staging / self.STATE_FILE, json.dumps(state) + "\n")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.replace(staging, self.folder)
+        return True

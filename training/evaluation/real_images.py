@@ -1,0 +1,140 @@
+"""Real images for an evaluation: a split of a data set, checked before anything is generated.
+
+Which images are compared: the reference is a random choice (seed 0) of the split, as many as are generated with one seed.
+The line "real" compares as many others with it: from the rest of the split where there are enough, else from the training
+split, else what is left of the split, else one half of the reference with the other.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..data import ImageFormat, ImageStore, find_image_column, load_images
+from .feature_cache import ImageSelection
+from .grid import RealData
+
+
+GRAY_MODES = ("1", "L", "I;16", "I", "F", "LA")
+FITS = ("crop", "pad")
+
+
+def open_split(data: str, split: str) -> Any:
+    """A `datasets.Dataset` of one split of a folder, a parquet file or a Hub id.
+
+    Raises:
+        ValueError: there is no such split, or no images.
+    """
+    folder = Path(data)
+    files = sorted(file.name for file in folder.rglob("*.parquet")) if folder.is_dir() else []
+    if files and not any(name.startswith(split) for name in files):
+        raise ValueError(f"split must be the beginning of the name of a file in {data}, {files}, got {split!r}")
+    source = {"train_data_dir": data} if folder.exists() else {"dataset_name": data}
+    try:
+        return load_images(**source, split=split)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"data must be images with the split {split!r}, got {data!r}: {error}") from error
+
+
+def open_real(
+    data: str,
+    split: str,
+    shapes: Sequence[tuple[int, int, int]],
+    num_images: int,
+    *,
+    fit: str | None = None,
+    num_reference: int | None = None,
+    train_split: str | None = None,
+) -> RealData:
+    """The real images of a table.
+
+    Args:
+        data: a folder, a parquet file or a Hub id.
+        split: of the reference images.
+        shapes: (channels, height, width) of the images of every model.
+        num_images: how many each model generates with one seed.
+        fit: "crop" or "pad"; None pads images that are at most an eighth too small on each side, and crops the rest.
+        num_reference: how many reference images; None for `num_images`.
+        train_split: the split that the models were trained on, for the metric "nn".
+
+    Raises:
+        ValueError: no such split; too few images; images of another size or other channels than the models'.
+    """
+    if fit not in (None, *FITS):
+        raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
+    count = num_reference or num_images
+    table = open_split(data, split)
+    if len(table) < count:
+        raise ValueError(f"num_images must be at most {len(table)}, the images of {data} ({split}), got {count}")
+    image_format = _image_format(table, shapes, fit, data)
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0)).tolist()
+    store = ImageStore(table, image_format, max_cached_gb=0)
+    training = None
+    if train_split is not None:
+        train_store = ImageStore(open_split(data, train_split), image_format, max_cached_gb=0)
+        training = ImageSelection(train_store, range(len(train_store)), f"{train_split} images")
+    reference = ImageSelection(store, order[:count], f"{split} images")
+    return RealData(reference, _other(store, order[count:], reference, data, split, image_format), training)
+
+
+def _other(
+    store: ImageStore, rest: list[int], reference: ImageSelection, data: str, split: str, image_format: ImageFormat
+) -> ImageSelection | None:
+    """Real images for the line "real"; None where there are none besides the reference."""
+    count = len(reference)
+    if len(rest) < count and split != "train":
+        try:
+            train = ImageStore(open_split(data, "train"), image_format, max_cached_gb=0)
+        except ValueError:
+            train = None
+        if train is not None and len(train) >= count:
+            chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count].tolist()
+            return ImageSelection(train, chosen, "other real images (train)")
+    # Fewer than half as many would say little.
+    return ImageSelection(store, rest[:count], "other real images") if len(rest) >= count / 2 else None
+
+
+def _image_format(table: Any, shapes: Sequence[tuple[int, int, int]], fit: str | None, data: str) -> ImageFormat:
+    """How the data set's images are brought to the models' form."""
+    sizes = {shape[1:] for shape in shapes}
+    (height, width), *others = sizes
+    if others:
+        raise ValueError(f"model must name models of one image size, got {sorted(sizes)}")
+    if height != width:
+        raise ValueError(f"model must generate square images, got {height} x {width}")
+    first: Image.Image = table[0][find_image_column(table)]
+    channels = 1 if first.mode in GRAY_MODES else 3
+    _check_channels(channels, {shape[0] for shape in shapes}, data)
+    return ImageFormat(height, channels, fit or _fit_for(first.size, height, data))
+
+
+def _check_channels(channels: int, models: set[int], data: str) -> None:
+    kind = {1: "gray", 3: "colour"}
+    if not models <= {1, 3}:
+        raise ValueError(f"model must generate images of 1 or 3 channels, got {sorted(models)}")
+    if channels not in models:
+        raise ValueError(
+            f"data must hold {kind[next(iter(models))]} images like those of the model, got {kind[channels]} ones in {data}"
+        )
+    if len(models) > 1:
+        warnings.warn(
+            f"the images of {data} are {kind[channels]}: models of gray and of colour images are compared with them alike",
+            stacklevel=4,
+        )
+
+
+def _fit_for(size: tuple[int, int], resolution: int, data: str) -> str:
+    """ "pad" for images a little smaller than the model's, "crop" for images at least as large."""
+    if min(size) >= resolution:
+        return "crop"
+    if max(size) <= resolution and min(size) >= 0.75 * resolution:
+        return "pad"
+    raise ValueError(
+        f"data must hold images of the model's size, {resolution} x {resolution}, or larger ones, "
+        f"got {size[0]} x {size[1]} in {data}; choose fit 'crop' (enlarges them) or 'pad' (adds a border)"
+    )

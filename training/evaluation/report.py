@@ -1,0 +1,198 @@
+"""What an evaluation writes besides `results.json`: a table, pictures, samples in a public layout, the model card."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..sampling import image_grid
+from .estimate import Estimate
+from .feature_cache import ImageSelection
+from .grid import Plan
+from .measures import HIGHER_IS_BETTER
+from .result import EvaluationResult, RowResult, metric_names
+from .shards import write_text_atomically
+
+
+TITLES = {"kid": "KID", "fd": "FD", "fd_infinity": "FD, N to infinity", "is": "IS", "bpd": "bits/dim", "nn": "copies"}
+GRID_IMAGES = 64
+
+
+def write_report(result: EvaluationResult, plan: Plan, training: ImageSelection | None = None) -> list[str]:
+    """Writes `table.md`, the grids and the plot below `plan.output`; returns what could not be written, and why.
+
+    With the training images also the pictures of each row's nearest ones.
+    """
+    write_text_atomically(plan.output / "table.md", markdown_table(result))
+    for folder in dict.fromkeys(row.folder for row in plan.rows):
+        path = plan.output / "grids" / f"{folder}.png"
+        path.parent.mkdir(exist_ok=True)
+        image_grid(plan.shards(folder, plan.seeds[0]).first_images(GRID_IMAGES)).save(path)
+        if training is not None and plan.neighbours_path(folder).is_file():
+            indices = load_file(plan.neighbours_path(folder))["indices"]
+            shown = plan.shards(folder, plan.seeds[0]).first_images(len(indices))
+            neighbour_picture(shown, indices, training).save(plan.neighbours_path(folder).with_suffix(".png"))
+    try:
+        plot_quality(result, plan.output / "quality.png")
+    except ImportError as error:
+        return [f"no plot of quality against calls: {error}"]
+    return []
+
+
+def format_estimate(estimate: Estimate | None) -> str:
+    """ "0.0123 +- 0.0045", with two digits of the error."""
+    if estimate is None or not math.isfinite(estimate.value):
+        return "-"
+    if not math.isfinite(estimate.se):
+        return f"{estimate.value:.4g}"
+    digits = 4 if estimate.se == 0 else min(6, max(0, 1 - math.floor(math.log10(estimate.se))))
+    return f"{estimate.value:.{digits}f} +- {estimate.se:.{digits}f}"
+
+
+def markdown_table(result: EvaluationResult) -> str:
+    """The rows and the line "real" as Markdown."""
+    names = metric_names(result)
+    head = ["model", "sampler", "steps", "calls", *(TITLES.get(name, name) for name in names), "s/image"]
+    lines = [head, ["---"] * len(head)]
+    for row in result.rows:
+        figures = [format_estimate(row.metrics.get(name)) for name in names]
+        lines.append(
+            [row.model, row.sampler, str(row.steps), f"{row.nfe:.4g}", *figures, f"{row.seconds_per_image:.3g}"]
+        )
+    real = [format_estimate(result.real.get(name)) for name in names]
+    lines.append(["real images", "", "", "", *real, ""])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" + _caption(result)
+
+
+def _caption(result: EvaluationResult) -> str:
+    settings, best = result.settings, result.best
+    known = {"features": "features", "data": "data", "split": "split", "seeds": "seeds"}
+    facts = [f"{title}: {settings[name]}" for name, title in known.items() if name in settings]
+    if result.rows:
+        facts.insert(0, f"{result.rows[0].num_images} images a row")
+    text = "\n" + "; ".join(facts) + ". After +-: one standard error.\n"
+    if best is not None and len(result.rows) > 1:
+        text += f"\nBest by KID: {best.model}, {best.sampler}, {best.steps} steps.\n"
+    return text
+
+
+def plot_quality(result: EvaluationResult, path: Path) -> None:
+    """Every measured figure against network calls, one curve per model and sampler, with standard errors.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib is not installed: pip install 'scoresde_pipelines[eval]'") from error
+    names = metric_names(result)
+    columns = min(3, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(5 * columns, 4 * lines), layout="constrained")
+    curves: dict[str, list[RowResult]] = {}
+    for row in result.rows:
+        curves.setdefault(f"{row.model}, {row.sampler}", []).append(row)
+    for axes, name in zip(figure.subplots(lines, columns, squeeze=False).flat, names):
+        for label, rows in curves.items():
+            points = sorted((row.nfe, row.metrics[name].value, row.metrics[name].se) for row in rows)
+            calls, values, errors = zip(*points)
+            axes.errorbar(
+                calls, values, [0 if math.isnan(e) else e for e in errors], marker="o", capsize=3, label=label
+            )
+        real = result.real.get(name)
+        if real is not None and math.isfinite(real.value):
+            axes.axhline(real.value, color="gray", linestyle="--", label="real images")
+        direction = "higher" if name in HIGHER_IS_BETTER else "lower"
+        axes.set(
+            xlabel="network calls per image", ylabel=f"{TITLES.get(name, name)} ({direction} is better)", xscale="log"
+        )
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def write_npz(plan: Plan, folder: str, path: Path) -> None:
+    """All images of a row as `arr_0`, uint8 (N, H, W, 3): what guided-diffusion's and other evaluation suites read.
+
+    Written batch by batch, so that memory stays flat; gray images are repeated.
+    """
+    batches: Iterator[Tensor] = (batch for seed in plan.seeds for batch in plan.shards(folder, seed).read("images"))
+    first = next(batches)
+    count, (height, width) = len(plan.seeds) * plan.num_images, first.shape[-2:]
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    with zipfile.ZipFile(scratch, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in _chain(first, batches):
+            rgb = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+            file.write(rgb.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+    scratch.replace(path)
+
+
+def _chain(first: Tensor, rest: Iterable[Tensor]) -> Iterator[Tensor]:
+    yield first
+    yield from rest
+
+
+def neighbour_picture(generated: Tensor, indices: Tensor, training: ImageSelection) -> Image.Image:
+    """Generated images, each in a row with its nearest training images.
+
+    Args:
+        generated: uint8 (B, C, H, W).
+        indices: of the nearest images of `training`, (B, K).
+    """
+    rows = []
+    for image, nearest in zip(generated, indices.tolist()):
+        row = [image[None], training.images[[training.indices[index] for index in nearest]]]
+        channels = max(part.shape[1] for part in row)
+        rows += [part.expand(-1, channels, -1, -1) for part in row]
+    return image_grid(torch.cat(rows), columns=1 + indices.shape[1])
+
+
+def write_card(card: Path, result: EvaluationResult, rows: Sequence[RowResult], data: str, split: str) -> None:
+    """Writes figures into the `model-index` of a model card, over those of the same data, features and sampler.
+
+    Args:
+        card: a README.md; made where there is none.
+        rows: of this model.
+    """
+    from huggingface_hub import ModelCard
+
+    model_card = ModelCard.load(card) if card.is_file() else ModelCard("---\ntags: []\n---\n")
+    new = [_card_entry(result, row, metric, data, split) for row in rows for metric in row.metrics]
+    new = [entry for entry in new if math.isfinite(entry.metric_value)]
+    taken = {_card_key(entry) for entry in new}
+    old = [entry for entry in model_card.data.eval_results or [] if _card_key(entry) not in taken]
+    model_card.data.model_name = model_card.data.model_name or card.resolve().parent.name
+    model_card.data.eval_results = [*old, *new]
+    write_text_atomically(card, str(model_card))
+
+
+def _card_entry(result: EvaluationResult, row: RowResult, metric: str, data: str, split: str) -> Any:
+    from huggingface_hub import EvalResult
+
+    name, estimate = data.rstrip("/").split("/")[-1], row.metrics[metric]
+    return EvalResult(
+        task_type="unconditional-image-generation",
+        dataset_type=name,
+        dataset_name=name,
+        dataset_split=split,
+        metric_type=metric,
+        metric_name=f"{TITLES.get(metric, metric)} ({row.sampler}, {row.nfe:.4g} calls, {result.settings.get('features')})",
+        metric_value=estimate.value,
+        metric_args={"se": estimate.se, "num_images": row.num_images, "sampler": row.sampler, "steps": row.steps},
+    )
+
+
+def _card_key(entry: Any) -> tuple[str, str | None, str | None]:
+    return entry.dataset_type, entry.dataset_split, entry.metric_name

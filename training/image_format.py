@@ -1,0 +1,91 @@
+"""Size and channels of training images: pictures of any size and mode to uint8 arrays of one shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .pil_pictures import IMAGE_MODES, WHITE, to_8_bit
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How a picture of any size and mode becomes a uint8 array (channels, height, width); see `pil_pictures`.
+
+    Attributes:
+        resolution: side in pixels, or (height, width).
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        fit: "crop" resizes an image until it just covers the resolution and crops the centre; "pad" keeps an image that
+            fits at its own size (a larger one is shrunk to fit) and centres it on a constant border.
+        pad_value: the border's value for "pad", 0 (black) to 255.
+        background: gray value, 0 to 255, on which transparent images are composited.
+
+    Raises:
+        ValueError: for a value out of its range, naming the attribute.
+    """
+
+    resolution: int | tuple[int, int]
+    channels: int
+    fit: str = "crop"
+    pad_value: int = 0
+    background: int = WHITE
+
+    def __post_init__(self) -> None:
+        if self.channels not in IMAGE_MODES:
+            raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {self.channels!r}")
+        if self.fit not in ("crop", "pad"):
+            raise ValueError(f"fit must be 'crop' or 'pad', got {self.fit!r}")
+        sides: Any = (self.resolution,) if _is_integer(self.resolution) else self.resolution
+        if not isinstance(sides, (tuple, list)) or not all(_is_integer(side) and side >= 1 for side in sides):
+            raise ValueError(f"resolution must be a positive number of pixels or two, got {self.resolution!r}")
+        if len(sides) not in (1, 2):
+            raise ValueError(f"resolution must be one side or (height, width), got {self.resolution!r}")
+        for name in ("pad_value", "background"):
+            value = getattr(self, name)
+            if not _is_integer(value) or not 0 <= value <= 255:
+                raise ValueError(f"{name} must be an integer from 0 to 255, got {value!r}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        if isinstance(self.resolution, (tuple, list)):
+            return (int(self.resolution[0]), int(self.resolution[-1]))
+        return (int(self.resolution), int(self.resolution))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (int(self.channels), *self.size)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """A picture of any size and mode as uint8, shape (channels, height, width)."""
+        image = self._resized(to_8_bit(image, self.channels, self.background))
+        pixels = np.asarray(image).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
+        canvas = np.full(self.shape, self.pad_value, dtype=np.uint8)
+        (source_y, target_y), (source_x, target_x) = map(_overlap, pixels.shape[1:], self.size)
+        canvas[:, target_y, target_x] = pixels[:, source_y, source_x]
+        return canvas
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        # By target / source of the side that decides: the one that needs the larger factor for "crop", else the smaller.
+        height, width = self.size
+        by_height = height * image.width >= width * image.height
+        target, source = (height, image.height) if by_height == (self.fit == "crop") else (width, image.width)
+        if target == source or (self.fit == "pad" and target > source):
+            return image
+        sides = [max(1, round(length * target / source)) for length in image.size]
+        return image.resize((sides[0], sides[1]), Image.Resampling.LANCZOS)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _overlap(source: int, target: int) -> tuple[slice, slice]:
+    """The centred common part of two lengths, as slices into either."""
+    length = min(source, target)
+    start, offset = (source - length) // 2, (target - length) // 2
+    return slice(start, start + length), slice(offset, offset + length)

@@ -1,0 +1,172 @@
+"""Opens a data set of images: from the Hub, parquet files or a folder, with its splits and class labels.
+
+Files of a folder are listed here and handed to `datasets` one by one: left to itself it reads splits into file names
+("photo of a train.png") and patterns into folder names ("x[1]").
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+logger = logging.getLogger(__name__)
+
+IMAGE_EXTENSIONS = (
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx",
+    ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm",
+)  # fmt: skip
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# What a file or folder name may begin with, and the split that it means, as in `datasets`.
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
+
+
+def load_images(
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    train_data_dir: str | None = None,
+    split: str = "train",
+    cache_dir: str | None = None,
+    whole_if_unsplit: bool = False,
+) -> Any:
+    """Opens a data set with the `datasets` library; returns a `datasets.Dataset`.
+
+    A folder of parquet files has the splits that their names begin with ("train-00000.parquet"), or the names of their
+    folders. A folder of images has splits where all its images lie in subfolders named so. Folders below give the class
+    labels, column "label", where there are several at one depth; a `metadata.csv`, `.jsonl` or `.parquet` gives columns
+    instead, as in the `imagefolder` format of `datasets`.
+
+    Args:
+        dataset_name: a Hub id, or a local folder that `datasets` understands.
+        dataset_config_name: configuration of that data set.
+        train_data_dir: a parquet file (all of it is read), or a folder of parquet files or images.
+        split: "train", "test", "validation" or another name; a part of it is "train[:100]" or "train[10%:]".
+        cache_dir: where `datasets` keeps what it prepares.
+        whole_if_unsplit: read all of a folder without splits whatever `split` is, and log it. Otherwise such a folder is
+            its split "train".
+
+    Raises:
+        ValueError: neither or both sources are given, nothing is there, or there is no such split.
+    """
+    if (dataset_name is None) == (train_data_dir is None):
+        raise ValueError("give either dataset_name (a Hub id) or train_data_dir (a folder or parquet file), not both")
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError("training reads its images with the `datasets` library: pip install datasets") from error
+    if dataset_name is not None:
+        return load_dataset(dataset_name, dataset_config_name, split=split, cache_dir=cache_dir)
+    path = Path(str(train_data_dir))
+    if not path.exists():
+        raise ValueError(f"train_data_dir is {train_data_dir!r}, which does not exist")
+    name, part = _split_and_part(split)
+    files = [path] if path.is_file() else _listed(path)
+    parquet = [file for file in files if file.suffix == ".parquet" and file.name not in METADATA_FILES]
+    if path.is_file() and not parquet:
+        raise ValueError(f"train_data_dir must be a folder or a parquet file, got {train_data_dir!r}")
+    if parquet:
+        chosen = parquet if path.is_file() else _of_split(path, parquet, name, whole_if_unsplit, by_name=True)
+        table = _from_parquet(chosen, cache_dir)
+    else:
+        images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
+        if not images:
+            raise ValueError(f"train_data_dir must hold images or parquet files, {train_data_dir!r} has none")
+        chosen = _of_split(path, images, name, whole_if_unsplit, by_name=False)
+        tops = [path] if chosen == images else sorted({path / file.relative_to(path).parts[0] for file in chosen})
+        if any(file.name in METADATA_FILES and any(map(file.is_relative_to, tops)) for file in files):
+            data_files = {"train": [f"{glob.escape(str(top))}/**" for top in tops]}
+            table = load_dataset("imagefolder", data_files=data_files, split="train", cache_dir=cache_dir)
+        else:
+            table = _from_image_files(path, chosen, is_split=chosen != images)
+    return table if part is None else table.select(_part_range(part, len(table)))
+
+
+def _listed(folder: Path) -> list[Path]:
+    # All files below, sorted, without hidden ones and what macOS leaves in archives.
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path for path in found if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    )
+
+
+def _of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: bool, by_name: bool) -> list[Path]:
+    # The files of a split; all where there are no splits.
+    chosen = [file for file in files if by_name and file.name.startswith(split)]
+    if chosen:
+        return chosen
+    words = [_split_words(file.relative_to(root), by_name) for file in files]
+    # A folder "train" beside folders "car" and "plane" is a class and no split.
+    if not (any(words) if by_name else all(words)):
+        if split != "train" and not whole_if_unsplit:
+            raise ValueError(f"split must be 'train' for a folder without splits, {str(root)!r}, got {split!r}")
+        if split != "train":
+            logger.warning("%s has no splits: all %d files are read for the split %r", root, len(files), split)
+        return files
+    wanted = {split, SPLIT_WORDS.get(split, split)}
+    chosen = [file for file, own in zip(files, words) if own and wanted & own]
+    if not chosen:
+        names = sorted(set().union(*words))
+        raise ValueError(f"split must be one of those in {str(root)!r}, {names}, got {split!r}")
+    return chosen
+
+
+def _split_words(path: Path, by_name: bool) -> set[str]:
+    # The split that a file is in, by its top folder (images) or by its own name or a folder's (parquet).
+    names = [path.name, *path.parts[:-1]] if by_name else list(path.parts[:1] if len(path.parts) > 1 else ())
+    for name in names:
+        word = re.split(r"[^a-z]", name.lower())[0] if by_name else name.lower()
+        if name == path.name:
+            word = next((start for start in ("train", "test", "validation") if word.startswith(start)), word)
+        if word in SPLIT_WORDS:
+            return {word, SPLIT_WORDS[word]}
+    return set()
+
+
+def _from_parquet(files: Sequence[Path], cache_dir: str | None) -> Any:
+    from datasets import Image as ImageFeature
+    from datasets import load_dataset
+
+    data_files = {"train": [glob.escape(str(file)) for file in files]}
+    try:
+        table = load_dataset("parquet", data_files=data_files, split="train", cache_dir=cache_dir)
+    except Exception as error:  # a damaged file may raise nearly anything
+        raise ValueError(f"{', '.join(map(str, files[:3]))} cannot be read as parquet: {error}") from error
+    # Files that `datasets` did not write hold encoded images as bare {"bytes": ...}.
+    for name, feature in table.features.items():
+        if isinstance(feature, dict) and "bytes" in feature:
+            table = table.cast_column(name, ImageFeature())
+    return table
+
+
+def _from_image_files(root: Path, images: Sequence[Path], is_split: bool) -> Any:
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    columns: dict[str, list] = {"image": [str(file.absolute()) for file in images]}
+    features: dict[str, Any] = {"image": ImageFeature()}
+    folders = [file.relative_to(root).parts[int(is_split) : -1] for file in images]
+    names = sorted({parts[-1] for parts in folders if parts})
+    if len({len(parts) for parts in folders}) == 1 and len(names) > 1:
+        columns["label"] = [names.index(parts[-1]) for parts in folders]
+        features["label"] = ClassLabel(names=names)
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def _split_and_part(split: str) -> tuple[str, tuple[str, str] | None]:
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
+    if match is None:
+        raise ValueError(f"split must be a name, or a part of it as in 'train[:100]' or 'train[10%:]', got {split!r}")
+    return match[1], None if "[" not in split else (match[2] or "", match[3] or "")
+
+
+def _part_range(part: tuple[str, str], count: int) -> range:
+    # As a slice; percentages round to the nearest image.
+    ends = [None if not end else round(int(end[:-1]) / 100 * count) if end.endswith("%") else int(end) for end in part]
+    return range(*slice(*ends).indices(count))

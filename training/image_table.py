@@ -1,0 +1,145 @@
+"""The columns of a data set: which one holds the images and which the labels, and single images without decoding."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+
+LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
+
+
+class ImageTable(Protocol):
+    """What is needed of a data set: a `datasets.Dataset` or any sequence of `{"image": PIL.Image}`."""
+
+    column_names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def find_image_column(dataset: ImageTable, image_column: str | None = None) -> str:
+    """The column that holds images: the one named, else "image", "img", or the first whose values are images.
+
+    Raises:
+        ValueError: no column of that name, or none with images.
+    """
+    names = list(dataset.column_names)
+    if image_column is not None:
+        if image_column not in names:
+            raise ValueError(f"image_column is {image_column!r}, but the data set has the columns {names}")
+        return image_column
+    features = getattr(dataset, "features", None) or {}
+    first = {} if features else dataset[0]
+    for name in ["image", "img", *names]:
+        if name in names and (_is_image_feature(features.get(name)) or isinstance(first.get(name), Image.Image)):
+            return name
+    raise ValueError(f"no column of {names} holds images; name it with image_column")
+
+
+def find_label_column(dataset: ImageTable, label_column: str | None = None) -> str | None:
+    """The column that holds class labels: the one named, else a `ClassLabel` column or one with a usual name, or None.
+
+    Raises:
+        ValueError: no column of that name.
+    """
+    names = list(dataset.column_names)
+    if label_column is not None:
+        if label_column not in names:
+            raise ValueError(f"label_column is {label_column!r}, but the data set has the columns {names}")
+        return label_column
+    features = getattr(dataset, "features", None) or {}
+    classes = [name for name in names if hasattr(features.get(name), "names")]
+    usual = [name for name in LABEL_COLUMNS if name in names]
+    return next(iter([*(name for name in usual if name in classes), *classes, *usual]), None)
+
+
+def read_labels(dataset: ImageTable, column: str) -> tuple[torch.Tensor, list[str] | None]:
+    """The labels of all rows, int64 (N,), and the names of the classes where there are any.
+
+    Strings become the indices of their sorted names; integers are taken as they are.
+
+    Raises:
+        ValueError: a label is missing, negative, or neither an integer nor a string.
+    """
+    values = list(_column(dataset, column))
+    names = getattr((getattr(dataset, "features", None) or {}).get(column), "names", None)
+    if values and all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
+        index = {name: k for k, name in enumerate(names)}
+        values = [index[value] for value in values]
+    wrong = next((k for k, value in enumerate(values) if not isinstance(value, int) or value < 0), None)
+    if wrong is not None:
+        raise ValueError(
+            f"label_column {column!r} must hold strings or integers from 0, row {wrong} is {values[wrong]!r}"
+        )
+    return torch.tensor(values, dtype=torch.int64), None if names is None else list(names)
+
+
+class ImageRows:
+    """The images of a table by row, opened without being decoded.
+
+    Args:
+        dataset: a data set.
+        column: its column of images.
+    """
+
+    def __init__(self, dataset: ImageTable, column: str) -> None:
+        self.column, self.rows, self.feature = column, dataset, None
+        feature: Any = (getattr(dataset, "features", None) or {}).get(column)
+        if _is_image_feature(feature) and feature.decode and feature.mode is None:
+            self.feature = feature
+            undecoded = type(feature)(decode=False)
+            self.rows = dataset.select_columns([column]).cast_column(column, undecoded)  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The image of a row, its header read and its pixels not yet where that is possible."""
+        return self._opened(self.rows[index][self.column])
+
+    def __iter__(self) -> Iterator[Image.Image | Exception]:
+        """The images of all rows, or the error by which one did not open."""
+        for value in _column(self.rows, self.column) if self.feature is not None else range(len(self)):
+            try:
+                yield self._opened(value) if self.feature is not None else self[value]
+            except Exception as error:  # a damaged file may raise nearly anything
+                yield error
+
+    def name(self, index: int) -> str:
+        """ "image 7 (cat.png)": the row, and its file where it is known."""
+        value = self.rows[index][self.column] if self.feature is not None else None
+        path = value.get("path") if isinstance(value, dict) else None
+        return f"image {index} ({path})" if path else f"image {index}"
+
+    def _opened(self, value: Any) -> Image.Image:
+        if isinstance(value, Image.Image):
+            return value
+        if value is None:
+            raise ValueError("the row holds no image")
+        if value.get("bytes") is not None:
+            return Image.open(io.BytesIO(value["bytes"]))
+        if self.feature is not None and not os.path.isfile(value["path"]):
+            return self.feature.decode_example(value)  # a path inside an archive or on the network
+        return Image.open(value["path"])
+
+
+def _is_image_feature(feature: Any) -> bool:
+    return type(feature).__name__ == "Image" and hasattr(feature, "decode_example")
+
+
+def _column(dataset: Any, column: str, rows_at_once: int = 1000) -> Iterator[Any]:
+    # A `datasets.Dataset` is read in slices, many times faster than row by row.
+    if not hasattr(dataset, "select_columns"):
+        yield from (dataset[index][column] for index in range(len(dataset)))
+        return
+    table = dataset.select_columns([column])
+    for start in range(0, len(table), rows_at_once):
+        yield from table[start : start + rows_at_once][column]

@@ -1,0 +1,163 @@
+"""From a model's name to what is trained: the one resolver of names, and the loading of pipeline folders.
+
+Training lies below the pipelines and does not import them; names of shipped pipelines come with a function of the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers.models.modeling_utils import ModelMixin
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from .. import models
+from ..models import DDPMpp, NCSNpp
+from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from ..schedulers.scheduling_conversion import to_sde_scheduler
+
+
+NETWORKS: dict[str, Any] = {"ncsnpp": NCSNpp, "ddpmpp": DDPMpp}
+SCHEDULERS: dict[str, Any] = {"ve": VESDEScheduler, "vp": VPSDEScheduler, "subvp": SubVPSDEScheduler}
+INDEX = "model_index.json"
+NamedFolders = Callable[[str], "str | Path | None"]
+
+
+@dataclass
+class Components:
+    """What is trained: a network, the scheduler that fixes its SDE and parameterization, and the range of its data.
+
+    Attributes:
+        unet: a diffusers model (`ModelMixin` and `torch.nn.Module`).
+        scheduler: an `SDEScheduler`.
+        data_range: the values of black and white.
+        class_names: names of the classes of a class-conditional network, by label.
+    """
+
+    unet: Any
+    scheduler: Any
+    data_range: tuple[float, float]
+    class_names: list[str] | None = None
+
+
+def resolve_pipeline(
+    name_or_path: str | Path,
+    named: NamedFolders | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> Path:
+    """The folder of a pipeline: a local one, one with a known name, or the download of a Hub repository, in this order.
+
+    Args:
+        name_or_path: a folder, a name or a Hub id.
+        named: gives the folder of a name, or None where it does not know it (`shipped_folder` of this package).
+        cache_dir, token: as in `huggingface_hub.snapshot_download`.
+
+    Raises:
+        ValueError: it is none of these, or the download fails.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    folder = None if named is None else named(str(name_or_path))
+    if folder is not None:
+        return Path(folder)
+    patterns = ["*.json", "*.safetensors", "*.bin"]
+    try:
+        return Path(snapshot_download(str(name_or_path), cache_dir=cache_dir, token=token, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ValueError(f"{str(name_or_path)!r} is neither a folder nor a Hub id") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ValueError(f"{str(name_or_path)!r} is no folder, and no download from the Hub: {error}") from error
+
+
+def load_pipeline_folder(
+    name_or_path: str | Path,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    named: NamedFolders | None = None,
+) -> Components:
+    """Loads a pipeline for fine-tuning: ours, or any UNet2DModel pipeline, whose scheduler is converted to ours.
+
+    Args:
+        name_or_path, named, cache_dir, token: see `resolve_pipeline`. Components lie in subfolders or (google/ncsnpp-*)
+            flat.
+
+    Raises:
+        ValueError: there is no pipeline, its network is of no class we know or lacks weights, or its scheduler describes no
+            SDE of this package.
+    """
+    folder = resolve_pipeline(name_or_path, named, cache_dir, token)
+    index = _read_index(folder, name_or_path)
+    key = "unet" if "unet" in index else "model"
+    if key not in index:
+        raise ValueError(f"the pipeline {name_or_path!r} has neither a unet nor a model; its index is {sorted(index)}")
+    if not isinstance(index[key], list) or len(index[key]) != 2:
+        raise ValueError(f"{folder / INDEX} must name a library and a class under {key!r}, got {index[key]!r}")
+    unet = load_network(folder / key if (folder / key).is_dir() else folder, str(index[key][1]))
+    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    scheduler = to_sde_scheduler(SDEScheduler.load_config(scheduler_folder))
+    low, high = (index.get(name) for name in ("data_min", "data_max"))
+    data_range = scheduler.data_range if low is None or high is None else (float(low), float(high))
+    if not -math.inf < data_range[0] < data_range[1] < math.inf:
+        raise ValueError(f"{folder / INDEX} must hold a finite data_min < data_max, got {data_range}")
+    return Components(unet, scheduler, data_range, class_names(index.get("id2label")))
+
+
+def network_class(name: str) -> Any:
+    """Our network class, or diffusers' model class, of this name."""
+    found = getattr(models, name, None) or getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, ModelMixin)):
+        ours = sorted(cls.__name__ for cls in NETWORKS.values())
+        raise ValueError(f"{name!r} is not a network: expected one of {ours} or a model class of diffusers")
+    return found
+
+
+def load_network(folder: str | Path, class_name: str) -> Any:
+    """The network in a folder, complete: diffusers only warns of missing weights and leaves them uninitialised.
+
+    Raises:
+        ValueError: there is no such class, or weights are missing or of another shape; names them.
+    """
+    network, info = network_class(class_name).from_pretrained(folder, output_loading_info=True)
+    for problem in ("missing_keys", "mismatched_keys"):
+        keys = [str(key) for key in info.get(problem, ())]
+        if keys:
+            raise ValueError(
+                f"{folder} must hold all weights of {class_name}, {problem}: {keys[:5]} ({len(keys)} in all)"
+            )
+    return network
+
+
+def class_names(id2label: Any) -> list[str] | None:
+    """The names of the classes in the order of their labels, from `{"0": "cat", ...}` of a `model_index.json`.
+
+    Raises:
+        ValueError: the labels are not 0, 1, 2, ...
+    """
+    if not id2label:
+        return None
+    try:
+        names = {int(key): str(name) for key, name in dict(id2label).items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"id2label must hold a name for each label, got {id2label!r}") from error
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"id2label must hold the labels 0 to {len(names) - 1}, got {sorted(names)}")
+    return [names[label] for label in range(len(names))]
+
+
+def _read_index(folder: Path, name_or_path: str | Path) -> dict[str, Any]:
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{str(name_or_path)!r} is not a pipeline: it has no {INDEX}")
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / INDEX} must be JSON: {error}") from error
+    if not isinstance(index, dict):
+        raise ValueError(f"{folder / INDEX} must hold a dictionary, got {type(index).__name__}")
+    return index

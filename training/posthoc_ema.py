@@ -1,0 +1,217 @@
+r"""Averages of the weights whose width is chosen after training (Karras et al. 2024, "Analyzing and Improving the
+Training Dynamics of Diffusion Models", section 3).
+
+A power-function average after n updates weights update k in proportion to about k^gamma. It is a moving average with
+the decay `beta_n = (1 - 1/n)^(gamma + 1)` (eq. 3); written out, update k has the exact weight
+
+    p(k; n, gamma) = (k^(gamma+1) - (k-1)^(gamma+1)) / n^(gamma+1),      1 <= k <= n.
+
+Its relative width is `sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3))`. Snapshots of two such averages at
+several n span further profiles: an average of any width in between is the linear combination of snapshots whose
+profile is nearest in least squares (section 3.2), here under the condition that its weights sum to one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_model
+from torch import Tensor, nn
+
+from .ema import ExponentialMovingAverage
+
+
+FOLDER, INDEX = "ema_snapshots", "snapshots.json"
+
+
+def gamma_of(sigma_rel: float) -> float:
+    """The exponent gamma > 0 of the power function of this relative width, 0 < sigma_rel < 0.288.
+
+    Raises:
+        ValueError: `sigma_rel` is out of this range.
+    """
+    if not 0 < sigma_rel < 0.288:
+        raise ValueError(f"sigma_rel must be between 0 and 0.288, got {sigma_rel}")
+    inverse = sigma_rel**-2
+    # (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) = sigma_rel^2, multiplied out.
+    roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
+    return float(max(root.real for root in roots if abs(root.imag) < 1e-9))
+
+
+def profile_weights(gamma: float, updates: int) -> np.ndarray:
+    """p(k; n, gamma) for k = 1 ... n = `updates`, float64, shape (n,); they sum to one."""
+    k = np.arange(1, updates + 1, dtype=np.float64)
+    with np.errstate(divide="ignore"):  # k = 1: log(0), and expm1 of minus infinity is -1
+        return -np.expm1((gamma + 1) * np.log1p(-1 / k)) * (k / updates) ** (gamma + 1)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One saved average.
+
+    Attributes:
+        file: name inside of the folder.
+        sigma_rel: relative width.
+        updates: number n of updates it averages.
+        step: the run's step, from which it is named.
+    """
+
+    file: str
+    sigma_rel: float
+    updates: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The combination of snapshots that is nearest to an average of another width.
+
+    Attributes:
+        weights: one per snapshot; they sum to one.
+        error: distance of the profiles relative to the target's norm; 0 where the target is in the span.
+    """
+
+    weights: np.ndarray
+    error: float
+
+
+def fit_profile(snapshots: Sequence[tuple[float, int]], sigma_rel: float, updates: int) -> Combination:
+    """Least-squares weights of snapshots for the average of width `sigma_rel` after `updates` updates.
+
+    Args:
+        snapshots: (sigma_rel, updates) of each.
+    """
+    averages = [*snapshots, (sigma_rel, updates)]
+    largest, gammas = max(n for _, n in averages), {width: gamma_of(width) for width, _ in averages}
+    shapes = {width: profile_weights(gamma, largest) for width, gamma in gammas.items()}
+    sums = {(a, b): np.cumsum(shapes[a] * shapes[b]) for a in shapes for b in shapes}
+
+    def product(first: tuple[float, int], second: tuple[float, int]) -> float:
+        (a, n), (b, m) = first, second
+        scale = (largest / n) ** (gammas[a] + 1) * (largest / m) ** (gammas[b] + 1)
+        return float(sums[a, b][min(n, m) - 1]) * scale
+
+    gram = np.array([[product(a, b) for b in averages] for a in averages])
+    count = len(snapshots)
+    # The stationary point of |target - combination|^2 under sum(weights) = 1, with its multiplier.
+    system = np.block([[gram[:count, :count], np.ones((count, 1))], [np.ones((1, count)), np.zeros((1, 1))]])
+    weights = np.linalg.lstsq(system, np.append(gram[:count, count], 1.0), rcond=None)[0][:count]
+    signed = np.append(weights, -1.0)
+    return Combination(weights, math.sqrt(max(0.0, float(signed @ gram @ signed)) / gram[count, count]))
+
+
+class PowerAverage(ExponentialMovingAverage[Any]):
+    """A moving average of `network` with the decay of eq. 3."""
+
+    def __init__(self, network: nn.Module, sigma_rel: float) -> None:
+        super().__init__(network)
+        self.sigma_rel, self.gamma = sigma_rel, gamma_of(sigma_rel)
+
+    def decay(self, num_updates: int) -> float:
+        """beta_n of update n = `num_updates` (the first is 1)."""
+        return (1 - 1 / num_updates) ** (self.gamma + 1)
+
+
+class PowerAverages:
+    """Power-function averages of several widths of one network; none is fine."""
+
+    def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
+        self.models = [PowerAverage(network, width) for width in widths]
+
+    def update(self, network: nn.Module) -> None:
+        """Moves every average towards `network`."""
+        for average in self.models:
+            average.update(network)
+
+    def by_name(self) -> dict[str, ExponentialMovingAverage[Any]]:
+        """The averages under the names that they have in a checkpoint."""
+        return {f"power_{average.sigma_rel:g}": average for average in self.models}
+
+
+class SnapshotFolder:
+    """`ema_snapshots/` of a run: the newest snapshots of its averages, evenly spaced, and their index.
+
+    Args:
+        output_dir: of the run.
+        averages: what is saved.
+        max_steps: length of the run; `limit` snapshots of each average are spread over it.
+        limit: snapshots of each average that are kept. The oldest go first: a profile weights late updates most.
+    """
+
+    def __init__(self, output_dir: str | Path, averages: PowerAverages, max_steps: int, limit: int) -> None:
+        self.folder, self.averages, self.limit = Path(output_dir) / FOLDER, averages, limit
+        self.interval = math.ceil(max_steps / limit)
+
+    def after_update(self, step: int, is_main_process: bool) -> None:
+        """Saves the snapshots of `step` if it is their turn."""
+        if step % self.interval == 0:
+            self.save(step, is_main_process)
+
+    def save(self, step: int, is_main_process: bool) -> None:
+        """Saves every average at `step`; does nothing on other processes."""
+        if not self.averages.models or not is_main_process:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = [snapshot for snapshot in read_snapshots(self.folder) if snapshot.step < step]
+        for average in self.averages.models:
+            name = f"{average.sigma_rel:g}-{step:08d}.safetensors"
+            save_model(average.model, str(self.folder / f".{name}"))
+            os.replace(self.folder / f".{name}", self.folder / name)
+            kept.append(Snapshot(name, average.sigma_rel, average.num_updates, step))
+        self._keep([snapshot for snapshot in kept if snapshot.step in self._newest(kept)])
+
+    def _newest(self, snapshots: list[Snapshot]) -> set[int]:
+        return set(sorted({snapshot.step for snapshot in snapshots})[-self.limit :])
+
+    def drop_after(self, step: int, is_main_process: bool) -> None:
+        """Deletes snapshots of steps that a resumed run will repeat."""
+        if is_main_process and self.folder.is_dir():
+            self._keep([snapshot for snapshot in read_snapshots(self.folder) if snapshot.step <= step])
+
+    def _keep(self, snapshots: list[Snapshot]) -> None:
+        """Writes the index of these, then deletes all others."""
+        text = json.dumps([asdict(snapshot) for snapshot in snapshots], indent=2)
+        (self.folder / f".{INDEX}").write_text(text + "\n")
+        os.replace(self.folder / f".{INDEX}", self.folder / INDEX)
+        names = {snapshot.file for snapshot in snapshots}
+        for path in self.folder.glob("*.safetensors"):
+            if path.name not in names:
+                path.unlink()
+
+
+def read_snapshots(folder: str | Path) -> list[Snapshot]:
+    """The snapshots in `folder`, in the order of its index; empty where there is none."""
+    path = Path(folder) / INDEX
+    return [Snapshot(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+
+
+def combine_snapshots(folder: str | Path, sigma_rel: float) -> tuple[dict[str, Tensor], Combination]:
+    """The weights of the average of width `sigma_rel` at the newest snapshot, from the snapshots in `folder`.
+
+    Returns:
+        The tensors by name, in their stored dtype, and how they were combined.
+
+    Raises:
+        ValueError: there are no snapshots, or `sigma_rel` is out of range.
+    """
+    snapshots = read_snapshots(folder)
+    if not snapshots:
+        raise ValueError(f"folder must hold snapshots of a run with --ema_widths, got {folder}")
+    newest = max(snapshots, key=lambda snapshot: snapshot.updates)
+    fit = fit_profile([(s.sigma_rel, s.updates) for s in snapshots], sigma_rel, newest.updates)
+    result = load_file(Path(folder) / newest.file)
+    floating = [name for name, value in result.items() if value.is_floating_point()]
+    sums = {name: torch.zeros_like(result[name], dtype=torch.float64) for name in floating}
+    for snapshot, weight in zip(snapshots, fit.weights):
+        tensors = load_file(Path(folder) / snapshot.file)
+        for name in floating:
+            sums[name].add_(tensors[name].double(), alpha=float(weight))
+    return {**result, **{name: value.to(result[name].dtype) for name, value in sums.items()}}, fit

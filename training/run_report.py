@@ -1,0 +1,77 @@
+"""What a run will take: memory before its first update, time after a few."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from .ema import ExponentialMovingAverage
+from .posthoc_ema import PowerAverages
+
+
+TIMED_UPDATES = 5  # after the first, which prepares the device
+
+
+class UpdateClock:
+    """Time of a run and of its first updates.
+
+    Args:
+        seconds: of earlier parts of the run.
+        step: updates done before.
+    """
+
+    def __init__(self, seconds: float, step: int) -> None:
+        self._start, self._first, self._since = time.monotonic() - seconds, step + 1, 0.0
+
+    def seconds(self) -> float:
+        """Time of the whole run."""
+        return time.monotonic() - self._start
+
+    def update_time(self, step: int) -> float | None:
+        """Seconds per update, once, as soon as a few are done; None otherwise."""
+        if step == self._first:
+            self._since = self.seconds()
+        return (self.seconds() - self._since) / TIMED_UPDATES if step == self._first + TIMED_UPDATES else None
+
+
+def size_report(network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages) -> str:
+    """Parameters, and the memory of everything that is as large as the network, without activations."""
+    trained = list(network.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    copies = 5 + len(averages.models)  # weights, gradients, two moments, the moving average
+    millions = sum(parameter.numel() for parameter in trained) / 1e6
+    return (
+        f"{type(network).__name__}: {millions:.2f} M parameters; weights, gradients, optimizer and averages take "
+        f"{readable_bytes(copies * size)}"
+    )
+
+
+def time_report(seconds: float, updates_left: int, device: torch.device) -> str:
+    """Time of an update, time to the end, and memory (of a GPU the largest so far).
+
+    Args:
+        seconds: of one update.
+    """
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
+    return (
+        f"{seconds:.3g} s an update, {readable_seconds(seconds * updates_left)} to the end; "
+        f"{readable_bytes(memory)} of {'GPU ' if on_gpu else ''}memory in use"
+    )
+
+
+def readable_bytes(count: float) -> str:
+    """12.3 MB, 4.56 GB."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def readable_seconds(seconds: float) -> str:
+    """42 s, 12 min, 3 h 25 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

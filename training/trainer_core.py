@@ -1,0 +1,280 @@
+"""What every training run has in common: data stream, optimizer, averages, learning rate, loop, logs and checkpoints.
+
+A trainer says what is trained (`build`), what is minimised (`losses`) and what is saved (`between_updates`, `finish`).
+
+Weights, data order, times, noise and label dropout are functions of (seed, update, position of the image in the data
+stream), never of a generator's history or of a process. A resumed run continues bit for bit, and processes at an equal
+batch in total follow the trajectory of one. (The masks of a network's dropout layers alone differ by process.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .checkpoints import CheckpointManager
+from .class_sampling import BalancedBatches
+from .data import ImageStore, ShuffledBatches, image_batches, load_images
+from .ema import ExponentialMovingAverage
+from .interruption import Interruption, RunInterrupted
+from .optimization import make_optimizer
+from .posthoc_ema import PowerAverages, SnapshotFolder
+from .run_config import save_run_config
+from .run_report import UpdateClock, size_report, time_report
+from .run_settings import data_fingerprint, run_settings
+from .seeding import ImageDraws, combined_seed, stratified
+from .tracking import make_accelerator
+
+
+@dataclass
+class Batch:
+    """What one process trains on in one accumulation step.
+
+    Attributes:
+        images: uint8, shape (B, C, H, W), on the device, mirrored where asked for.
+        labels: classes, int64, shape (B,), or None.
+        u: uniforms in [0, 1) for the times, float64, shape (B,), on the device.
+        draws: further random numbers of these images.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    u: Tensor
+    draws: ImageDraws
+
+
+class TrainerCore(ABC):
+    """One training run.
+
+    Args:
+        args: see `arguments.parse_args` and `classifier_arguments.parse_classifier_args`.
+
+    Attributes:
+        step: updates done.
+        images_seen: images consumed by all processes together; the position in the data stream.
+        seconds: training time, earlier parts of a resumed run included.
+        images: the data; set by `build`.
+        labels: classes of the images, int64, shape (N,), or None; set by `build`.
+        metric_names: what `losses` reports, the loss first; set by `build` if there is more.
+    """
+
+    images: ImageStore
+    labels: Tensor | None = None
+    metric_names: tuple[str, ...] = ("loss",)
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.output_dir = args, Path(args.output_dir)
+        self.accelerator = make_accelerator(args)
+        args.mixed_precision = self.accelerator.mixed_precision  # `accelerate config`'s where none is given
+        self.step, self.images_seen, self.seconds = 0, 0, 0.0
+        torch.manual_seed(args.seed)
+        with self.accelerator.local_main_process_first():  # the others then find the data set in the cache
+            self.network = self.build()
+        self._make_optimizer()
+        self._resume()
+
+    # ------------------------------------------------------------------ what a trainer defines
+
+    @abstractmethod
+    def build(self) -> Any:
+        """Opens the data (`images`, `labels`) and returns the network with its first weights."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss of a batch, and sum and count of each of `metric_names`, shape (len(metric_names), 2)."""
+
+    def between_updates(self) -> None:  # noqa: B027  # most trainers save nothing here
+        """Called after every update; checkpoints are saved already."""
+
+    # ------------------------------------------------------------------ preparation
+
+    def open_table(self, split: str) -> Any:
+        """A split of the data set that the arguments name."""
+        args = self.args
+        return load_images(args.dataset_name, args.dataset_config_name, args.train_data_dir, split, args.cache_dir)
+
+    @property
+    def images_per_update(self) -> int:
+        """Images of one update, of all processes and accumulation steps."""
+        args = self.args
+        return args.train_batch_size * self.accelerator.num_processes * args.gradient_accumulation_steps
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates until every image was seen, rounded up."""
+        return math.ceil(len(self.images) / self.images_per_update)
+
+    def _make_optimizer(self) -> None:
+        args, network = self.args, self.network
+        network.to(self.accelerator.device).train()
+        if args.channels_last:
+            network.to(memory_format=torch.channels_last)
+        # Copied before Accelerate wraps the network's forward.
+        decay = args.ema_max_decay if args.use_ema else 0.0
+        self.ema: ExponentialMovingAverage[Any] = ExponentialMovingAverage(
+            network, decay, args.ema_inv_gamma, args.ema_power
+        )
+        self.averages = PowerAverages(network, getattr(args, "ema_widths", None) or ())
+        self.max_steps = args.max_train_steps or args.num_epochs * self.updates_per_epoch
+        optimizer, self.lr_scheduler = make_optimizer(args, network, self.max_steps)
+        self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
+        networks = {"unet": network}
+        self.checkpoints = CheckpointManager(
+            self.accelerator,
+            self.output_dir,
+            networks,
+            self.optimizer,
+            self.lr_scheduler,
+            {"unet": self.ema, **self.averages.by_name()},
+            args.checkpoints_total_limit,
+            run_settings(args, networks, data_fingerprint(self.images, self.labels)),
+        )
+        # Sums and counts of the metrics since the last log.
+        self.totals = torch.zeros(len(self.metric_names), 2, device=self.accelerator.device, dtype=torch.float64)
+        self.snapshots = SnapshotFolder(
+            self.output_dir, self.averages, self.max_steps, getattr(args, "ema_snapshots", 1)
+        )
+
+    def make_stream(self, start: int) -> ShuffledBatches:
+        """The indices of the batches of this process, from position `start` of the data stream on."""
+        args, accelerator = self.args, self.accelerator
+        place = (args.train_batch_size, args.seed, start, accelerator.process_index, accelerator.num_processes)
+        if getattr(args, "class_sampling", "natural") == "balanced":
+            assert self.labels is not None
+            return BalancedBatches(self.labels, *place)
+        return ShuffledBatches(len(self.images), *place)
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self) -> None:
+        """Updates until `max_steps`, with checkpoints and logs in between."""
+        accelerator = self.accelerator
+        accelerator.print(size_report(self.network, self.ema, self.averages))
+        batches = self._batches()
+        bar = tqdm(
+            total=self.max_steps, initial=self.step, desc="train", disable=not accelerator.is_local_main_process
+        )
+        clock = UpdateClock(self.seconds, self.step)
+        with Interruption() as interruption:
+            while self.step < self.max_steps:
+                self.totals += self._update(batches)
+                self.step += 1
+                bar.update()
+                self.seconds = clock.seconds()
+                if (each := clock.update_time(self.step)) is not None:
+                    accelerator.print(time_report(each, self.max_steps - self.step, accelerator.device))
+                self._between_updates(bar)
+                if (signal := interruption.requested(accelerator)) is not None:
+                    self.save_checkpoint()
+                    accelerator.end_training()
+                    raise RunInterrupted(signal)
+        bar.close()
+
+    def _between_updates(self, bar: Any) -> None:
+        args = self.args
+        if self.step % args.logging_steps == 0 or self.step == self.max_steps:
+            bar.set_postfix(self._log(self.totals))
+        if self.step % args.logging_steps == 0:  # not at the end alone: a longer run may go on from there
+            self.totals = torch.zeros_like(self.totals)
+        self.snapshots.after_update(self.step, self.accelerator.is_main_process)
+        if self.step % args.checkpointing_steps == 0:
+            self.save_checkpoint()
+        self.between_updates()
+
+    def _batches(self) -> Iterator[tuple[Tensor, list[int]]]:
+        """Images of this process and their indices, without end."""
+        pinned = self.accelerator.device.type == "cuda"
+        loaded = image_batches(
+            self.images, self.make_stream(self.images_seen), self.args.dataloader_num_workers, pinned
+        )
+        return zip(loaded, self.make_stream(self.images_seen))
+
+    def _update(self, batches: Iterator[tuple[Tensor, list[int]]]) -> Tensor:
+        """One optimizer step over all accumulation steps; returns the sums of the metrics, not synchronised."""
+        args, accelerator = self.args, self.accelerator
+        totals = torch.zeros_like(self.totals)
+        for micro in range(args.gradient_accumulation_steps):
+            last = micro == args.gradient_accumulation_steps - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                loss, sums = self.losses(self._next_batch(batches, micro))
+                accelerator.backward(loss)
+            totals += sums.detach()
+        self.images_seen += self.images_per_update
+        if args.max_grad_norm > 0:
+            accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not accelerator.optimizer_step_was_skipped:
+            self.lr_scheduler.step()
+            self.ema.update(accelerator.unwrap_model(self.model))
+            self.averages.update(accelerator.unwrap_model(self.model))
+        return totals
+
+    def _next_batch(self, batches: Iterator[tuple[Tensor, list[int]]], micro: int) -> Batch:
+        args, accelerator = self.args, self.accelerator
+        device, process = accelerator.device, accelerator.process_index
+        torch.manual_seed(combined_seed(args.seed, self.step, micro, process))  # dropout
+        images, indices = next(batches)
+        first = (micro * accelerator.num_processes + process) * args.train_batch_size
+        draws = ImageDraws(args.seed, self.images_seen + first, len(images))
+        u = draws.time
+        if getattr(args, "time_sampling", "stratified") == "stratified":
+            u = stratified(u, args.seed, self.step, first, self.images_per_update)
+        images = images.to(device, non_blocking=True)
+        if args.random_flip:
+            mirrored = (draws.flip < 0.5).to(device).reshape(-1, 1, 1, 1)
+            images = torch.where(mirrored, images.flip(-1), images)
+        labels = None if self.labels is None else self.labels[indices].to(device)
+        return Batch(images, labels, u.to(device), draws)
+
+    def _log(self, totals: Tensor) -> dict[str, float]:
+        """Logs the means over all processes since the last call: the only synchronisation."""
+        sums, counts = self.accelerator.reduce(totals.clone(), "sum").T.tolist()
+        means = {name: total / count for name, total, count in zip(self.metric_names, sums, counts) if count > 0}
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(
+                f"the loss must be finite, got {means['loss']} at step {self.step}; resume from an earlier checkpoint"
+            )
+        rate = self.lr_scheduler.get_last_lr()[0]
+        self.accelerator.log({**means, "lr": rate, "images_seen": self.images_seen}, step=self.step)
+        return {"loss": means["loss"], "lr": rate}
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self) -> None:
+        """Saves the state of every process into `checkpoint-<step>`."""
+        state = {"images_seen": self.images_seen, "seconds": self.seconds}
+        self.checkpoints.save(self.step, state, {"totals": self.totals})
+
+    def _resume(self) -> None:
+        args = self.args
+        state = self.checkpoints.start(
+            args.resume_from_checkpoint, args.overwrite_output_dir, args.allow_changed_settings
+        )
+        if state is None:
+            if args.resume_from_checkpoint is not None:
+                self.accelerator.print(f"no checkpoint in {self.output_dir}: starting from the beginning")
+        else:
+            self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
+            if state["process_state"]:
+                self.totals = state["process_state"]["totals"].to(self.accelerator.device)
+            self.accelerator.print(f"resumed at step {self.step}")
+        self.snapshots.drop_after(self.step, self.accelerator.is_main_process)
+        if self.accelerator.is_main_process:
+            save_run_config(args, self.output_dir)
+
+    def save_last_state(self) -> None:
+        """The last checkpoint and the last snapshots, where the loop has not saved them."""
+        if self.step % self.args.checkpointing_steps != 0:
+            self.save_checkpoint()
+        self.snapshots.save(self.step, self.accelerator.is_main_process)
