@@ -40,7 +40,7 @@ class Entry:
         """Whether the package has every name in `source`; a renamed class makes its entry disappear."""
         try:
             eval(self.source, vars(pieces))
-        except (NameError, AttributeError, KeyError):
+        except (NameError, AttributeError, KeyError, TypeError):
             return False
         return True
 

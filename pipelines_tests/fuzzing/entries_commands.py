@@ -3,7 +3,7 @@
 from .case import Entry
 from .entries_networks import conversions
 from .entries_training import choice
-from .strategies import Kind, only, some, words
+from .strategies import Kind, count, flag, instance, name, only, some, words
 
 
 MODEL = Kind(some("file('model')"), some("''", "'nowhere/at/all'", "file('empty')", "file('text.txt')", "file('data')", "'a b'", "'../..'"))
@@ -43,4 +43,22 @@ def convert() -> list[Entry]:
     ]  # fmt: skip
 
 
-ENTRIES = {"commands": likelihood() + convert()}
+def evaluate() -> list[Entry]:
+    """`evaluate` on two images of one step."""
+    fixed = {"models": only("file('model')"), "data": only("file('data')"), "output": only("fresh('evaluation')"), "split": only("'train'"), "steps": only("1"),
+             "num_images": only("2"), "features": only("lambda x: x.flatten(1)[:, :3].float()"), "metrics": only("'kid'"), "device": only("'cpu'")}
+    told = {"models": ("model", "nowhere/at/all", "empty", "text.txt", "data"), "data": ("a.png", "image", "split"), "samplers": ("sampler",), "features": ("extractor",)}
+    options = {
+        "models": instance("[file('model')]", extra=("[]", "'nowhere/at/all'", "file('empty')", "file('text.txt')", "['a', 'a']", "[3]", "''")),
+        "data": instance("file('data')", extra=("'nowhere/at/all'", "file('empty')", "file('text.txt')", "file('broken')", "''")),
+        "output": instance("Path(fresh('e'))", extra=("file('text.txt')",)), "samplers": name("default").plus(good=("['default']",), hopeless=("['default'] * 2",)),
+        "steps": count(1, 2).plus(good=("[1, 2]",), hopeless=("[1, 1]", "['a']", "[nan]", "[0]")), "seeds": count(0, 3, huge=False).plus(good=("[0, 1]",), hopeless=("[0, 0]", "['a']")),
+        "num_images": count(2, 2), "batch_size": count(1, 2), "metrics": name("kid").plus(good=("['kid']",), hopeless=("['nope']", "['kid', 'kid']")),
+        "num_reference": count(2, 2).optional(), "num_bpd_images": count(1, 1), "fit": name("crop", "pad").optional(), "npz": flag(), "write_cards": flag(),
+        "device": name("cpu").tolerant().plus(hopeless=("'nope'", "3.5", "object()")), "features": instance("'emoji-32'", extra=("'nope'", "''", "lambda x: None", "lambda x: 'a'")),
+        "sampler_settings": instance("None", extra=("{'mine': 3}", "{3: {}}", "{'mine': {'nope': 3}}")).optional(),
+    }
+    return [Entry("evaluate", {**fixed, option: kind}, aliases=told) for option, kind in options.items()]
+
+
+ENTRIES = {"commands": likelihood() + convert(), "evaluation": evaluate()}

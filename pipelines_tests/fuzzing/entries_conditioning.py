@@ -1,7 +1,7 @@
 """Entries: measurement operators and conditions."""
 
 from .case import Entry, like
-from .strategies import Kind, count, flag, instance, name, numbers, only, operator, real, score_function, some, tensor, time
+from .strategies import Kind, count, generator, instance, name, numbers, only, operator, real, score_function, some, tensor, time
 
 
 AN_SDE = instance("sde('ve')", "sde('vp')", extra=("scheduler('vp')", "VPSDE"))
@@ -57,42 +57,71 @@ def operators() -> list[Entry]:
     return entries
 
 
-def conditions() -> list[Entry]:
-    """Classifier guidance, posteriors and constraints, each used at one state."""
-    use = "(lambda f: f(lambda x, t: -x, torch.ones(2, 1, 4, 4), torch.tensor(0.5)))"
-    use_new = "(lambda f: f(torch.ones(2, 1, 4, 4), torch.tensor(0.5)))"
-    log_prob = Kind(
-        some("lambda x, t: -x.flatten(1).square().sum(1)"),
-        some("None", "'a'", "3", "object()", *(f"lambda x, t: {body}" for body in (
-            "None", "1.0", "x", "x.sum()", "x.detach().sum((1, 2, 3))", "'a'", "x.sum((1, 2, 3)) * nan", "torch.zeros(2)", "x.long().sum((1, 2, 3))"))),
-    )  # fmt: skip
-    scale = real(0, 3, "-1.0")
-    posterior = {
-        "sde": AN_SDE, "operator": OPERATOR, "y": Y, "measurement": Y, "noise_std": NOISE_STD,
-        "covariance": name("moment_matching", "pseudo_inverse"), "data_std": real(0.3, 1, "0.0", "-1.0"),
-        "tolerance": real(1e-3, 1e-2, "-1.0"), "max_iterations": count(1, 3),
-    }  # fmt: skip
-    prior = {"score_fn": score_function()} | posterior
-    made = "LinearPosterior(sde(), MaskOperator(torch.ones(4, 4)), torch.ones(2, 1, 4, 4), 0.1)"
-    made_new = "(lambda x, t: -x, sde(), MaskOperator(torch.ones(4, 4)), torch.ones(2, 1, 4, 4), 0.1)"
-    told = {"score_fn": ("score",), "measurement": ("y",)}
+USED = "(lambda f: f(torch.ones(2, 1, 4, 4), torch.tensor(0.5)))"
+MASK = "MaskOperator(torch.ones(4, 4))"
+SCORE = score_function()
+INTERVAL = numbers("(0.1, 5.0)", "[0.0, 1.0]", hopeless=("(5.0, 0.1)", "(-1.0, 1.0)", "(nan, 1.0)", "(0.1,)", "(0.1, 1.0, 2.0)", "()")).optional()
+RATIO = Kind(some("sde('vp').noise_ratio"), some("'a'", "3", "lambda t: None", "lambda t: 'a'", "object()"))
+TOLD = {"score_fn": ("score",), "with_label": ("score_fn",), "without": ("score_fn",), "posterior": ("score_fn",)}
+
+
+def log_probability(*arguments: str) -> Kind:
+    """A log-probability of labels."""
+    head = f"lambda {', '.join(arguments)}: "
+    bodies = ("None", "1.0", "x", "x.sum()", "x.detach().sum((1, 2, 3))", "'a'", "x.sum((1, 2, 3)) * nan", "torch.zeros(2)", "x.long().sum((1, 2, 3))")
+    wrong = ("None", "'a'", "3", "object()", *(head + body for body in bodies))
+    return Kind(some(f"{head}-x.flatten(1).square().sum(1)"), some(*wrong))
+
+
+def guidance() -> list[Entry]:
+    """Guidance by classifiers and without, each used at one state."""
+    scale = real(0, 3)
+    interval = {"interval": INTERVAL, "noise_ratio": RATIO}
     return [
-        Entry("ClassifierGuidance", {"log_prob": log_prob, "scale": scale}, then=use),
-        Entry("ClassifierGuidance(lambda x, t: -x.flatten(1).sum(1))", {"score_fn": score_function(), "x": X, "t": STEP}),
-        Entry("LinearPosterior", posterior, then=use),
-        Entry("MomentMatching", prior, then=use_new, aliases=told),
-        Entry("PseudoInverse", prior, then=use_new, aliases=told),
-        Entry("PseudoInverseGuidance", prior, then=use_new, aliases=told),
-        Entry(made, {"score_fn": score_function(), "x": X, "t": STEP}, check=like("x")),
-        Entry(f"MomentMatching{made_new}", {"x": X, "t": STEP}, check=like("x")),
-        Entry("Replacement", {"sde": AN_SDE, "operator": OPERATOR, "y": Y, "measurement": Y, "draw": instance("torch.randn_like")}, then=use_new),
-        Entry("Replacement(sde(), MaskOperator(torch.ones(4, 4)), torch.ones(2, 1, 4, 4))", {"x": X, "t": STEP}),
-        Entry("check_operator", {"operator": OPERATOR, "sample_shape": numbers("(1, 4, 4)", hopeless=("(0, 4, 4)", "(4,)", "(-1, 4, 4)", "(1.5, 4, 4)")),
-              "measurement": Y}),
-        Entry("check_range", {"operator": OPERATOR, "sample_shape": only("(1, 4, 4)"),
-              "measurement": Kind(some("torch.rand(2, 1, 4, 4).sign()"), Y.hopeless, Y.doubtful), "noise_std": NOISE_STD}),
-        Entry("CORRECTORS['langevin']", {"sde": AN_SDE, "x": X, "score": X, "t": STEP, "noise": X, "snr": real(0.01, 0.3, "-1.0"), "batch_mean_norm": flag()}),
-    ]  # fmt: skip
+        Entry("ClassifierGuidance", {"score_fn": SCORE, "log_prob": log_probability("x", "t"), "scale": scale, **interval}, then=USED, aliases=TOLD),
+        Entry("DenoisedClassifierGuidance", {"score_fn": SCORE, "sde": AN_SDE, "log_prob": log_probability("x"), "scale": scale, "interval": INTERVAL},
+              then=USED, aliases=TOLD),
+        Entry("ClassifierFreeGuidance", {"with_label": SCORE, "without": SCORE, "scale": scale, **interval}, then=USED, aliases=TOLD),
+        Entry("ClassifierGuidance(lambda x, t: -x, lambda x, t: -x.flatten(1).sum(1))", {"x": X, "t": STEP}, check=like("x")),
+        Entry("ClassifierFreeGuidance(lambda x, t: -x, lambda x, t: -2 * x)", {"x": X, "t": STEP}, check=like("x")),
+    ]
 
 
-ENTRIES = {"operators": operators(), "conditions": conditions()}
+def posteriors() -> list[Entry]:
+    """Posteriors of measurements, each used at one state, and the sampling loop."""
+    common = {"sde": AN_SDE, "operator": OPERATOR, "y": Y, "noise_std": NOISE_STD, "data_std": real(0.3, 1, "0.0", "-1.0")}
+    matching = {"score_fn": SCORE, **common, "covariance": name("moment_matching", "pseudo_inverse"), "tolerance": real(1e-3, 1e-2, "-1.0"),
+                "max_iterations": count(1, 3)}
+    predictor = Kind(some("ancestral"), some("None", "'ancestral'", "3", "lambda *a: None", "lambda *a: (1, 2, 3)", "object()"))
+    smc = {"score_fn": SCORE, **common, "noise_std": real(0.1, 1, "-1.0"), "particles": count(1, 2).plus(hopeless=("3",)), "predictor": predictor,
+           "threshold": real(0.2, 0.8, "-1.0", "2.0")}
+    made = f"(lambda x, t: -x, sde(), {MASK}, torch.ones(2, 1, 4, 4), 0.1)"
+    draw = Kind(some("torch.randn_like"), some("'a'", "3", "object()", "lambda x: None", "lambda x: x[:, :, 1:]", "lambda x: 'a'", "lambda x: x * nan"))
+    loop = {"scheduler": instance("scheduler('ve')", "scheduler('vp')", extra=("DDPMScheduler()", "VPSDEScheduler", "sde('vp')")), "score_fn": SCORE,
+            "x": X, "generator": generator(2), "constrain": Kind(some("None", "lambda x, t: x"), some("'a'", "3", "lambda x, t: None", "lambda x, t: x[:1]")),
+            "on_step": Kind(some("None", "lambda i, t, x: None"), some("'a'", "3", "lambda i, t, x: 3", "lambda i, t, x: x[:1]"))}
+    told = {**TOLD, "operator": ("known", "A", "At", "y", "measurement", "factor", "weights"), "x": ("generator",)}
+    return [
+        Entry("MomentMatching", matching, then=USED, aliases=told),
+        Entry(f"MomentMatching{made}", {"x": X, "t": STEP}, check=like("x")),
+        Entry("TwistedSMC", smc, then=USED, aliases=told),
+        Entry("Replacement", {"sde": AN_SDE, "operator": OPERATOR, "measurement": Y, "y": Y, "draw": draw}, then=USED, aliases=told),
+        Entry(f"Replacement(sde(), {MASK}, torch.ones(2, 1, 4, 4))", {"x": X, "t": STEP}),
+        Entry("posterior_start", {"posterior": SCORE, "sde": AN_SDE, "x": X, "t": STEP}, check=like("x"), aliases=told),
+        Entry("sampling_loop", loop, check=like("x"), aliases=told),
+        Entry("PerSample", {"function": SCORE, "class_labels": only("torch.tensor([1, 2])")}, then="(lambda f: f.rows(torch.tensor([0])))"),
+    ]
+
+
+def checks() -> list[Entry]:
+    """Checks of a measurement before sampling."""
+    shape = numbers("(1, 4, 4)", hopeless=("(0, 4, 4)", "(4,)", "(-1, 4, 4)", "(1.5, 4, 4)"))
+    told = {"operator": ("known", "A", "At", "measurement", "y", "factor", "weights"), "sample_shape": ("operator", "measurement", "known")}
+    clean = Kind(some("torch.rand(2, 1, 4, 4).sign()"), Y.hopeless, Y.doubtful)
+    return [
+        Entry("check_operator", {"operator": OPERATOR, "sample_shape": shape, "measurement": Y}, aliases=told),
+        Entry("check_range", {"operator": OPERATOR, "sample_shape": only("(1, 4, 4)"), "measurement": clean, "noise_std": NOISE_STD}, aliases=told),
+    ]
+
+
+ENTRIES = {"operators": operators(), "conditions": guidance() + posteriors() + checks()}

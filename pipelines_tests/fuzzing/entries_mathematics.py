@@ -31,6 +31,8 @@ DATA = tensor(2, 1, 4, 4, fixed=False)
 BETA_MIN, BETA_MAX = real(0.05, 0.2, "0.0", "-1.0", "50.0"), real(5, 30, "0.0", "-1.0", "0.01")
 SIGMA_MIN, SIGMA_MAX = real(0.005, 0.1, "0.0", "-1.0", "60.0"), real(5, 50, "0.0", "-1.0", "0.001")
 TOLERANCE = real(1e-3, 1e-2, "0.0", "-1e-3", "1.0", "5.0").plus(hopeless=("0",))
+# The score function of most cases, -x, is exact for data N(0, I) under the VP SDE.
+FLOW_SDE = instance("sde('vp')", extra=("scheduler('vp')", "VPSDE"))
 DATA_STD = real(0.3, 1.0, "0.0", "-1.0")
 ENDS = real(0.01, 0.99, "0.0", "-0.5", "1.5")
 PROBES = count(1, 2)
@@ -59,7 +61,7 @@ def sde_entries() -> list[Entry]:
         Entry("VESDE", {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX}, then="coefficients"),
         Entry("VPSDE", {"beta_min": BETA_MIN, "beta_max": BETA_MAX}, then="coefficients"),
         Entry("SubVPSDE", {"beta_min": BETA_MIN, "beta_max": BETA_MAX}, then="coefficients"),
-        Entry("DiscreteVPSDE", {"betas": betas}, then="coefficients"),
+        *(Entry(f"Discrete{name}SDE", {"betas": betas}, then="coefficients") for name in ("VP", "VE", "SubVP")),
     ]
     for method in ("alpha", "sigma", "log_alpha", "drift_rate", "diffusion"):
         entries += of_sdes(method, {"t": time()}, same_shape_as_time)
@@ -80,14 +82,14 @@ def step_entries() -> list[Entry]:
     """Predictors and correctors as functions."""
     state = {"sde": SOME_SDE, "x": STATE, "score": STATE}
     names = ("euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large", "exponential", "probability_flow_euler")
-    both = [{"t": only("torch.tensor(0.5)"), "s": instant()}, {"t": instant(), "s": only("torch.tensor(0.01)")}]
+    both = [{"t": only("torch.tensor(0.5)"), "s": instant("0.1", "torch.tensor(0.3)")}, {"t": instant(), "s": only("torch.tensor(0.01)")}]
     entries = [Entry(function, state | times, check=first_like("x")) for function in names for times in both]
     noise = {"t": instant(), "noise": STATE, "snr": real(0.01, 0.3, "0.0", "-1.0")}
     entries += [
         Entry("langevin", {**state, **noise, "batch_mean_norm": flag()}, check=first_like("x")),
         Entry("annealed_langevin", {**state, **noise}, check=first_like("x")),
         Entry("ExponentialMultistep", {"order": count(1, 4).plus(hopeless=("100",))}),
-        Entry("PREDICTORS['heun']", state | both[0]),
+        Entry("PREDICTORS['heun']()", state | both[0]),
     ]
     return entries
 
@@ -97,14 +99,14 @@ def parameterization_entries() -> list[Entry]:
     kinds = name("epsilon", "score", "sample", "v_prediction")
     made = "Parameterization('epsilon', 'scaled', 100)"
     return [
-        Entry("Parameterization", {"prediction_type": kinds, "time": name("scaled", "sigma", "index"), "num_train_timesteps": count(1, 9)}),
+        Entry("Parameterization", {"prediction_type": kinds, "time": name("scaled", "sigma", "index"), "num_train_timesteps": count(2, 9), "sigma_data": DATA_STD, "data_mean": real(-1, 1)}),
         Entry(f"{made}.network_time", {"sde": SOME_SDE, "t": time()}, check=same_shape_as_time),
         Entry(f"{made}.t_from_network_time", {"sde": SOME_SDE, "time": time()}),
         Entry(f"{made}.score", {"sde": SOME_SDE, "output": STATE, "x": STATE, "t": time(2)}, check=like("x")),
         Entry(f"{made}.output", {"sde": SOME_SDE, "score": STATE, "x": STATE, "t": time(2)}, check=like("x")),
         Entry(f"{made}.target", {"sde": SOME_SDE, "x0": STATE, "noise": STATE, "t": time(2)}, check=like("x0")),
         *(
-            Entry(f"TIME_GRIDS['{grid}']", {"sde": SOME_SDE, "n": count(2, 5), "eps": real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")})
+            Entry(f"TIME_GRIDS['{grid}']", {"sde": SOME_SDE, "n": count(2, 5), "sampling_eps": real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")})
             for grid in ("linspace", "leading", "trailing", "log_snr", "karras", "official")
         ),
     ]  # fmt: skip
@@ -114,7 +116,7 @@ def flow_entries() -> list[Entry]:
     """The probability-flow ODE and what it measures."""
     options = {"tolerance": TOLERANCE, "data_std": DATA_STD, "max_steps": count(900, 1000)}
     condition = instance("None", "{}").optional().plus(hopeless=("{'a': 3}", "{3: torch.zeros(2)}", "['a']"))
-    start = {"score_fn": score_function(), "sde": AN_SDE, "x": DATA}
+    start = {"score_fn": score_function(), "sde": FLOW_SDE, "x": DATA}
     divergences = name("hutchinson", "hutchinson_shared", "exact").plus(good=("ExactDivergence()",), hopeless=("Divergence",))
     probes = {"divergence": divergences, "num_probes": PROBES, "probe_distribution": name("rademacher", "gaussian")}
     measured = {**start, **probes, **options, "generator": generator(2), "eps": real(1e-4, 1e-2, "0.0", "-1.0", "2.0"), "condition": condition}
@@ -124,7 +126,7 @@ def flow_entries() -> list[Entry]:
               check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",), "x": ("generator",)}),
         Entry("solve_probability_flow", {**start, "t_start": only("1.0"), "t_end": ENDS, **options},
               check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",), "x": ("generator",)}),
-        Entry("solve_probability_flow", {"score_fn": only("lambda x, t: -x"), "sde": AN_SDE, "x": DATA, "t_start": ENDS, "t_end": ENDS,
+        Entry("solve_probability_flow", {"score_fn": only("lambda x, t: -x"), "sde": FLOW_SDE, "x": DATA, "t_start": ENDS, "t_end": ENDS,
               "tableau": instance("None").optional()}),
         Entry("log_likelihood", measured, check=shaped("x", field="log_prob"), aliases={"score_fn": ("score",), "x": ("generator",)}),
         Entry("HutchinsonDivergence", {"num_probes": PROBES, "distribution": name("rademacher", "gaussian"), "shared_probes": flag()}),

@@ -98,7 +98,6 @@ def forward() -> list[Entry]:
     ]  # fmt: skip
     level = Kind(some("0.5", "torch.tensor([0.1, 2.0])"), time(2).hopeless, time(2).doubtful)
     entries.append(Entry("classifier()", {"sample": x, "noise_level": level, "return_dict": only("True")}))
-    entries.append(Entry("FIRFilter", {"kernel": NCSNPP["fir_kernel"]}))
     return entries
 
 
@@ -121,6 +120,9 @@ def conversions() -> list[Entry]:
         Entry("from_unet2d", {"unet": instance("stock_unet()", extra=("unet()", "UNet2DModel", "torch.nn.Linear(2, 2)", "scheduler('vp')"))}),
         Entry("to_unet2d", {"model": instance("plain_ddpm()", extra=("unet()", "stock_unet()", "NCSNpp", "scheduler('vp')"))}),
         Entry("load_official_checkpoint", {"path": checkpoint, "config": config, "use_ema": flag()}, aliases=told),
+        Entry("with_classes", {"network": instance("unet()", "vp_unet()", extra=("stock_unet()", "NCSNpp", "scheduler('vp')")), "num_classes": count(2, 4)}),
+        Entry("FeatureClassifier", {"in_channels": count(1, 3), "num_classes": count(2, 4), "widths": numbers("(4, 4, 4, 4)", hopeless=("()", "(0, 4)", "(1.5, 2)")),
+              "num_features": count(2, 4), "sample_size": count(16, 16), "image_fit": name("crop", "pad")}),
         Entry("preset", {"name": names}),
         Entry("shipped", {"name": name("emoji-32-ve").optional().plus(hopeless=("'../../x'", "'/'"))}),
         Entry("packed_filters", {"network": instance("unet()", "stock_unet()", extra=("scheduler('vp')", "NCSNpp"))}, then="entered"),

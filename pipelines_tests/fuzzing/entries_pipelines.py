@@ -48,8 +48,8 @@ def networks() -> Kind:
     bodies = ("None", "x[:1]", "x[:, :0]", "1.0", "x.long()", "x * nan", "'a'", "x[..., None]", "x.to(torch.complex64)", "x.mean()", "x > 0")
     wrong = [f"Outputs(lambda x: {body})" for body in bodies]
     wrong += ["None", "'unet'", "3", "object()", "[]", "{}", "NCSNpp", "torch.nn.Linear(2, 2)", "torch.nn.Identity()", "lambda x, t: x",
-              "torch.nn.DataParallel(network())", "scheduler()", "classifier()", "filled(unet(), nan)", "gaussian()"]  # fmt: skip
-    return Kind(some("network()", "unet()", "stock_unet()", "Outputs(lambda x: -x)"), some(*wrong))
+              "torch.nn.DataParallel(network())", "scheduler()", "classifier()", "filled(vp_unet(), nan)", "gaussian()"]  # fmt: skip
+    return Kind(some("network()", "vp_unet()", "stock_unet()", "Outputs(lambda x: -x)"), some(*wrong))
 
 
 def constructors() -> list[Entry]:
@@ -65,7 +65,7 @@ def constructors() -> list[Entry]:
         Entry("ScoreSdeColorizationPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeInverseProblemPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeLikelihoodPipeline", modules, then="likelihood_of", aliases=TOLD),
-        Entry("ScoreSdeClassConditionalPipeline", {**modules, "unet": only("unet()"), "classifier": judge}, aliases=TOLD),
+        Entry("ScoreSdeClassConditionalPipeline", {**modules, "unet": only("vp_unet()"), "classifier": judge}, aliases=TOLD),
     ]
 
 
@@ -75,11 +75,12 @@ def sampling() -> list[Entry]:
     plain = {"batch_size": Kind(some("2"), count().hopeless, count(2, 2).doubtful), "num_inference_steps": STEPS, "generator": generator(2),
              "latents": latents, **COMMON}  # fmt: skip
     ode = {key: plain[key] for key in ("batch_size", "generator", "latents", "output_type")} | {"ode_tolerance": TOLERANCE}
-    conditional = {"class_labels": labels(), "guidance_scale": real(0, 2, "-1.0"), "num_inference_steps": only("2"),
+    interval = numbers("(0.1, 5.0)", hopeless=("(5.0, 0.1)", "(-1.0, 1.0)", "(nan, 1.0)", "(0.1,)", "()")).optional()
+    conditional = {"guidance_interval": interval, "class_labels": labels(), "guidance_scale": real(0, 2, "-1.0"), "num_inference_steps": only("2"),
                    "num_samples": Kind(some("1"), count().hopeless, some("np.int64(1)", "True", "1.0")), "generator": generator(2),
                    "latents": tensor(2, 1, 8, 8).optional(), **COMMON}  # fmt: skip
-    with_network = "pipe('ClassConditional', unet=unet(num_class_embeds=3))"
-    with_classifier = "pipe('ClassConditional', unet=unet(), classifier=classifier())"
+    with_network = "pipe('ClassConditional', unet=vp_unet(num_class_embeds=3))"
+    with_classifier = "pipe('ClassConditional', unet=vp_unet(), classifier=classifier())"
     entries = [Entry(f"pipe(kind={kind!r})", plain, check=images("batch_size"), aliases=TOLD) for kind in ("ve", "vp", "table")]
     entries.append(Entry("pipe(kind='vp')", ode, check=images("batch_size"), aliases=TOLD))
     for source in (with_network, with_classifier):
@@ -123,19 +124,19 @@ def likelihoods() -> list[Entry]:
     levels = count(256, 256).plus(hopeless=("1",))
     measure = {
         "images": pictures, "dequantization": name("uniform", "truncated_normal", "none"), "num_dequantizations": count(1, 1),
-        "importance_weighted": flag(), "divergence": name("hutchinson", "exact").plus(hopeless=("Divergence",)), "num_probes": count(1, 1),
-        "tolerance": TOLERANCE, "generator": generator(2), "eps": eps, "levels": levels, "official_cells": flag(), "return_dict": flag(),
+        "class_labels": only("None"), "importance_weighted": flag(), "divergence": name("hutchinson", "exact").plus(hopeless=("Divergence",)), "num_probes": count(1, 1),
+        "tolerance": TOLERANCE, "generator": generator(2), "sampling_eps": eps, "levels": levels, "official_cells": flag(), "return_dict": flag(),
     }  # fmt: skip
     data = tensor(2, 1, 4, 4)
     classes = {"class_labels": labels().optional(), "tolerance": TOLERANCE}
-    decode = {"latents": data, "tolerance": TOLERANCE, "temperature": real(0.5, 1, "-1.0"), "output_type": OUTPUT_TYPE, "eps": eps}
+    decode = {"latents": data, "tolerance": TOLERANCE, "temperature": real(0.5, 1, "-1.0"), "output_type": OUTPUT_TYPE, "sampling_eps": eps}
     one = Kind(image(1, 4).good, image(1, 4).hopeless | pictures.good, image(1, 4).doubtful)
     told = {"images": ("levels",), "first": ("images",), "second": ("images",), "levels": ("images",)}
-    conditional = "pipe('Likelihood', unet=unet(num_class_embeds=3))"
+    conditional = "pipe('Likelihood', unet=vp_unet(num_class_embeds=3))"
     return [
         Entry("pipe('Likelihood')", measure, check=bits, aliases=told),
         Entry("pipe('Likelihood')", {"images": data, "levels": only("None"), "tolerance": TOLERANCE}, aliases=told),
-        Entry("pipe('Likelihood').encode", {"images": pictures, "tolerance": TOLERANCE, "eps": eps, "levels": levels}, check=shaped(2, 1, 4, 4), aliases=told),
+        Entry("pipe('Likelihood').encode", {"images": pictures, "tolerance": TOLERANCE, "sampling_eps": eps, "levels": levels}, check=shaped(2, 1, 4, 4), aliases=told),
         Entry("pipe('Likelihood').decode", decode, check=images(), aliases=told),
         Entry("pipe('Likelihood').interpolate", {"first": one, "second": one, "num_images": count(2, 3), "tolerance": TOLERANCE, "output_type": OUTPUT_TYPE},
               check=images("num_images"), aliases=told),

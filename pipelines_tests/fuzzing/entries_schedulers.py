@@ -12,7 +12,7 @@ CORRECTOR = name("langevin", "annealed_langevin").optional()
 SAMPLE = tensor(2, 1, 4, 4, strict=False)
 COMMON = {
     "num_train_timesteps": count(10, 50),
-    "prediction_type": name("epsilon", "score", "sample", "v_prediction"),
+    "prediction_type": name("epsilon", "score", "sample", "v_prediction", "edm"),
     "predictor": PREDICTOR.tolerant().plus(hopeless=("'nope'", "[]", "{}", "object()")),
     "corrector": CORRECTOR,
     "snr": real(0.01, 0.3, "0.0", "-1.0"),
@@ -21,6 +21,8 @@ COMMON = {
     "sampling_eps": real(1e-4, 1e-2, "0.0", "-1e-3", "1.0", "2.0"),
     "timestep_spacing": name("linspace", "leading", "trailing", "log_snr", "karras"),
     "prologue": flag(),
+    "sigma_data": real(0.3, 1, "0.0", "-1.0"),
+    "data_mean": real(-1, 1).plus(good=("[0.1]",), hopeless=("[nan]", "['a']")).tolerant(),
 }
 BETAS = {
     "beta_start": real(1e-4, 1e-3, "-1.0", "2.0", "-1e-9"),

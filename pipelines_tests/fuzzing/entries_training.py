@@ -11,21 +11,33 @@ ONE_GENERATOR = Kind(some("None", "torch.Generator().manual_seed(0)"), some("'a'
 
 
 def losses() -> list[Entry]:
-    """Losses and the times that they are averaged over."""
+    """Losses, objectives and the times that they are averaged over."""
     common = {"x0": X, "noise": X}
     loss = {"score_fn": score_function(), "sde": AN_SDE, **common, "t": LEVELS, "likelihood_weighting": flag(), "reduce_mean": flag()}
     index = Kind(some("torch.tensor([0, 2])"), some("None", "'a'", "torch.tensor([-1, 0])", "torch.tensor([0, 3])", "torch.ones(2)", "torch.ones(3).long()"))
     table = numbers("torch.tensor([5.0, 1.0, 0.1])", hopeless=("[5.0, 1.0]", "torch.tensor([nan, 1.0, 1.0])", "torch.zeros(0)"))
-    sampler = {"sde": AN_SDE, "draws": name("stratified", "uniform"), "importance_sampling": flag(), "eps": real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")}
-    drawn = {"batch_size": count(1, 3), "generator": ONE_GENERATOR, "device": name("cpu")}
+    eps = real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")
+    positive = real(0.3, 5, "0.0", "-1.0")
+    weighting = Kind(some("(lambda sde, t: t)"), some("None", "'a'", "3", "object()", "(lambda sde, t: None)", "(lambda sde, t: t[:1])", "(lambda sde, t: t * nan)"))
+    output = {"output_fn": score_function(), "parameterization": instance("Parameterization()"), "sde": AN_SDE, **common, "t": LEVELS, "weighting": weighting,
+              "reduce_mean": flag()}
+    options = {"training_eps": eps, "sigma_data": positive, "P_mean": real(-2, 1), "P_std": positive, "snr_gamma": positive, "num_train_timesteps": count(10, 20)}
+    names = name("score_matching", "likelihood", "importance", "edm")
+    told = {"score_fn": ("score",), "output_fn": ("output", "score_fn")}
     return [
-        Entry("score_matching_loss", loss, aliases={"score_fn": ("score",)}),
+        Entry("score_matching_loss", loss, aliases=told),
+        Entry("denoising_loss", output, aliases=told),
         Entry("smld_loss", {"model": only("lambda x, t: -x"), "sigmas": table, "labels": index, **common}),
         Entry("ddpm_loss", {"model": only("lambda x, t: -x"), "alphas_cumprod": only("torch.tensor([0.9, 0.5, 0.1])"), "labels": index, **common}),
-        Entry("likelihood_ratio", {"sde": AN_SDE, "t": LEVELS}),
-        Entry("TimeSampler", sampler, then="(lambda draw: draw(3))"),
-        Entry("TimeSampler(sde('vp'))", drawn),
-    ]  # fmt: skip
+        Entry("ObjectiveOptions", options),
+        Entry("make_objective", {"name": Kind(some("list(OBJECTIVES)[0]", "'edm'"), names.hopeless, names.doubtful), "options": instance("None", "ObjectiveOptions()").optional()}),
+        Entry("MinSNR", {"gamma": positive}),
+        Entry("EDMWeighting", {"sigma_data": positive}),
+        Entry("UniformTimes", {"training_eps": eps}),
+        Entry("ImportanceTimes", {"training_eps": eps}),
+        Entry("LogNormalTimes", {"P_mean": real(-2, 1), "P_std": positive, "training_eps": eps}),
+        Entry("IndexTimes", {"num_train_timesteps": count(10, 20), "from_zero": flag()}),
+    ]
 
 
 def data() -> list[Entry]:
@@ -34,11 +46,10 @@ def data() -> list[Entry]:
     images = tensor(2, 1, 4, 4)
     ends = numbers("(-1.0, 1.0)", "(0.0, 1.0)", hopeless=("(1.0, -1.0)", "(0.0, 0.0)", "(nan, 1.0)", "(0.0,)", "(0.0, 1.0, 2.0)", "()"))
     bytes_ = Kind(some("torch.zeros(2, 1, 4, 4, dtype=torch.uint8)"), images.hopeless, images.good | images.doubtful)
-    features = numbers("torch.randn(5, 3)", hopeless=("torch.zeros(0, 3)", "torch.randn(5)", "torch.full((5, 3), nan)", "torch.randn(1, 3)"))
     covariance = numbers("torch.eye(3)", hopeless=("torch.eye(4)", "torch.full((3, 3), nan)", "-torch.eye(3)", "torch.ones(3)"))
     mean = numbers("torch.zeros(3)", hopeless=("torch.zeros(4)", "torch.full((3,), nan)", "torch.zeros(3, 3)"))
     formats = {"resolution": count(4, 8), "channels": count(1, 1).plus(good=("3", "4"), hopeless=("2", "5")), "fit": name("crop", "pad"),
-               "pad_value": count(0, 255).plus(hopeless=("256",))}  # fmt: skip
+               "pad_value": count(0, 255).plus(hopeless=("256",)), "background": count(0, 255).plus(hopeless=("256",))}  # fmt: skip
     stream = {"num_images": count(4, 5), "batch_size": count(1, 2), "seed": count(0, 5, huge=False), "start": count(0, 3), "rank": count(0, 0).plus(hopeless=("1",)),
               "world_size": count(1, 1)}  # fmt: skip
     return [
@@ -46,13 +57,12 @@ def data() -> list[Entry]:
         Entry("ImageFormat", formats, then="(lambda read: read(Image.new('RGB', (9, 5))))"),
         Entry("ImageFormat(4, 1)", {"image": image(1, 4).tolerant().plus(hopeless=("None", "'a'", "3", "object()", "[]", "Image.new('L', (0, 0))"))}),
         Entry("ImageStore", {"dataset": only("load_images(train_data_dir=file('data'))"), "image_format": instance("ImageFormat(4, 1)"),
-              "image_column": name("image").optional(), "max_cached_gb": real(0, 1, "-1.0")}, then="read_all"),
+              "image_column": name("image").optional(), "max_cached_gb": real(0, 1, "-1.0"), "skip_broken_images": flag()}, then="read_all"),
         Entry("ShuffledBatches", stream, then="first_three"),
         Entry("to_data_range", {"images": bytes_, "data_range": ends}),
         Entry("to_uint8", {"images": images, "data_range": ends}),
         Entry("random_flip", {"images": images, "generator": ONE_GENERATOR.plus(hopeless=("None",)).optional()}),
         Entry("image_grid", {"images": Kind(bytes_.good, bytes_.hopeless, bytes_.doubtful), "columns": count(1, 2).optional(), "scale": count(1, 2)}),
-        Entry("moments", {"features": features}),
         Entry("frechet_distance", {"mean_1": mean, "covariance_1": covariance, "mean_2": mean, "covariance_2": covariance}),
         Entry("find_checkpoint", {"output_dir": path("file('empty')"), "resume_from": name("latest").tolerant().plus(hopeless=("'nowhere'", "3"))}),
         Entry("rotate", {"output_dir": path("file('empty')"), "total_limit": count(1, 3).optional()}),
@@ -94,6 +104,10 @@ def arguments() -> list[Entry]:
         "network": choice("ncsnpp", "ddpmpp"), "prediction_type": choice("epsilon", "score"), "predictor": choice("ancestral", "exponential"),
         "corrector": choice("langevin"), "snr": decimal("0.16", "0", "-1"), "adam_beta1": decimal("0.9", "-1", "1", "1.5"), "adam_beta2": decimal("0.999", "-1", "1"),
         "adam_epsilon": decimal("1e-8", "-1"), "ema_power": decimal("0.75", "-1"), "ema_inv_gamma": decimal("1.0", "0", "-1"),
+        "label_dropout": decimal("0.1", "-1", "1.5"), "class_sampling": choice("natural", "balanced"), "recipe": choice("edm"), "report_to": choice("tensorboard", "none"),
+        "scheduler_options": words("snr=0.1", numeric=False, hopeless=("snr", "=", "nope=3", "snr=a")), "sigma_data": decimal("0.5", "0", "-1"), "data_mean": decimal("0.1"),
+        "objective": choice("likelihood"), "P_mean": decimal("-1.2"), "P_std": decimal("1.2", "0", "-1"), "snr_gamma": decimal("5.0", "0", "-1"), "ema_widths": decimal("0.1", "0", "-1"),
+        "ema_snapshots": integer(1), "lr_step_rules": words("1:10,0.1:20,0.01", numeric=False, hopeless=("a:b", "1:", "nan")),
         "time_sampling": choice("stratified", "uniform"), "block_out_channels": integer(1), "attention_resolutions": integer(1),
     }  # fmt: skip
     scripts = {"parse_args": main, "parse_classifier_args": {

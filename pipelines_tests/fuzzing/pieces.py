@@ -43,10 +43,11 @@ for _module in (models, schedulers, scoresde_pipelines):
 
 # Public functions outside of the three lists; a name is looked for in these modules, wherever it lies today.
 _MODULES = (
-    "arguments", "classifier_arguments", "checkpoints", "data", "ema", "frechet", "losses", "sampling", "seeding", "time_sampling",
-    "trainer_arguments", "objectives", "image_reader", "evaluation", "evaluation.frechet", "evaluation.features",
+    "arguments", "classifier_arguments", "checkpoints", "data", "ema", "losses", "sampling", "seeding", "time_sampling",
+    "objectives", "time_densities", "image_reader", "image_sources", "image_format", "evaluation",
 )  # fmt: skip
 _MORE = (
+    "OBJECTIVES", "EDMWeighting", "ImportanceTimes", "IndexTimes", "LogNormalTimes", "MinSNR", "ObjectiveOptions", "UniformTimes", "denoising_loss", "make_objective",
     "ExponentialMovingAverage", "ImageFormat", "ImageStore", "ShuffledBatches", "TimeSampler", "combined_seed", "ddpm_loss",
     "find_checkpoint", "frechet_distance", "image_grid", "likelihood_ratio", "load_images", "moments", "parse_args",
     "parse_classifier_args", "random_flip", "rotate", "score_matching_loss", "smld_loss", "to_data_range", "to_uint8",
@@ -99,11 +100,18 @@ def network(kind: str = "vp", channels: int = 1, size: int = 4) -> Any:
     return gaussian(channels, size).network(scheduler(kind))
 
 
+SMALL = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (4, 4), "layers_per_block": 1,
+         "attention_resolutions": (4,), "dropout": 0.0}  # fmt: skip
+
+
 def unet(**options: Any) -> Any:
-    """An NCSN++ of a few thousand weights on gray 8 x 8 images."""
-    small = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (4, 4), "layers_per_block": 1,
-             "attention_resolutions": (4,), "dropout": 0.0}  # fmt: skip
-    return models.NCSNpp(**small | options).eval()
+    """An NCSN++ (for the VE SDE) of a few thousand weights on gray 8 x 8 images."""
+    return models.NCSNpp(**SMALL | options).eval()
+
+
+def vp_unet(**options: Any) -> Any:
+    """A DDPM++ (for the VP SDE) of a few thousand weights on gray 8 x 8 images."""
+    return models.DDPMpp(**SMALL | options).eval()
 
 
 def stock_unet(**options: Any) -> Any:
