@@ -56,8 +56,9 @@ setup(
         "typer>=0.16",
     ],
     extras_require={
-        "training": ["tensorboard>=2.14"],
+        "training": ["tensorboard>=2.18"],
         "eval": [*EVALUATION, "transformers>=4.45"],
+        "fid": ["torch-fidelity>=0.4"],  # the Inception network of published figures; brings torchvision
         "test": [
             *EVALUATION,
             "torchmetrics>=1.4",  # a reference for our metrics
@@ -65,7 +66,6 @@ setup(
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "scipy>=1.13",
-            "setuptools>=68",
         ],
         "lint": ["ruff>=0.6", "mypy>=1.10"],
     },

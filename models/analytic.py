@@ -36,14 +36,14 @@ class GaussianMixtureScoreModel(nn.Module):
 
     Example:
 
-    ```python
+    ``python
     >>> import torch
     >>> from scoresde_pipelines import GaussianMixtureScoreModel, VESDEScheduler
     >>> data = GaussianMixtureScoreModel(weights=[0.3, 0.7], means=[[-0.7], [0.8]], variances=[0.01, 0.04])
     >>> scheduler = VESDEScheduler(sigma_max=50.0)
     >>> score = data.score(scheduler.sde, torch.zeros(5, 1), t=0.5)
     >>> unet = data.network(scheduler)
-    ```
+    ``
     """
 
     means: Tensor
@@ -65,7 +65,8 @@ class GaussianMixtureScoreModel(nn.Module):
         if weights.shape != means.shape[:1] or not bool((weights > 0).all()):
             raise ValueError(f"weights must be {len(means)} positive numbers, one per mean, got {weights.tolist()}")
         if (variances is None) == (covariances is None):
-            raise ValueError("give exactly one of variances and covariances")
+            both = "both" if variances is not None else "none"
+            raise ValueError(f"exactly one of variances and covariances must be given, got {both}")
         self.shape = tuple(means.shape[1:])
         eigenvalues, eigenvectors = _diagonal(variances, means), None
         if covariances is not None:
@@ -76,8 +77,6 @@ class GaussianMixtureScoreModel(nn.Module):
         self.register_buffer("log_weights", torch.log(weights / weights.sum()))
         self.register_buffer("eigenvalues", eigenvalues)
         self.register_buffer("eigenvectors", eigenvectors)
-
-    # ------------------------------------------------------------------ at time t
 
     def log_prob(self, sde: SDE, x: Tensor, t: Tensor | float) -> Tensor:
         """log p_t(x) in nats, shape (B,), for `x` of shape (B, *D) and `t` of shape () or (B,)."""
@@ -105,8 +104,6 @@ class GaussianMixtureScoreModel(nn.Module):
         if self.eigenvectors is not None:
             move = torch.einsum("kij,bkj->bki", self.eigenvectors.to(x), move)
         return (responsibility * (self.means.to(x).flatten(1) + move)).sum(1).reshape(x.shape)
-
-    # ------------------------------------------------------------------ the data
 
     def data_log_prob(self, x: Tensor) -> Tensor:
         """log p_0(x) of clean data in nats, shape (B,), for `x` of shape (B, *D)."""
@@ -146,13 +143,9 @@ class GaussianMixtureScoreModel(nn.Module):
             covariances=covariances - gain @ cross.mT,
         )
 
-    # ------------------------------------------------------------------ as a network
-
     def network(self, scheduler: SDEScheduler) -> "AnalyticNetwork":
         """This model in the form of a network for `scheduler`, for pipelines and `scheduler.score_fn`."""
         return AnalyticNetwork(self, scheduler)
-
-    # ------------------------------------------------------------------ inside
 
     def _residuals(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         # x - alpha m_k in the eigenbasis of C_k, and the variances there; both (B, K, d).
@@ -191,7 +184,7 @@ class GaussianScoreModel(GaussianMixtureScoreModel):
 
 
 class AnalyticNetwork(nn.Module):
-    """An analytic score model called like a `UNet2DModel`, with a scheduler's SDE, prediction type and idea of time.
+    """An analytic score model called like a `UNet2DModel`, with a scheduler's SDE, prediction type and timestep convention.
 
     Args:
         model: the data.

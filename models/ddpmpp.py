@@ -8,7 +8,7 @@ from .ncsnpp import NCSNpp
 class DDPMpp(NCSNpp):
     r"""Time-dependent U-Net; the defaults are the paper's DDPM++ (VP, continuous) for CIFAR-10. Arguments: see `NCSNpp`.
 
-    Against NCSN++: images in [-1, 1], positional embedding of ``999 t``, plain resampling, no pyramids, an output that is
+    Against NCSN++: images in [-1, 1], positional embedding of `999 t`, plain resampling, no pyramids, an output that is
     not divided by sigma.
 
     Example:

@@ -1,4 +1,4 @@
-"""What the network is told of its noise level: Fourier features of `log sigma`, or sinusoids of an index or `999 t`."""
+"""Embeddings of the noise level: Fourier features of `log sigma`, or sinusoids of an index or `999 t`."""
 
 import math
 from collections.abc import Callable

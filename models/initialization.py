@@ -15,7 +15,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 def init_uniform_(weight: torch.Tensor, scale: float = 1.0, fan: float | None = None) -> torch.Tensor:
     """Fill `weight` (out, in, ...) with U(-a, a), `a^2 = 3 scale / fan`; `fan` is the mean of fan-in and fan-out.
 
-    `scale = 0` becomes 1e-10: the layer starts as good as silent, and its gradient does not vanish.
+    `scale = 0` becomes 1e-10: the output of the layer starts near zero, and its gradient does not vanish.
     """
     if fan is None:
         fan = (weight.shape[0] + weight.shape[1]) / 2 * math.prod(weight.shape[2:])
@@ -33,7 +33,7 @@ def conv(
     padding: int | None = None,
     fan: float | None = None,
 ) -> nn.Conv2d:
-    """A `size` x `size` convolution that keeps the image's size unless told otherwise."""
+    """A `size` x `size` convolution that keeps the image's size by default."""
     return initialize(make_convolution(in_channels, out_channels, size, stride, padding), scale, fan)
 
 

@@ -38,7 +38,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def _apply(act: nn.Module | None, fresh: torch.Tensor) -> torch.Tensor:
-    """`act(fresh)`, in place where no gradient needs what it overwrites: a tenth of a forward pass is memory traffic."""
+    """`act(fresh)`, in place where no gradient needs what it overwrites (a tenth of a forward pass is memory traffic)."""
     if isinstance(act, nn.SiLU):
         return F.silu(fresh, inplace=not fresh.requires_grad)
     return fresh if act is None else act(fresh)
@@ -52,7 +52,7 @@ def group_norm(channels: int, groups: int | None, eps: float) -> GroupNorm:
     if groups is None:
         groups = next(n for n in range(max(min(channels // 4, 32), 1), 0, -1) if channels % n == 0)
     if channels % groups:
-        raise ValueError(f"norm_num_groups: {channels} channels cannot be normalised in {groups} groups")
+        raise ValueError(f"norm_num_groups must divide the channels of every layer, got {groups} for {channels}")
     return GroupNorm(groups, channels, eps=eps)
 
 
@@ -147,7 +147,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.head_dim = channels if head_dim is None else head_dim
         if channels % self.head_dim:
-            raise ValueError(f"attention_head_dim: {channels} channels cannot be divided into heads of {head_dim}")
+            raise ValueError(
+                f"attention_head_dim must divide the channels at every attention, got {head_dim} for {channels}"
+            )
         self.factor = math.sqrt(0.5) if rescale else 1.0
         self.group_norm = group_norm(channels, groups, eps)
         self.to_qkv = conv(channels, 3 * channels, 1, scale=0.1, fan=channels)

@@ -81,8 +81,8 @@ class NCSNpp(Network):
         scale_by_sigma: divide the output by the noise level: the `fourier` timestep itself, or for `positional` the
             entry of `num_train_timesteps` log-spaced levels that falls from `sigma_max` (index 0) to `sigma_min`.
         discrete_sigmas: for a `positional` network trained on those levels: integer timesteps stay indices, while
-            floating-point ones are noise levels sigma, and stand for the nearest of the table (what VE schedulers send).
-        time_conditioning: whether the noise level is told to the network at all.
+            floating-point ones are noise levels sigma, and stand for the nearest of the table (a VE scheduler's timesteps).
+        time_conditioning: whether the network gets an embedding of the noise level at all.
         init_scale: variance scale of the last layer of each block at initialisation.
         num_class_embeds: number of classes; one more embedding stands for "no class", label `num_class_embeds`.
 
@@ -292,7 +292,8 @@ class NCSNpp(Network):
             raise ValueError(f"sample's height and width must be divisible by {factor}, got {tuple(sample.shape[2:])}")
         if class_labels is not None and config.num_class_embeds is None:
             raise ValueError(
-                "class_labels were given, but the network has no class embedding (num_class_embeds is None)"
+                "class_labels must be None for a network without classes (num_class_embeds=None), got "
+                f"{type(class_labels).__name__}"
             )
         if class_labels is not None:
             check_class_labels(class_labels, config.num_class_embeds, sample.shape[0])
@@ -315,4 +316,7 @@ def check_config(config: Any) -> None:
     check_noise_levels(config)
     check_booleans(config, *BOOLEANS)
     if config["discrete_sigmas"] and config["time_embedding_type"] != "positional":
-        raise ValueError("discrete_sigmas needs time_embedding_type='positional'")
+        raise ValueError(
+            "discrete_sigmas must be False unless time_embedding_type is 'positional', got True and "
+            f"{config['time_embedding_type']!r}"
+        )

@@ -1,6 +1,6 @@
 """NCSNv2 (Song and Ermon 2020), the baseline among the paper's VE networks: a dilated ResNet with RefineNet fusion.
 
-It is told its noise level in one place alone: the output is divided by sigma.
+The noise level enters in one place only: the output is divided by sigma.
 """
 
 from collections.abc import Iterable
@@ -193,7 +193,7 @@ class NCSNv2(Network):
         if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
             raise ValueError(f"sample must have shape (B, {self.config.in_channels}, H, W), got {tuple(sample.shape)}")
         if class_labels is not None:
-            raise ValueError("class_labels were given, but NCSNv2 has no class embedding")
+            raise ValueError(f"class_labels must be None for NCSNv2, got {type(class_labels).__name__}")
         time = expand_timestep(timestep, sample)
         sigma = time if time.is_floating_point() else sigma_of_index(self.config, time, sample.dtype)
         h = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
@@ -207,6 +207,7 @@ class NCSNv2(Network):
             fused = [self._run(block, [features.pop(), *fused])]
         h = self.conv_out(self.act(self.norm_out(fused[0])))
         h = (h / sigma.to(torch.promote_types(h.dtype, torch.float32)).view(-1, 1, 1, 1)).to(sample.dtype)
+        h = h.contiguous() if sample.is_contiguous() else h
         return UNet2DOutput(sample=h) if return_dict else (h,)
 
     def _run(self, block: nn.Module, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:

@@ -27,7 +27,8 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
             ValueError: the file lacks tensors of the network. (diffusers only warns, and leaves memory as it is in them.)
         """
         with_info = kwargs.pop("output_loading_info", False)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        # diffusers declares the network alone, but returns a pair with output_loading_info.
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         network, info = loaded
         missing = sorted(info["missing_keys"])
         if missing:

@@ -1,4 +1,4 @@
-"""What a network is told as its time: one number per image, noise levels and their places in a log-spaced table."""
+"""The timestep argument of the networks: one number per image, and the log-spaced table of noise levels."""
 
 import math
 from typing import Any

@@ -20,7 +20,7 @@ from .ncsnpp import NCSNpp
 
 PLAIN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 SKIP = {"SkipDownBlock2D": False, "AttnSkipDownBlock2D": True}
-# A module of ours and one of diffusers; what they hold besides parameters, a checker does not know.
+# A module of ours and one of diffusers. Any: a type checker does not know their submodules.
 Pair = tuple[Any, Any]
 _SHARED = (
     "sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "layers_per_block",
@@ -29,12 +29,12 @@ _SHARED = (
 
 
 def from_unet2d(unet: UNet2DModel) -> NCSNpp:
-    """Our network with the weights and the outputs of ``unet``.
+    """Our network with the weights and the outputs of `unet`.
 
-    A class-conditional ``unet`` of n classes becomes a network of n classes whose extra label "no class" adds nothing.
+    A class-conditional `unet` of n classes becomes a network of n classes whose extra label "no class" adds nothing.
 
     Returns:
-        `NCSNpp` for skip blocks, `DDPMpp` for plain ones, in ``unet``'s dtype, device and mode.
+        `NCSNpp` for skip blocks, `DDPMpp` for plain ones, in `unet`'s dtype, device and mode.
 
     Raises:
         ValueError: naming what our networks cannot express.
@@ -62,7 +62,7 @@ def from_unet2d(unet: UNet2DModel) -> NCSNpp:
 
 
 def to_unet2d(model: NCSNpp) -> UNet2DModel:
-    """A `UNet2DModel` with the weights and the outputs of ``model``.
+    """A `UNet2DModel` with the weights and the outputs of `model`.
 
     Its plain up blocks attend after every residual block: where ours do so once, the others are silenced by zeros. The label
     "no class" of a class-conditional network becomes its last class.

@@ -1,7 +1,7 @@
 """The stages of the U-Net: one resolution going down, the middle, one resolution going up.
 
-Each holds its residual blocks in `resnets`, their attention (if the level has it) in `attentions`, what changes the
-resolution in `downsampler` / `upsampler`, and the input or output pyramid's junction.
+Each holds its residual blocks in `resnets`, their attention (if the level has it) in `attentions`, the layer
+that changes the resolution in `downsampler` or `upsampler`, and the layers that join the input or output pyramid.
 """
 
 import math

@@ -247,6 +247,35 @@ class TestPackedFilters:
         assert relative(after, before) > 1e-2
         assert relative(after, unet(x, t).sample) < 2e-6
 
+    @needs_packing
+    @pytest.mark.parametrize("edit", ["fused optimizer", "NumPy", "one entry", "order", "data", "replaced"])
+    def test_changes_that_leave_no_trace_but_the_values_are_noticed(self, unet, edit):
+        unet = copy.deepcopy(unet)
+        x, t = torch.randn(2, 3, 32, 32), torch.tensor([0.5, 5.0])
+        layer = unet.mid_block.resnets[0].conv1
+        with packed_filters(unet):
+            with torch.no_grad():
+                before = unet(x, t).sample
+            if edit == "fused optimizer":
+                optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=1e-2, fused=True)
+                unet(x, t).sample.square().mean().backward()
+                optimizer.step()
+            elif edit == "NumPy":
+                layer.weight.detach().numpy()[...] *= 1.5
+            elif edit == "one entry":
+                layer.weight.detach().numpy()[3, 5, 1, 2] += 5.0
+            elif edit == "order":
+                layer.weight.detach().numpy()[...] = layer.weight.detach().flip(0, 3).numpy().copy()
+            elif edit == "data":
+                layer.weight.data.mul_(1.5)
+            else:
+                layer.weight.data = 1.5 * layer.weight.data
+            with torch.no_grad():
+                after = unet(x, t).sample
+        with torch.no_grad():
+            assert relative(after, before) > 1e-4
+            assert relative(after, unet(x, t).sample) < 2e-6
+
     def test_gradients_do_not_see_it(self, unet):
         x = torch.randn(2, 3, 32, 32, requires_grad=True)
         t = torch.tensor([0.5, 5.0])

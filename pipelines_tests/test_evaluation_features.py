@@ -10,7 +10,7 @@ from PIL import Image
 from scoresde_pipelines.evaluation import shipped_classifiers
 from scoresde_pipelines.training.evaluation import FeatureExtractor, ImageSelection, load_features, real_features
 from scoresde_pipelines.training.evaluation.features import extract, resize
-from scoresde_pipelines.training.evaluation.grid import check_extractor
+from scoresde_pipelines.training.evaluation.plan import check_extractor
 from scoresde_pipelines.training.feature_classifier import FeatureClassifier
 
 

@@ -171,3 +171,10 @@ def test_unknown_names_and_bad_configurations_are_named() -> None:
         preset_from_official_config(sections)
     with pytest.raises(ValueError, match=r"config\['training'\]\['sde'\] must be one of .*got 'ddim'"):
         preset_from_official_config(sections | {"training": {"sde": "ddim"}})
+
+
+def test_the_old_module_of_presets_warns() -> None:
+    from scoresde_pipelines.models import presets
+
+    with pytest.warns(FutureWarning, match=r"import PRESETS from scoresde_pipelines\.models\.official"):
+        assert presets.PRESETS is PRESETS

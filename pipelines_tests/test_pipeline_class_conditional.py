@@ -165,8 +165,8 @@ def test_our_networks_and_diffusers_networks_take_labels(tmp_path):
     [
         (2, 1.0, r"class_labels must lie in 0..1, got 2"),
         ([0, -1], 1.0, r"class_labels must lie in 0..1, got \[0, -1\]"),
-        ([0.5], 1.0, "class_labels must be "),
-        ([], 1.0, "class_labels must be "),
+        ([0.5], 1.0, "class_labels must be"),
+        ([], 1.0, "class_labels must be"),
         (0, -1.0, "guidance_scale must be a finite number of at least 0, got -1.0"),
         (0, float("nan"), "guidance_scale must be a finite number of at least 0, got nan"),
     ],
@@ -181,9 +181,9 @@ def test_bad_input_is_named_before_any_network_call(labels, scale, message):
 @pytest.mark.parametrize(
     "labels, scale, message",
     [
-        (None, 1.0, "class_labels must be , got None"),
-        ("boot", 1.0, "class_labels must be , got 'boot'"),
-        (["boot"], 1.0, "class_labels must be "),
+        (None, 1.0, "class_labels must be .*, got None"),
+        ("boot", 1.0, "class_labels must be .*, got 'boot'"),
+        (["boot"], 1.0, "class_labels must be"),
         (0, None, "guidance_scale must be a number, got NoneType"),
         (0, "strong", "guidance_scale must be a number, got str"),
     ],

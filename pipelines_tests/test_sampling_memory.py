@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from scoresde_pipelines import DDPMpp, ScoreSdePipeline, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdePipeline, VESDEScheduler, VPSDEScheduler
 
 
 SHAPE = (4, 3, 24, 24)
@@ -14,7 +14,9 @@ SHAPE = (4, 3, 24, 24)
 @pytest.mark.parametrize("predictor", ["reverse_diffusion", "exponential"])
 @pytest.mark.parametrize("scheduler", [VESDEScheduler, VPSDEScheduler])
 def test_images_alive_do_not_grow_with_the_steps(scheduler, predictor):
-    network = DDPMpp(block_out_channels=(4,), layers_per_block=1, sample_size=SHAPE[-1])
+    network = {VESDEScheduler: NCSNpp, VPSDEScheduler: DDPMpp}[scheduler](
+        block_out_channels=(4,), layers_per_block=1, sample_size=SHAPE[-1]
+    )
     pipe = ScoreSdePipeline(network, scheduler(predictor=predictor))
     pipe.set_progress_bar_config(disable=True)
     alive = []

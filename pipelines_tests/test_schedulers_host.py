@@ -82,7 +82,7 @@ def test_no_stock_scheduler_reads_the_file_of_an_sde_that_is_no_table(scheduler_
     scheduler.save_pretrained(tmp_path)
     for stock in VPSDEScheduler().compatibles:
         if "beta_schedule" in inspect.signature(stock.__init__).parameters:
-            with pytest.raises(NotImplementedError, match=f"{type(scheduler.sde).__name__} .no DDPM table. is not"):
+            with pytest.raises(NotImplementedError, match=f"{scheduler_class.__name__} .no DDPM table. is not"):
                 stock.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="beta_schedule must be one of"):
         VPSDEScheduler.from_pretrained(tmp_path)

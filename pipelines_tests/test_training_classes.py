@@ -9,9 +9,10 @@ from accelerate.state import AcceleratorState
 from diffusers import UNet2DModel
 from PIL import Image
 
-from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdePipeline, VPSDEScheduler
+from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdeClassConditionalPipeline, ScoreSdePipeline, VPSDEScheduler
+from scoresde_pipelines.models import with_classes
 from scoresde_pipelines.training.arguments import parse_args
-from scoresde_pipelines.training.class_embedding import null_label, with_classes
+from scoresde_pipelines.training.class_embedding import null_label
 from scoresde_pipelines.training.pipeline_folder import Components, load_pipeline_folder, save_pipeline_folder
 from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer, grid_labels
@@ -64,6 +65,11 @@ def test_the_network_learns_its_classes(folder, tmp_path):
     assert means[3] == pytest.approx(0, abs=0.3)  # "no class": the mean of all, balanced
     with torch.no_grad():
         assert torch.equal(network(x, 999.0).sample, network(x, 999.0, class_labels=torch.full((64,), 3)).sample)
+    pipeline = ScoreSdeClassConditionalPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 30, "generator": torch.Generator().manual_seed(0), "output_type": "pt"}
+    drawn = pipeline(class_labels=["coal", "snow"], **options).images.mean(dim=(1, 2, 3)).tolist()
+    assert drawn == pytest.approx([0, 1], abs=0.15)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["id2label"] == {"0": "coal", "1": "mouse", "2": "snow"}
     card = (tmp_path / "README.md").read_text()

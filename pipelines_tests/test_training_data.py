@@ -18,7 +18,6 @@ from scoresde_pipelines.training.data import (
     find_image_column,
     image_batches,
     load_images,
-    random_flip,
     to_data_range,
     to_uint8,
 )
@@ -166,14 +165,6 @@ def test_data_ranges_invert():
         assert scaled[0].item() == low and scaled[-1].item() == pytest.approx(high)
         assert torch.equal(to_uint8(scaled, (low, high)), levels)
     assert to_uint8(torch.tensor([-3.0, 3.0]), (-1.0, 1.0)).tolist() == [0, 255]
-
-
-def test_random_flip_mirrors_whole_images():
-    images = torch.arange(4.0).expand(400, 1, 2, 4)
-    flipped = random_flip(images, torch.Generator().manual_seed(0))
-    kept, mirrored = (flipped == images).all(dim=(1, 2, 3)), (flipped == images.flip(-1)).all(dim=(1, 2, 3))
-    assert (kept | mirrored).all()
-    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 20)
 
 
 def test_the_stream_visits_every_image_once_per_epoch():

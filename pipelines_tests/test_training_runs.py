@@ -18,6 +18,7 @@ from scoresde_pipelines.training.objectives import Objective
 from scoresde_pipelines.training.optimization import warmup_updates
 from scoresde_pipelines.training.posthoc_ema import gamma_of, profile_weights
 from scoresde_pipelines.training.run_report import readable_bytes, readable_seconds, time_report
+from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer
 
 
@@ -215,6 +216,17 @@ def test_the_size_of_the_run_is_told_before_and_its_time_after_some_updates(imag
 # ------------------------------------------------------------------ from Python, and averages of a run
 
 
+def test_images_are_mirrored_by_their_own_draw(images, tmp_path):
+    options = ["--train_data_dir", str(images), *SIZE, *QUICK, "--random_flip", "--output_dir", str(tmp_path / "run")]
+    run = Trainer(parse_args(options))
+    indices = next(iter(run.make_stream(0)))
+    batch, originals = run._next_batch(run._batches(), 0), run.images[indices]
+    mirrored = ImageDraws(0, 0, 4).flip < 0.5
+    for ours, original, flip in zip(batch.images, originals, mirrored):
+        assert torch.equal(ours, original.flip(-1) if flip else original)
+    assert 0 < mirrored.sum() < 4
+
+
 def test_an_objective_given_from_python_is_minimised(images, tmp_path):
     options = ["--train_data_dir", str(images), *SIZE, *QUICK, "--max_train_steps", "1", "--logging_steps", "1"]
     losses = {}
@@ -227,6 +239,30 @@ def test_an_objective_given_from_python_is_minimised(images, tmp_path):
         trainer.finish()
     assert losses["three"] == pytest.approx(3 * losses["one"], rel=1e-6)
     assert "- objective: three" in (tmp_path / "three" / "README.md").read_text()
+
+
+def test_accumulation_steps_divide_the_batch_and_change_nothing_else(images, tmp_path):
+    options = [
+        "--train_data_dir",
+        str(images),
+        *SIZE,
+        *QUICK,
+        "--dropout",
+        "0",
+        "--random_flip",
+        "--max_train_steps",
+        "3",
+    ]
+    weights = []
+    for size, steps in ((8, 1), (4, 2), (2, 4)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        division = ["--train_batch_size", str(size), "--gradient_accumulation_steps", str(steps)]
+        run = Trainer(parse_args([*options, *division, "--output_dir", str(tmp_path / str(size))]))
+        run.train()
+        weights.append(run.network.state_dict())
+    for other in weights[1:]:
+        for name, value in weights[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_averages_of_a_run_go_on_after_a_resume(images, tmp_path):

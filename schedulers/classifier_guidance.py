@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_number
+from .inference_mode import differentiates
 from .score_function import ScoreFunction, select_rows
 from .sde import SDE
 
@@ -103,6 +104,7 @@ class ClassifierGuidance:
         self.score_fn, self.log_prob = score_fn, log_prob
         self.scale = GuidanceScale(scale, 0.0, interval, noise_ratio)
 
+    @differentiates
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
         scale = self.scale.at(x, t)
@@ -153,6 +155,7 @@ class DenoisedClassifierGuidance:
         self.score_fn, self.sde, self.log_prob = score_fn, sde, log_prob
         self.scale = GuidanceScale(scale, 0.0, interval, sde.noise_ratio)
 
+    @differentiates
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
         scale = self.scale.at(x, t)

@@ -1,6 +1,6 @@
 r"""Correctors: one step of a Markov chain that leaves p_t unchanged (paper section 4.2, algorithms 4 and 5).
 
-A corrector is a function ``(sde, x, score, t, noise, snr) -> (mean, x)``. Both here are a step of Langevin dynamics,
+A corrector is a function `(sde, x, score, t, noise, snr) -> (mean, x)`. Both here are a step of Langevin dynamics,
 
     mean = x + h score,    x = mean + sqrt(2 h) noise,
 
@@ -9,8 +9,8 @@ and differ in the step size h:
     Langevin             h = 2 (snr |noise| / |score|)^2     (appendix G; the official code's factor alpha is 1 here)
     annealed Langevin    h = 2 (snr sigma_t)^2               (NCSN: Song & Ermon 2019)
 
-Norms are per sample, so an image does not depend on its neighbours in the batch; the official code's batch means come
-back with ``batch_mean_norm=True``.
+Norms are per sample, so an image does not depend on the others in its batch; `batch_mean_norm=True` takes batch means, as
+the official code does.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def langevin(
     if batch_mean_norm:
         noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
     ratio = noise_norm / score_norm
-    # Where the score vanishes the rule has no answer (an infinite step): stay.
+    # Where the score vanishes the rule asks for an infinite step: take none.
     return _step(x, score, noise, 2 * (snr * torch.where(score_norm > 0, ratio, 0.0)) ** 2)
 
 

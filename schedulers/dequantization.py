@@ -1,12 +1,12 @@
 r"""From the density of a continuous model to the probability of an image with discrete pixels.
 
-A pixel of `levels` values stands for a cell of the model's range, and the probability of an image is the model's mass in
-its cell, a cube of D dimensions. With noise x ~ q inside the cell,
+Each of the `levels` values of a pixel is an interval of the model's range, and the probability of an image is the model's
+mass in its cell, a cube of D dimensions. With noise x ~ q inside the cell,
 
     log P(image) >= E_q[log p(x) - log q(x)],      bits/dim = -log2 P / D,
 
-whatever the data range: widths enter through q, there is no offset to add. Averages of p / q over K draws inside the
-logarithm give a tighter bound (importance weighting; Burda et al. 2016).
+whatever the data range: the width of a cell enters through q, and no offset is added. Averages of p / q over K draws inside
+the logarithm give a tighter bound (importance weighting; Burda et al. 2016).
 
     none              x is the centre of the cell, p the density there times the cell's volume (no bound)
     uniform           x uniform in the cell, taken to be at t = eps (the paper)
@@ -90,7 +90,7 @@ class Dequantized:
     spread: float
 
     def single_draw_error(self, score: Tensor) -> Tensor:
-        """What this draw alone says of the spread of log p - log q over draws, (B,), nats: on average no less.
+        """Upper bound (in expectation) on the spread of log p - log q over draws, from one draw; (B,), nats.
 
         Args:
             score: gradient of log p at x, (B, *D).
@@ -118,7 +118,7 @@ def uniform(sde: SDE, centres: Tensor, width: float, eps: float, generators: Seq
 def truncated_normal(
     sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]
 ) -> Dequantized:
-    """The forward process' own noise, cut off at the cell, at the time when it fills the cell (or eps if that is later)."""
+    """The forward process' noise, truncated to the cell, at the time when it fills the cell (or at eps if that is later)."""
     ratio = torch.tensor(width / (2 * TRUNCATION), dtype=torch.float64)
     t = max(eps, float(sde.t_from_log_snr(-2 * torch.log(ratio))))
     time = torch.tensor(t, dtype=torch.float64)
@@ -149,7 +149,7 @@ class LogMass:
     Args:
         value: the estimate.
         probe_error: standard error from the trace estimator's probes.
-        dequantization_error: standard error from the K draws; zero without noise, NaN where nothing is known of it.
+        dequantization_error: standard error from the K draws; zero without noise, NaN where it is unknown.
         solver_error: estimated error of the ODE solver.
     """
 
@@ -165,7 +165,7 @@ class LogMass:
         return torch.stack([part.nan_to_num(0.0) ** 2 for part in parts]).sum(0).sqrt()
 
 
-# A draw's own estimate of the spread over draws counts as much as that many differences between draws.
+# Prior weight, in degrees of freedom, of the one-draw estimate.
 SINGLE_DRAW_FREEDOM = 4
 
 

@@ -14,7 +14,7 @@ from .sde import SDE, VPSDE, SubVPSDE, as_time
 
 
 class BetaTable:
-    """log alpha(t) from a DDPM table of betas: the mix-in behind the ``Discrete...`` SDEs.
+    """log alpha(t) from a DDPM table of betas: the mix-in of the `Discrete...` SDEs.
 
     Index i of the table is the time (i + 1) / N, where log alpha = 1/2 sum_{j<=i} log(1 - beta_j) exactly; between the
     nodes (t = 0 included) runs a monotone cubic, so that coefficients are continuous and solvers keep their order.

@@ -5,14 +5,13 @@ Along a path of dz/du = F the density changes by its divergence,
     log p(x at t = eps) = log p(x at t = T) + log |dx_T/dz| - log |dx_eps/dz| + int div F du,
 
 in the variables of `probability_flow`, where the two determinants are closed forms. The path does not depend on the
-divergence, so the two are taken apart: the ODE is solved adaptively on forward evaluations alone, and the integral by
-Gauss-Legendre quadrature on its dense output. Its variable is log rho, half the log-SNR: near the data div F is like one
-over rho, and so is a probe's standard deviation, also of a trained network; in log rho both are level. Each step is cut
-into panels of at most `PANEL` with `NODES` nodes each. That needs fewer vector-Jacobian products than carrying the
-log-density along in the ODE, leaves each node free to draw its own probes, with equal weight in the result, and keeps the
-estimate unbiased: neither path nor nodes know of the probes.
+divergence, so we compute them separately: the ODE adaptively, on forward evaluations alone, and the integral by
+Gauss-Legendre quadrature on its dense output. We integrate over log rho (minus half the log-SNR, up to a constant), where
+the trace and its variance are nearly constant. Each step is split into panels of at most `PANEL` with `NODES` nodes each.
+This takes fewer vector-Jacobian products than a log-density that is part of the ODE, lets every node draw its own probes
+with equal weight, and keeps the estimate unbiased: neither the path nor the nodes depend on the probes.
 
-The density is that of the model: prior N(0, prior_std^2 I) pushed through the flow, at t = eps.
+The density is that of the model at the smallest time t = eps: the prior N(0, prior_std^2 I), transformed by the flow.
 """
 
 import math
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .divergence import DIVERGENCES, Divergence, ExactDivergence
+from .inference_mode import differentiates
 from .probability_flow import (
     FROM_DATA,
     UnitScaleFlow,
@@ -42,16 +42,16 @@ NODES, PANEL = 4, 0.5
 
 @dataclass
 class LogLikelihood:
-    """Log-densities with what they cost and how far they are to be trusted. All per sample, (B,), but `latents`.
+    """Log-densities with their cost and their errors. All per sample, (B,), except `latents`.
 
     Args:
         log_prob: log p(x) in nats, float64.
         latents: where the flow ends at t = T, (B, *D), in the dtype of x.
         nfe: evaluations of the score function, those under a vector-Jacobian product included, CPU int64.
-        probe_error: standard error of `log_prob` that the random probes leave, nats; zero for the exact divergence,
-            NaN for one probe shared along the path, which cannot tell.
-        solver_error: estimate of the error that the ODE solver leaves, nats, to first order in its embedded error
-            estimates. Not a bound: against closed forms the true error is up to 3 times as large.
+        probe_error: standard error of `log_prob` due to the random probes, nats; zero for the exact divergence, NaN for
+            one probe shared along the path, which gives no estimate of it.
+        solver_error: estimate of the ODE solver's error, nats, to first order in its embedded error estimates. Not a
+            bound: against closed forms the true error is up to 3 times as large.
     """
 
     log_prob: Tensor
@@ -61,6 +61,7 @@ class LogLikelihood:
     solver_error: Tensor
 
 
+@differentiates
 @torch.no_grad()
 def log_likelihood(
     score_fn: ScoreFunction,
@@ -80,23 +81,24 @@ def log_likelihood(
     """log p(x) of a score model, its latents and its errors.
 
     Args:
-        score_fn: `(x, t, **condition) -> score`, for example `scheduler.score_fn(unet)`; differentiable in x.
+        score_fn: `(x, t, **condition) -> score`, for example `scheduler.score_fn(unet)` or a condition made of it;
+            differentiable in x.
         sde: the SDE.
         x: data, (B, *D), in the model's range; taken to be at t = eps.
         divergence: "hutchinson" (new probes at every node), "hutchinson_shared" (one set for the whole path, the
             official estimator), "exact" (D products a node), or a `Divergence`.
         num_probes: probes per sample and node.
         tolerance: error per step of the ODE solver.
-        generator: source of the probes. With a list of B generators a sample depends on its own alone.
+        generator: source of the probes. With a list of B generators each sample depends on its own only.
         probe_distribution: "rademacher" or "gaussian".
         eps: the smallest time.
-        data_std: rough standard deviation of the data; moves the cost, not the result.
+        data_std: rough standard deviation of the data; changes the cost, not the result.
         max_steps: most steps that a sample may take.
         condition: per-sample tensors (B, ...) for `score_fn`, by name (class labels).
 
     Raises:
         ValueError, TypeError: for an argument out of its range, before any work.
-        ODEError: if the solver gives up on a sample.
+        ODEError: if the solver fails on a sample.
     """
     check_flow(sde, x, tolerance, max_steps, eps)
     estimator = _make_divergence(divergence, num_probes, probe_distribution)
@@ -159,7 +161,7 @@ class _TraceIntegral:
         nodes, weights = np.polynomial.legendre.leggauss(NODES)
         self.nodes = ((nodes + 1) / 2).tolist()
         self.weights = torch.as_tensor(weights / 2)
-        # Orthogonal to every parabola on the nodes: what is left of four values is noise.
+        # Contrast orthogonal to quadratics: estimates noise from one probe.
         contrast = np.polynomial.legendre.legval(nodes, [0] * (NODES - 1) + [1]) * weights
         self.contrast = torch.as_tensor(contrast / np.linalg.norm(contrast))
         self.replicates = torch.zeros(1, count, dtype=torch.float64)
@@ -196,8 +198,8 @@ class _TraceIntegral:
         return value.double().cpu() * noise_ratio(u) / noise_ratio_slope(u)
 
     def _variance(self, estimates: Tensor) -> Tensor:
-        # Of the step's quadrature sum per unit width, from K independent estimates at each node or, with one, from
-        # what no smooth integrand explains.
+        # Variance of the step's quadrature sum per unit width: from K independent estimates at each node or, with one, from
+        # the contrast.
         if estimates.shape[1] > 1:
             per_node = estimates.var(1) / estimates.shape[1]
             return torch.einsum("m,mb->b", self.weights**2, per_node)
@@ -223,6 +225,6 @@ class _TraceIntegral:
         if self.divergence.shared_probes:
             count = len(self.replicates)
             return self.replicates.std(0) / math.sqrt(count) if count > 1 else torch.full_like(self.variance, math.nan)
-        # A variance known to few degrees of freedom (Satterthwaite's count) makes the error t-distributed: widen the bar.
+        # Few degrees of freedom (Satterthwaite's count): inflate to the Student-t variance.
         freedom = (self.variance**2 / self.uncertainty.clamp_min(1e-300) - 2).clamp_min(3.0)
         return (self.variance * freedom / (freedom - 2)).sqrt()

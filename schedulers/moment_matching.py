@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_choice, check_integer, check_number
+from .inference_mode import differentiates
 from .operator_checks import common_gain
 from .operators import LinearOperator
 from .recycled_residuals import RecycledResiduals
@@ -93,6 +94,7 @@ class MomentMatching:
         """Network evaluations so far."""
         return self._count[0]
 
+    @differentiates
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The score of p_t(x | y), in the shape of `x` (B, *D), at `t` of shape () or (B,).
 

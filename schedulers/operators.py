@@ -1,9 +1,9 @@
-r"""Linear measurements y = A x + noise of an image: what is known, in inpainting, colorization and their relatives.
+r"""Linear measurements y = A x + noise of an image: what is known in inpainting, colorization, super-resolution, deblurring.
 
-An operator is two functions, ``A`` and its adjoint ``At``, defined by <A x, y> = <x, At y>. Where the rows of A are
-orthogonal and of one length, A At = g I on the range of A, the operator says so (`gram = g`) and everything that needs
-a linear system is one division; elsewhere the system is solved by conjugate gradients, without a network call.
-Inpainting and colorization are both of this kind: known coordinates in an orthonormal basis.
+An operator is two functions, `A` and its adjoint `At`, defined by <A x, y> = <x, At y>. Where the rows of A are
+orthogonal and of one length, A At = g I on the range of A, the operator has `gram = g` and a linear system takes one
+division; otherwise conjugate gradients solve it, without a network call. Inpainting and colorization are of the first kind:
+they know coordinates in an orthonormal basis.
 
 A mask keeps the shape of the image and has zeros where nothing is known, so A = At is a projection.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .checks import check_integer, check_number
+from .inference_mode import ordinary
 from .sde import expand_to
 
 
@@ -225,7 +226,7 @@ class BlurOperator(LinearOperator):
             raise ValueError(f"kernel of shape {tuple(kernel.shape)} must fit into the image, {tuple(x.shape[-2:])}")
         up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
         padded = functional.pad(x, (left, left, up, up), mode="circular")
-        weight = kernel.to(x).expand(x.shape[1], 1, *kernel.shape)
+        weight = ordinary(kernel.to(x)).expand(x.shape[1], 1, *kernel.shape)
         return functional.conv2d(padded, weight, groups=x.shape[1])
 
     def A(self, x: Tensor) -> Tensor:

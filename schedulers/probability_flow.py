@@ -60,7 +60,7 @@ class UnitScaleFlow:
         score_fn: `(x, t, **condition) -> score` with `x` (b, *D) in `dtype` and `t` (b,).
         sde: the SDE.
         dtype: what `score_fn` works in; the state itself is float64.
-        data_std: rough standard deviation s of the data; it moves the cost, not the result.
+        data_std: rough standard deviation s of the data; it changes the cost, not the result.
         condition: per-sample tensors (B, ...), bound to `score_fn` by name, as `PerSample` does.
     """
 

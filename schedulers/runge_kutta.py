@@ -1,9 +1,8 @@
 r"""Adaptive explicit Runge-Kutta for a batch of independent initial value problems, dz/du = F(z, u).
 
 Every sample has its own step size, error control and evaluation count, so its result does not depend on the batch it
-is in; finished samples leave the batch and cost nothing. States stay on their device in float64. The controller works
-on one number per sample and step, the ratio of the error to the tolerance, which is the only thing that crosses to the
-host.
+is in; finished samples leave the batch and cost nothing. States stay on their device in float64. The controller needs one
+number per sample and step, the ratio of the error to the tolerance; nothing else is copied to the host.
 
 A method is a `Tableau`: its coefficients and its order. Adding one takes no code.
 """
@@ -75,7 +74,7 @@ Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ODEError(RuntimeError):
-    """The solver had to give up on a sample; the message says on which, where and why."""
+    """The solver failed on a sample; the message says on which one, where and why."""
 
 
 @dataclass
@@ -134,7 +133,7 @@ class Step:
 
 @dataclass
 class Solution:
-    """Where every sample arrived.
+    """The solution of every sample.
 
     Args:
         z: final states, (B, *D).
@@ -162,8 +161,8 @@ class StepControl:
 
     Args:
         first_step: the first step that is tried, as a fraction of the whole way.
-        gains: of the controller, proportional to the step's and to the last step's error. Their difference says how close to
-            the tolerance the errors settle: at 0.17 of it (order five) for the default, at 0.44 for DOPRI5's (0.85, 0.2).
+        gains: of the controller, for this step's and the last step's error. Their difference determines the errors that
+            result: 0.17 of the tolerance (order five) for the default, 0.44 for DOPRI5's (0.85, 0.2).
     """
 
     first_step: float = 0.05
@@ -223,7 +222,7 @@ def integrate(
 
 
 def _round_down(size: Tensor) -> Tensor:
-    # To eighths of an octave: a network's rounding errors, which vary with the batch, then leave the steps as they are.
+    # Round steps to 2^(k/8), so batch-dependent rounding cannot change them.
     return 2 ** (torch.floor(8 * torch.log2(size)) / 8)
 
 
@@ -241,7 +240,7 @@ class _Controller:
         self.finite = torch.ones(count, dtype=torch.bool)
 
     def propose(self, rows: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
-        # A step that would leave a sliver behind takes the rest instead.
+        # A step that almost reaches the end is extended to it.
         last = self.size[rows] >= remaining.abs() * (1 - 1e-9)
         return torch.where(last, remaining, self.direction * self.size[rows]), last
 

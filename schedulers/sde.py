@@ -4,13 +4,13 @@ Every one of them is linear with a scalar coefficient, so a noisy image is a sca
 
     x_t = alpha(t) x_0 + sigma(t) z,      z ~ N(0, I),      t in [0, T],
 
-and **an SDE is two functions**, ``alpha(t)`` and ``sigma(t)``. The rest follows from them, once, in `SDE`:
+and **an SDE is two functions**, `alpha(t)` and `sigma(t)`. The rest follows from them, once, in `SDE`:
 
     dx = f(t) x dt + g(t) dw,     f = d log alpha / dt,     g^2 = d sigma^2 / dt - 2 f sigma^2,
     p(x_t | x_s) = N(scale x_s, std^2 I),     scale = alpha_t / alpha_s,     std^2 = sigma_t^2 - scale^2 sigma_s^2.
 
 Times are torch tensors: 0-dim (the samplers use float64 on the CPU, which broadcasts against any state on any device
-without a synchronisation) or of shape (B,), one per sample. Coefficients come back in the shape of the time.
+without a synchronisation) or of shape (B,), one per sample. Coefficients have the shape of the time.
 
 Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021, section 3 and
 appendices B and C.
@@ -40,7 +40,7 @@ def expand_to(coefficient: Tensor, x: Tensor) -> Tensor:
 
 
 class SDE:
-    """A linear SDE, given by ``alpha(t)`` and ``sigma(t)``.
+    """A linear SDE, given by `alpha(t)` and `sigma(t)`.
 
     A subclass implements these two with torch functions, elementwise, alpha decreasing from 1 (or constant) and sigma
     increasing. Everything else is derived here; override what has an exact shorter form.

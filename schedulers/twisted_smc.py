@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_integer, check_number
+from .inference_mode import differentiates
 from .operators import LinearOperator, inner
 from .predictors import Predictor, ancestral
 from .score_function import ScoreFunction
@@ -104,6 +105,7 @@ class TwistedSMC:
         self._states = tuple(value[ancestors] for value in found)
         return self._states[0]
 
+    @differentiates
     def _evaluate(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prior score, twisted score and log twist (B,), but for a constant."""
         ratio, data = float(self.sde.noise_ratio(t)) ** 2, self.data_std**2

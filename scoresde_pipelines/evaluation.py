@@ -3,7 +3,6 @@
 import os
 import platform
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .evaluation_models import SAMPLERS, ModelSource, PipelineSource, find_models
-from .training.evaluation import EvaluationResult, Plan, Processes, evaluate_grid, load_features, open_real
+from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
 from .training.evaluation.report import write_card, write_npz, write_report
 
 
@@ -76,48 +75,39 @@ def evaluate(
     Raises:
         ValueError: for bad input, before the first image is generated.
     """
-    names, steps, seeds, metrics = (
-        [v] if isinstance(v, (str, int)) else list(v) for v in (models, steps, seeds, metrics)
-    )
-    chosen = _choose_samplers([samplers] if isinstance(samplers, str) else samplers, sampler_settings or {})
-    if not steps or len(set(steps)) < len(steps) or min(steps) < 1:
-        raise ValueError(f"steps must be different numbers of at least 1, got {steps}")
-    found = find_models(names)
+    counts: list[int] = [steps] if isinstance(steps, int) else list(steps)
+    if not counts or len(set(counts)) < len(counts) or min(counts) < 1:
+        raise ValueError(f"steps must be different numbers of at least 1, got {counts}")
+    chosen = _choose_samplers(_names(samplers), sampler_settings or {})
+    found = find_models(_names(models))
     if write_cards:
         _check_cards(found)
     processes, place = _processes_and_device(device)
     extractor = load_features(features, shipped_classifiers(), features_weights).to(place)
     source = PipelineSource(found, chosen, place)
-    rows, row_settings, shapes = source.rows(steps)
-    real = open_real(
-        data,
-        split,
-        shapes,
-        num_images,
-        fit=fit,
-        num_reference=num_reference,
-        train_split=train_split if "nn" in metrics else None,
-    )
+    rows, row_settings, shapes = source.rows(counts)
+    training = train_split if "nn" in metrics else None
+    real = open_real(data, split, shapes, num_images, fit=fit, num_reference=num_reference, train_split=training)
+    settings = {
+        "split": split,
+        "num_images": num_images,
+        "batch_size": batch_size,
+        "num_bpd_images": num_bpd_images,
+        "reference": real.reference.fingerprint(),
+        "features_fingerprint": extractor.fingerprint(),
+    }
     plan = Plan(
         rows,
-        seeds,
+        [seeds] if isinstance(seeds, int) else list(seeds),
         num_images,
         batch_size,
-        metrics,
+        _names(metrics),
         Path(output),
-        settings={
-            "split": split,
-            "num_images": num_images,
-            "batch_size": batch_size,
-            "num_bpd_images": num_bpd_images,
-            "reference": real.reference.fingerprint(),
-            "features_fingerprint": extractor.fingerprint(),
-        },
+        settings=settings,
         notes={"data": str(data)},
         row_settings=row_settings,
         num_bpd_images=num_bpd_images,
     )
-    started = time.monotonic()
     result = evaluate_grid(
         plan,
         source.generate,
@@ -128,18 +118,24 @@ def evaluate(
         cache_dir=cache_dir,
         environment=_environment(place, processes.count),
     )
-    result.environment["seconds"] = round(time.monotonic() - started, 1)
     if processes.rank == 0:
-        result.save(plan.output)
-        for problem in write_report(result, plan, real.training):
-            warnings.warn(problem, stacklevel=2)
-        if npz:
-            for folder in dict.fromkeys(row.folder for row in rows):
-                write_npz(plan, folder, plan.output / "npz" / f"{folder}.npz")
+        _write_files(plan, result, real, npz)
         if write_cards:
             _write_cards(found, result, str(data), split)
     processes.wait()
     return result
+
+
+def _names(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _write_files(plan: Plan, result: EvaluationResult, real: RealData, npz: bool) -> None:
+    for problem in write_report(result, plan, real.training):
+        warnings.warn(problem, stacklevel=3)
+    if npz:
+        for folder in dict.fromkeys(row.folder for row in plan.rows):
+            write_npz(plan, folder, plan.output / "npz" / f"{folder}.npz")
 
 
 def shipped_classifiers() -> dict[str, str]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .models import packed_filters
 
@@ -38,11 +38,6 @@ def in_use(*networks: nn.Module | None) -> Iterator[None]:
 def _lock_of(network: nn.Module) -> threading.RLock:  # type: ignore[valid-type]  # a function that makes them
     with _NEW_LOCK:
         return _LOCKS.setdefault(network, threading.RLock())
-
-
-def ordinary(x: Tensor) -> Tensor:
-    """`x`, as a copy where it was made under `torch.inference_mode()`."""
-    return x.clone() if x.is_inference() else x
 
 
 def weights_not_finite(network: nn.Module) -> str | None:

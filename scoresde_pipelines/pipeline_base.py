@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
-from .network_use import in_use, ordinary, weights_not_finite
+from .network_use import in_use, weights_not_finite
 from .registration import PACKAGE, stable_name
-from .schedulers import SDEScheduler
+from .schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
@@ -176,8 +177,10 @@ class SDEPipelineBase(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"generator must hold one generator per image, {batch_size}, got {len(generator)}")
         expected = (batch_size, *self.sample_shape)
-        if latents is not None and (not isinstance(latents, Tensor) or not latents.is_floating_point()):
-            raise TypeError(f"latents must be a tensor of floating-point numbers, got {type(latents).__name__}")
+        if latents is not None and not isinstance(latents, Tensor):
+            raise TypeError(f"latents must be a tensor, got {type(latents).__name__}")
+        if latents is not None and not latents.is_floating_point():
+            raise TypeError(f"latents must be of a floating-point dtype, got {latents.dtype}")
         if latents is not None and tuple(latents.shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
         if latents is not None and not all_finite(latents):
@@ -306,6 +309,8 @@ def check_components(unet: Any, scheduler: SDEScheduler) -> None:
             "unet must be a diffusers model with a config of in_channels and sample_size (unwrap DataParallel by "
             f".module), got {type(unet).__name__}"
         )
+    if not isinstance(scheduler, (VESDEScheduler, VPSDEScheduler, SubVPSDEScheduler)):
+        return  # a scheduler of a user's own may tell the network what it likes
     embedding = getattr(config, "time_embedding_type", None)
     told_sigma = scheduler.time_convention == "sigma"
     knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))

@@ -162,8 +162,9 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         known, names = self.labels, [label] if isinstance(label, str) else list(label)
         for name in names:
             if name not in known:
-                choices = sorted(known) if known else "of a pipeline with id2label, and this one has none"
-                raise ValueError(f"class_labels must be among {choices}, got {name!r}")
+                if not known:
+                    raise TypeError(f"class_labels must be integers where the classes have no names, got {name!r}")
+                raise ValueError(f"class_labels must be among {sorted(known)}, got {name!r}")
         return [known[name] for name in names]
 
     def check_labels(self, class_labels: Any, guidance_scale: float) -> Tensor:
@@ -181,7 +182,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"class_labels must be integers or names, got {class_labels!r}") from error
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise TypeError(f"class_labels must be integers or names, got {class_labels!r}")
+            raise ValueError(f"class_labels must be integers or names, got {class_labels!r}")
         if labels.ndim > 1 or labels.numel() == 0:
             raise ValueError(f"class_labels must be one label or a list of them, got shape {tuple(labels.shape)}")
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:

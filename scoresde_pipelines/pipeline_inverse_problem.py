@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .network_use import ordinary
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
 from .schedulers.checks import check_finite, check_number
+from .schedulers.inference_mode import ordinary
 
 
 class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
@@ -66,8 +66,8 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             latents (`torch.Tensor`, *optional*): unit noise (B * num_samples, channels, height, width) to start from.
             output_type (`str`): "pil", "np", "pt", or "latent" for the raw state in the data range.
             return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
-            sampler (`str`, *optional*): "ode" solves the probability-flow ODE to third order, which is exact where the
-                score is and needs few steps: the default of the first two methods. "scheduler" samples with
+            sampler (`str`, *optional*): "ode" solves the probability-flow ODE to third order, which needs few steps and
+                is accurate where the score is: the default of the first two methods. "scheduler" samples with
                 the scheduler's own predictor and corrector; their noise corrects the errors of a trained network, so
                 choose it for images, with `solver_iterations=1`.
             solver_tolerance (`float`), solver_iterations (`int`): of the linear system that moment matching solves at

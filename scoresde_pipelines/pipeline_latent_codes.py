@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .image_inputs import images_to_pixels
 from .image_outputs import OUTPUT_TYPES
-from .network_use import ordinary
 from .pipeline_base import SDEPipelineBase
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import PerSample
 from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.dequantization import PixelCells
+from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.score_function import ScoreFunction
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
@@ -30,7 +31,7 @@ from .checkpoint_folder import (
 from .checkpoint_manifest import STATE_FILE, inspect
 from .durable_files import disk_errors, explain_disk_error, remove
 from .ema import ExponentialMovingAverage
-from .processes import on_all, on_main
+from .processes import keep_until_exit, on_all, on_main
 from .random_state import get_random_state, set_random_state
 from .run_lock import RunLock
 from .run_settings import SETTINGS_FILE, check_settings, new_run_id, read_run, write_run
@@ -86,6 +87,8 @@ class CheckpointManager:
         self._parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
         if getattr(accelerator, "scaler", None) is not None:
             self._parts["grad_scaler"] = accelerator.scaler
+        if accelerator.num_processes > 1:
+            keep_until_exit(torch.distributed.group.WORLD)
         self._lock = RunLock(output_dir)
         self._saved: Path | None = None
         self._saved_step: int | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..models import NCSNpp
+from ..models import NCSNpp, with_classes
 
 
 def _extra_embeddings(unet: Any) -> int:
@@ -28,18 +28,14 @@ def with_class_names(unet: Any, class_names: list[str] | None) -> Any:
         return unet
     wanted = len(class_names) + _extra_embeddings(unet)
     if own is None:
-        return with_classes(unet, wanted)
+        return with_classes(unet, wanted) if isinstance(unet, NCSNpp) else _unet2d_with_classes(unet, wanted)
     if own != wanted:
         raise ValueError(f"num_class_embeds must be {wanted} for {len(class_names)} classes, got {own}")
     return unet
 
 
-def with_classes(unet: Any, num_class_embeds: int) -> Any:
-    """The same network with class embeddings of zero: whatever the label, its output is that of `unet`.
-
-    Args:
-        num_class_embeds: entry of the new network's config.
-    """
+def _unet2d_with_classes(unet: Any, num_class_embeds: int) -> Any:
+    """The same diffusers network with class embeddings of zero: whatever the label, its output is that of `unet`."""
     # Without the entries that begin with "_": one of them makes diffusers keep the defaults.
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     extended = type(unet).from_config({**config, "num_class_embeds": num_class_embeds})

@@ -28,7 +28,6 @@ __all__ = [
     "find_image_column",
     "image_batches",
     "load_images",
-    "random_flip",
     "to_data_range",
     "to_uint8",
 ]
@@ -176,9 +175,3 @@ def to_uint8(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Ten
     """Float images in ``data_range`` as uint8, clipped and rounded."""
     low, high = data_range
     return ((images.float() - low) * (255 / (high - low))).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def random_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirrors each image of a batch (B, C, H, W) with probability one half."""
-    flip = torch.rand(len(images), generator=generator, device=images.device) < 0.5
-    return torch.where(flip.reshape(-1, 1, 1, 1), images.flip(-1), images)

@@ -24,7 +24,7 @@ def image_format_of(classifier: FeatureClassifier) -> ImageFormat:
 
 
 def shift_at_random(images: torch.Tensor, generator: torch.Generator, pixels: int = 2) -> torch.Tensor:
-    """Moves a batch (B, C, H, W) by up to ``pixels`` in each direction; edges are repeated."""
+    """Moves a batch (B, C, H, W) by up to `pixels` in each direction; edges are repeated."""
     down, right = torch.randint(0, 2 * pixels + 1, (2,), generator=generator).tolist()
     height, width = images.shape[-2:]
     padded = F.pad(images.float(), [pixels] * 4, mode="replicate")

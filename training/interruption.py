@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from .processes import keep_until_exit
+
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing failed, the same command with --resume_from_checkpoint goes on
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
@@ -71,6 +73,7 @@ class Interruption:
             return self.noted
         if self._group is None and torch.distributed.get_backend() != "gloo":
             self._group = torch.distributed.new_group(backend="gloo")
+            keep_until_exit(self._group)
         number = torch.tensor(int(self.noted or 0))
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
         return signal.Signals(int(number)) if number else None

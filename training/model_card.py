@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 
+from ..models import NCSNpp
 from .arguments import default_arguments
 from .pipeline_folder import SCHEDULERS, Components
 from .run_config import NOT_SAVED, argument_words
@@ -45,7 +46,7 @@ images = pipeline(batch_size=4).images"""
 CONDITIONAL = """from scoresde_pipelines import ScoreSdeClassConditionalPipeline
 
 pipeline = ScoreSdeClassConditionalPipeline.from_pretrained("{location}")
-images = pipeline(class_labels={labels}, guidance_scale=2.0).images"""
+images = pipeline(class_labels={labels}, guidance_scale={guidance}).images"""
 CLASSES = """
 Classes: {names}. `ScoreSdePipeline` samples the same network without a class.
 """
@@ -72,6 +73,7 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
     size = unet.config.get("sample_size")
     height, width = (size, size) if not isinstance(size, (list, tuple)) else size
     labels = None if names is None else list(names[:2])
+    guidance = 2.0 if isinstance(unet, NCSNpp) else 1.0  # of others a pipeline does not know the label "no class"
     return CARD.format(
         tag="unconditional-image-generation" if names is None else "class-conditional-image-generation",
         title=location.rstrip("/").split("/")[-1],
@@ -81,7 +83,7 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
         data=data,
         scheduler=type(components.scheduler).__name__,
         meaning=_meaning(components.scheduler.config),
-        usage=_imports(components.scheduler) + usage.format(location=location, labels=labels),
+        usage=_imports(components.scheduler) + usage.format(location=location, labels=labels, guidance=guidance),
         classes="" if names is None else CLASSES.format(names=", ".join(names)),
         rows="\n".join(f"- {name}: {value}" for name, value in facts.items()),
         command=command_line(args, data),

@@ -28,7 +28,7 @@ MAY_CHANGE = frozenset((
     "save_images_epochs", "save_model_epochs", "sample_steps", "ema_snapshots",
     # where; the data themselves are compared as "data_set"
     "output_dir", "cache_dir", "train_data_dir", "dataset_name", "dataset_config_name", "split", "image_column",
-    "label_column", "validation_split", "logging_dir", "logger", "report_to",
+    "label_column", "skip_broken_images", "validation_split", "logging_dir", "logger", "report_to",
     # sample grids and the scheduler that is saved
     "eval_batch_size", "num_inference_steps", "predictor", "corrector", "snr",
     # the machine
@@ -36,7 +36,7 @@ MAY_CHANGE = frozenset((
     # publishing
     "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token",
     # these arguments themselves, and one without effect
-    "config", "resume_from_checkpoint", "overwrite_output_dir", "allow_changed_settings", "center_crop",
+    "config", "recipe", "resume_from_checkpoint", "overwrite_output_dir", "allow_changed_settings", "center_crop",
 ))  # fmt: skip
 # Never, whatever --allow_changed_settings says: the weights of the checkpoint belong to this network.
 MUST_NOT_CHANGE = frozenset(("networks",))

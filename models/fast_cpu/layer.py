@@ -43,7 +43,7 @@ class FastConv2d(nn.Conv2d):
             up: the filter.
             nearest: whether it is nearest neighbour.
         """
-        if self._is_hooked() or is_captured() or self.weight.device != x.device:
+        if self._is_hooked() or self.weight.device != x.device:
             return self(up(x))
         if self.kernel_size == (1, 1) and self.stride == (1, 1):
             # A 1x1 convolution commutes with the filter; its bias does not, for outside of the image the filter sees zeros.

@@ -1,4 +1,4 @@
-"""From the official code's nested configuration (sections ``data``, ``model``, ``training``, ``sampling``) to a `Preset`."""
+"""From the official code's nested configuration (sections `data`, `model`, `training`, `sampling`) to a `Preset`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ class _Section:
         return value
 
     def choose(self, key: str, table: Mapping[Any, Any], default: Any = _MISSING) -> Any:
-        """An entry translated by ``table``; ValueError names what is allowed."""
+        """An entry translated by `table`; ValueError names what is allowed."""
         value = self.get(key, default)
         value = value.lower() if isinstance(value, str) else value
         if value not in table:
@@ -57,8 +57,8 @@ def preset_from_official_config(config: Mapping[str, Any]) -> Preset:
     """The network and scheduler of an official configuration.
 
     Args:
-        config: nested mapping (a dictionary or an ml_collections ``ConfigDict``) with the sections ``data``, ``model``
-            and ``training``; ``sampling`` is optional.
+        config: nested mapping (a dictionary or an ml_collections `ConfigDict`) with the sections `data`, `model`
+            and `training`; `sampling` is optional.
 
     Raises:
         ValueError: a section or entry is missing, or has a value that the official code does not know.

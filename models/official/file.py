@@ -96,7 +96,7 @@ def _check_content(content: Any, path: Path) -> None:
 
 
 def is_plain_tensor(value: Any) -> bool:
-    """Whether ``value`` is a dense real tensor that holds data."""
+    """Whether `value` is a dense real tensor that holds data."""
     return (
         torch.is_tensor(value)
         and value.layout is torch.strided

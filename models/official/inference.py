@@ -1,9 +1,9 @@
 """Reading the architecture of an official network off its tensors, for checkpoints that come without a configuration.
 
-The flat list ``all_modules`` is a sentence in a small language: residual blocks (R), attentions (A), resampling layers
-(D), pyramid junctions (C), plain convolutions and normalisations. `infer_architecture` parses it. What leaves no trace in
-the tensors is taken as published: attention is at 16 px (which gives the image size), FIR filters go with pyramids, skip
-rescaling with everything but the DDPM network. Which SDE a positional network belongs to leaves no trace either:
+The flat list `all_modules` is a sequence of residual blocks (R), attentions (A), resampling layers (D), pyramid junctions
+(C), plain convolutions and normalisations, which `infer_architecture` parses. What cannot be read off the tensors is taken
+as published: attention is at 16 px (which gives the image size), FIR filters go with pyramids, skip
+rescaling with everything but the DDPM network. Nor do they tell which SDE a positional network belongs to:
 `infer_preset` takes it from the folder's name or the EMA's decay, or guesses and says so.
 """
 
@@ -27,7 +27,7 @@ _FAMILY = ("time_embedding_type", "resnet_type", "input_pyramid", "output_pyrami
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry of ``all_modules``: its kind, a letter, and its tensors' shapes by their names within it."""
+    """One entry of `all_modules`: its kind, a letter, and its tensors' shapes by their names within it."""
 
     kind: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -65,10 +65,10 @@ def _entries(state: Mapping[str, torch.Tensor]) -> list[_Entry]:
 
 
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
-    """The family (``NCSNpp`` or ``NCSNv2``) and the arguments that the tensors of an official network tell.
+    """The family (`NCSNpp` or `NCSNv2`) and the arguments that the tensors of an official network tell.
 
     Args:
-        state: official tensors without the ``module.`` prefix.
+        state: official tensors without the `module.` prefix.
 
     Raises:
         ValueError: they are not those of an official network.
@@ -102,7 +102,7 @@ def _ncsnv2(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "block_out_channels": (base, *widths[1:]),
         "dilations": (1,) * (len(stages) - 2) + (2, 4),
     }
-    # The size of the images leaves no trace; no preset has six stages, which the official code makes for 256 px.
+    # The tensors do not tell the size of the images; no preset has six stages, which the official code makes for 256 px.
     return found | {"sample_size": 256} if len(stages) == 6 else found
 
 
@@ -137,7 +137,7 @@ def _ncsnpp(entries: list[_Entry]) -> dict[str, Any]:
 def _parse_output(body: list[_Entry]) -> tuple[str, int]:
     """The kind of the output pyramid, and the channels of the image.
 
-    With ``output_skip`` every level makes an image, with ``residual`` the lowest one makes features instead.
+    With `output_skip` every level makes an image, with `residual` the lowest one makes features instead.
     """
     convs = [entry.shapes["weight"] for entry in body if entry.kind == "conv"]
     if len(convs) == 1:
@@ -161,7 +161,7 @@ def _layers_per_block(body: list[_Entry]) -> int:
 
 
 def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
-    """Walk the encoder: ``layers`` blocks per level, then what leads to the next, as long as something does."""
+    """Read the encoder: per level `layers` blocks, then what halves the resolution, up to the level where nothing does."""
     position = 0
     widths: list[int] = []
     attention: list[int] = []
@@ -204,7 +204,7 @@ def infer_preset(state: Mapping[str, torch.Tensor], path: Path, ema_decay: Any =
     """The published configuration nearest to an official network's tensors, with the architecture that they tell.
 
     Args:
-        state: official tensors without the ``module.`` prefix.
+        state: official tensors without the `module.` prefix.
         path: the checkpoint's path, whose folders may name the configuration.
         ema_decay: the decay of its weight average, which was 0.999 for most VE networks and 0.9999 for the others.
 
@@ -215,8 +215,8 @@ def infer_preset(state: Mapping[str, torch.Tensor], path: Path, ema_decay: Any =
     agreement = {name: _agreement(item, family, found) for name, item in PRESETS.items()}
     best = max(agreement.values())
     if best < 0:
-        told = ", ".join(f"{key}={found[key]!r}" for key in _FAMILY if key in found)
-        raise ValueError(f"no published configuration has such a network ({told}): pass config")
+        seen = ", ".join(f"{key}={found[key]!r}" for key in _FAMILY if key in found)
+        raise ValueError(f"no published configuration has such a network ({seen}): pass config")
     folder = path.absolute().parent.as_posix() + "/"
     named = [name for name, value in agreement.items() if value >= 0 and f"/{name}/" in folder]
     equal = [name for name, value in agreement.items() if value == best]

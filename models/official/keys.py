@@ -79,9 +79,9 @@ def official_tensors(model: NCSNpp | NCSNv2) -> list[OfficialTensor]:
     if isinstance(model, NCSNv2):
         return official_tensors_ncsnv2(model)
     if model.config.up_attention != "last":
-        raise ValueError("official networks have up_attention='last'")
+        raise ValueError(f"up_attention must be 'last' in an official network, got {model.config.up_attention!r}")
     biggan = model.config.resnet_type == "biggan"
-    told = model.time_embedding is not None
+    conditional = model.time_embedding is not None
     parameters = dict(model.named_parameters())
     found: list[OfficialTensor] = []
     modules = official_modules(model)  # type: ignore[arg-type]  # classes with an untyped __init__ are not narrowed
@@ -90,7 +90,7 @@ def official_tensors(model: NCSNpp | NCSNv2) -> list[OfficialTensor]:
             for kind in ("weight", "bias"):
                 name = ".".join(filter(None, (prefix, ours, kind)))
                 if name in parameters:
-                    reached = told or ours != "time_emb_proj"
+                    reached = conditional or ours != "time_emb_proj"
                     found.append(_tensor(index, theirs, kind, name, part, parameters[name], reached))
     unknown = sorted(parameters.keys() - {tensor.name for tensor in found})
     if unknown:

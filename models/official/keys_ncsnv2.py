@@ -23,7 +23,7 @@ def _stage(name: str, stages: tuple[str, ...]) -> str:
 
 
 def official_name(name: str, stages: tuple[str, ...], pooled: bool) -> str:
-    """The official name of our parameter ``name``; ``pooled`` says that its block halves the resolution."""
+    """The official name of our parameter `name`; `pooled` says that its block halves the resolution."""
     fixed = {"conv_in": "begin_conv", "norm_out": "normalizer", "conv_out": "end_conv"}
     head, _, rest = name.partition(".")
     if head in fixed:
@@ -64,13 +64,15 @@ def _ordered(model: NCSNv2) -> Iterator[str]:
 
 
 def official_tensors_ncsnv2(model: NCSNv2) -> list[OfficialTensor]:
-    """Every tensor of the official network that ``model`` is (but for the ``sigmas`` table), in official order.
+    """Every tensor of the official network that `model` is (but for the `sigmas` table), in official order.
 
     Raises:
         ValueError: the official code has no network of this many stages.
     """
     if len(model.up_blocks) not in STAGES:
-        raise ValueError(f"official NCSNv2 networks have {sorted(STAGES)} stages, this one {len(model.up_blocks)}")
+        raise ValueError(
+            f"block_out_channels of an official NCSNv2 must have {sorted(STAGES)} entries, got {len(model.up_blocks)}"
+        )
     stages, parameters, found = STAGES[len(model.up_blocks)], dict(model.named_parameters()), []
     down_blocks: Any = model.down_blocks
     for name in _ordered(model):

@@ -30,7 +30,7 @@ class Preset:
     Attributes:
         model_class, model: a key of `MODELS`, and the arguments that differ from that class's defaults.
         scheduler_class, scheduler: a key of `SCHEDULERS`, and its arguments.
-        training: ``iterations``, ``batch_size``, ``learning_rate``, ``ema_decay``, ``warmup``, ``grad_clip``.
+        training: `iterations`, `batch_size`, `learning_rate`, `ema_decay`, `warmup`, `grad_clip`.
     """
 
     model_class: str
@@ -216,7 +216,7 @@ PRESETS: dict[str, Preset] = _build()
 
 
 def preset(name: str) -> Preset:
-    """The preset called ``name``.
+    """The preset called `name`.
 
     Raises:
         ValueError: naming the presets there are.

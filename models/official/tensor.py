@@ -16,7 +16,7 @@ class OfficialTensor:
         part: which third of our merged query-key-value projection it is, or None if it is all of `name`.
         transposed: it is a matrix (in, out) there and a 1x1 convolution (out, in, 1, 1) here.
         trained: whether it requires a gradient; an official EMA leaves out those that do not.
-        reached: whether it receives one: the noise level's layers do not in a network that is not told its noise level.
+        reached: whether it receives one: the embedding's layers do not in a network without time_conditioning.
     """
 
     key: str

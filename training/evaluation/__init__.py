@@ -5,10 +5,11 @@ from .estimate import Estimate
 from .feature_cache import ImageSelection, real_features
 from .features import FeatureExtractor, load_features
 from .frechet import frechet_between, frechet_distance, frechet_estimates
-from .grid import Plan, Processes, RealData, evaluate_grid
+from .grid import Processes, evaluate_grid
 from .kid import kernel_distance
 from .measures import METRICS
 from .neighbours import CopyThreshold, precision_recall
+from .plan import Plan, RealData
 from .real_images import open_real
 from .result import EvaluationResult, Row, RowResult
 

@@ -71,7 +71,8 @@ class FunctionFeatures(FeatureExtractor):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
+        names = (getattr(function, "name", None), getattr(function, "__name__", None), type(function).__name__)
+        self.name = next(str(name) for name in names if name)
         self.has_logits = hasattr(function, "logits")
 
     def forward(self, images: Tensor) -> Tensor:

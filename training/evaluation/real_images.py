@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..data import ImageFormat, ImageStore, find_image_column, load_images
 from .feature_cache import ImageSelection
-from .grid import RealData
+from .plan import RealData
 
 
 GRAY_MODES = ("1", "L", "I;16", "I", "F", "LA")

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..sampling import image_grid
 from .estimate import Estimate
 from .feature_cache import ImageSelection
-from .grid import Plan
 from .measures import HIGHER_IS_BETTER
+from .plan import Plan
 from .result import EvaluationResult, RowResult, metric_names
 from .shards import write_text_atomically
 
@@ -168,7 +168,7 @@ def write_card(card: Path, result: EvaluationResult, rows: Sequence[RowResult], 
     """
     from huggingface_hub import ModelCard
 
-    model_card = ModelCard.load(card) if card.is_file() else ModelCard("---\ntags: []\n---\n")
+    model_card: Any = ModelCard.load(card) if card.is_file() else ModelCard("---\ntags: []\n---\n")
     new = [_card_entry(result, row, metric, data, split) for row in rows for metric in row.metrics]
     new = [entry for entry in new if math.isfinite(entry.metric_value)]
     taken = {_card_key(entry) for entry in new}
