@@ -34,8 +34,6 @@ def main() -> None:
     print(survey.report(args.limit))
     if args.times:
         print({family: round(seconds, 1) for family, seconds in survey.seconds.items()})
-        for seconds, text in sorted(survey.slow)[-30:]:
-            print(f"{seconds:.2f} {text[:300]}")
     sys.exit(survey.failures > 0)
 
 

@@ -47,7 +47,11 @@ class Entry:
     @cached_property
     def fuzzed(self) -> list[str]:
         """The arguments that have bad values."""
-        return [name for name, kind in self.known_arguments.items() if not (kind.hopeless.is_empty and kind.doubtful.is_empty)]
+        return [
+            name
+            for name, kind in self.known_arguments.items()
+            if not (kind.hopeless.is_empty and kind.doubtful.is_empty)
+        ]
 
     @cached_property
     def known_arguments(self) -> dict[str, Kind]:
@@ -108,7 +112,9 @@ def like(name: str, dtype: bool = True) -> Check:
         if not isinstance(result, torch.Tensor) or result.shape != expected.shape:
             return f"shape {shape_of(result)} for {name} of shape {tuple(expected.shape)}"
         # Of arguments with several dtypes the result has the larger one.
-        others = {value.dtype for value in arguments.values() if isinstance(value, torch.Tensor) and value.ndim and value.is_floating_point()}
+        others = {value.dtype for value in arguments.values() if hasattr(value, "dtype") and value.ndim} | {
+            type(value) for value in arguments.values() if isinstance(value, complex)
+        }
         if dtype and others == {expected.dtype} != {result.dtype}:
             return f"dtype {result.dtype} for {name} of dtype {expected.dtype}"
         return None

@@ -12,7 +12,17 @@ from . import (
 from .case import Entry
 
 
-TABLES = (entries_mathematics, entries_schedulers, entries_networks, entries_conditioning, entries_pipelines, entries_training, entries_commands)
+TABLES = (
+    entries_mathematics,
+    entries_schedulers,
+    entries_networks,
+    entries_conditioning,
+    entries_pipelines,
+    entries_training,
+    entries_commands,
+)
 FAMILIES: dict[str, list[Entry]] = {
-    family: [entry for entry in entries if entry.exists] for table in TABLES for family, entries in table.ENTRIES.items()
+    family: [entry for entry in entries if entry.exists]
+    for table in TABLES
+    for family, entries in table.ENTRIES.items()
 }

@@ -53,10 +53,20 @@ def of_sdes(method: str, arguments: dict[str, Kind], check: Any = None) -> list[
 def sde_entries() -> list[Entry]:
     """Constructors and methods of the SDEs."""
     betas = numbers(
-        "[0.01] * 10", "torch.linspace(1e-4, 0.02, 10)", "np.linspace(1e-4, 0.02, 5)",
-        hopeless=("[0.0]", "[1.0, 2.0]", "[-0.1, 0.1]", "[[0.1, 0.1]]", "torch.zeros(0)", "torch.full((3,), nan)", "1j"),
+        "[0.01] * 10",
+        "torch.linspace(1e-4, 0.02, 10)",
+        "np.linspace(1e-4, 0.02, 5)",
+        hopeless=(
+            "[0.0]",
+            "[1.0, 2.0]",
+            "[-0.1, 0.1]",
+            "[[0.1, 0.1]]",
+            "torch.zeros(0)",
+            "torch.full((3,), nan)",
+            "1j",
+        ),
         doubtful=("(0.1, 0.2)", "[1]", "[1e-300] * 3"),
-    )  # fmt: skip
+    )
     entries = [
         Entry("VESDE", {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX}, then="coefficients"),
         Entry("VPSDE", {"beta_min": BETA_MIN, "beta_max": BETA_MAX}, then="coefficients"),
@@ -81,8 +91,18 @@ def sde_entries() -> list[Entry]:
 def step_entries() -> list[Entry]:
     """Predictors and correctors as functions."""
     state = {"sde": SOME_SDE, "x": STATE, "score": STATE}
-    names = ("euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large", "exponential", "probability_flow_euler")
-    both = [{"t": only("torch.tensor(0.5)"), "s": instant("0.1", "torch.tensor(0.3)")}, {"t": instant(), "s": only("torch.tensor(0.01)")}]
+    names = (
+        "euler_maruyama",
+        "reverse_diffusion",
+        "ancestral",
+        "ancestral_large",
+        "exponential",
+        "probability_flow_euler",
+    )
+    both = [
+        {"t": only("torch.tensor(0.5)"), "s": instant("torch.tensor(0.1)", "torch.tensor(0.3)")},
+        {"t": instant(), "s": only("torch.tensor(0.01)")},
+    ]
     entries = [Entry(function, state | times, check=first_like("x")) for function in names for times in both]
     noise = {"t": instant(), "noise": STATE, "snr": real(0.01, 0.3, "0.0", "-1.0")}
     entries += [
@@ -99,17 +119,29 @@ def parameterization_entries() -> list[Entry]:
     kinds = name("epsilon", "score", "sample", "v_prediction")
     made = "Parameterization('epsilon', 'scaled', 100)"
     return [
-        Entry("Parameterization", {"prediction_type": kinds, "time": name("scaled", "sigma", "index"), "num_train_timesteps": count(2, 9), "sigma_data": DATA_STD, "data_mean": real(-1, 1)}),
+        Entry(
+            "Parameterization",
+            {
+                "prediction_type": kinds,
+                "time": name("scaled", "sigma", "index"),
+                "num_train_timesteps": count(2, 9),
+                "sigma_data": DATA_STD,
+                "data_mean": real(-1, 1),
+            },
+        ),
         Entry(f"{made}.network_time", {"sde": SOME_SDE, "t": time()}, check=same_shape_as_time),
         Entry(f"{made}.t_from_network_time", {"sde": SOME_SDE, "time": time()}),
         Entry(f"{made}.score", {"sde": SOME_SDE, "output": STATE, "x": STATE, "t": time(2)}, check=like("x")),
         Entry(f"{made}.output", {"sde": SOME_SDE, "score": STATE, "x": STATE, "t": time(2)}, check=like("x")),
         Entry(f"{made}.target", {"sde": SOME_SDE, "x0": STATE, "noise": STATE, "t": time(2)}, check=like("x0")),
         *(
-            Entry(f"TIME_GRIDS['{grid}']", {"sde": SOME_SDE, "n": count(2, 5), "sampling_eps": real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")})
+            Entry(
+                f"TIME_GRIDS['{grid}']",
+                {"sde": SOME_SDE, "n": count(2, 5), "sampling_eps": real(1e-5, 1e-2, "0.0", "-1.0", "1.0", "2.0")},
+            )
             for grid in ("linspace", "leading", "trailing", "log_snr", "karras", "official")
         ),
-    ]  # fmt: skip
+    ]
 
 
 def flow_entries() -> list[Entry]:
@@ -117,53 +149,136 @@ def flow_entries() -> list[Entry]:
     options = {"tolerance": TOLERANCE, "data_std": DATA_STD, "max_steps": count(900, 1000)}
     condition = instance("None", "{}").optional().plus(hopeless=("{'a': 3}", "{3: torch.zeros(2)}", "['a']"))
     start = {"score_fn": score_function(), "sde": FLOW_SDE, "x": DATA}
-    divergences = name("hutchinson", "hutchinson_shared", "exact").plus(good=("ExactDivergence()",), hopeless=("Divergence",))
+    divergences = name("hutchinson", "exact").plus(good=("ExactDivergence()",), hopeless=("Divergence",))
     probes = {"divergence": divergences, "num_probes": PROBES, "probe_distribution": name("rademacher", "gaussian")}
-    measured = {**start, **probes, **options, "generator": generator(2), "eps": real(1e-4, 1e-2, "0.0", "-1.0", "2.0"), "condition": condition}
+    measured = {
+        **start,
+        **probes,
+        **options,
+        "generator": generator(2),
+        "eps": real(1e-4, 1e-2, "0.0", "-1.0", "2.0"),
+        "condition": condition,
+    }
     levels = real(-1, 0, "2.0").plus(hopeless=("3.0",))
     return [
-        Entry("solve_probability_flow", {**start, "t_start": ENDS, "t_end": only("0.005"), **options, "condition": condition},
-              check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",), "x": ("generator",)}),
-        Entry("solve_probability_flow", {**start, "t_start": only("1.0"), "t_end": ENDS, **options},
-              check=lambda result, arguments: like("x")(result.x, arguments), aliases={"score_fn": ("score",), "x": ("generator",)}),
-        Entry("solve_probability_flow", {"score_fn": only("lambda x, t: -x"), "sde": FLOW_SDE, "x": DATA, "t_start": ENDS, "t_end": ENDS,
-              "tableau": instance("None").optional()}),
-        Entry("log_likelihood", measured, check=shaped("x", field="log_prob"), aliases={"score_fn": ("score",), "x": ("generator",)}),
-        Entry("HutchinsonDivergence", {"num_probes": PROBES, "distribution": name("rademacher", "gaussian"), "shared_probes": flag()}),
-        Entry("PixelCells", {"data_min": levels, "data_max": real(1, 2, "-5.0"), "levels": count(2, 256).plus(hopeless=("1",)), "official": flag()}),
+        Entry(
+            "solve_probability_flow",
+            {**start, "t_start": ENDS, "t_end": only("0.005"), **options, "condition": condition},
+            check=lambda result, arguments: like("x")(result.x, arguments),
+            aliases={"score_fn": ("score",), "x": ("generator",)},
+        ),
+        Entry(
+            "solve_probability_flow",
+            {**start, "t_start": only("1.0"), "t_end": ENDS, **options},
+            check=lambda result, arguments: like("x")(result.x, arguments),
+            aliases={"score_fn": ("score",), "x": ("generator",)},
+        ),
+        Entry(
+            "solve_probability_flow",
+            {
+                "score_fn": only("lambda x, t: -x"),
+                "sde": FLOW_SDE,
+                "x": DATA,
+                "t_start": ENDS,
+                "t_end": ENDS,
+                "tableau": instance("None").optional(),
+            },
+        ),
+        Entry(
+            "log_likelihood",
+            measured,
+            check=shaped("x", field="log_prob"),
+            aliases={"score_fn": ("score",), "x": ("generator",)},
+        ),
+        Entry(
+            "HutchinsonDivergence",
+            {"num_probes": PROBES, "distribution": name("rademacher", "gaussian"), "shared_probes": flag()},
+        ),
+        Entry(
+            "PixelCells",
+            {
+                "data_min": levels,
+                "data_max": real(1, 2, "-5.0"),
+                "levels": count(2, 256).plus(hopeless=("1",)),
+                "official": flag(),
+            },
+        ),
         Entry("PixelCells(-1.0, 1.0).centres", {"pixels": pixels()}),
-    ]  # fmt: skip
+    ]
 
 
 def pixels() -> Kind:
     """Integer pixels of one gray image."""
     base = tensor(1, 1, 4, 4)
     good = only("torch.randint(0, 256, (1, 1, 4, 4))", "torch.zeros(1, 1, 4, 4, dtype=torch.uint8)").good
-    return Kind(good, base.hopeless, base.doubtful).tolerant().plus(
-        hopeless=("None", "'a'", "torch.full((1, 1, 4, 4), 256)", "torch.full((1, 1, 4, 4), -1)", "torch.full((1, 1, 4, 4), nan)")
+    return (
+        Kind(good, base.hopeless, base.doubtful)
+        .tolerant()
+        .plus(
+            hopeless=(
+                "None",
+                "'a'",
+                "torch.full((1, 1, 4, 4), 256)",
+                "torch.full((1, 1, 4, 4), -1)",
+                "torch.full((1, 1, 4, 4), nan)",
+            )
+        )
     )
 
 
 def analytic_entries() -> list[Entry]:
     """Closed-form models."""
-    weights = numbers("[0.3, 0.7]", "torch.ones(2)", hopeless=("[0.0, 1.0]", "[-1.0, 2.0]", "[1.0]", "[]", "[[1.0, 1.0]]", "[nan, 1.0]"))
-    means = numbers("[[-1.0, 0.0], [1.0, 0.5]]", hopeless=("[0.0, 1.0]", "[[1.0], [2.0], [3.0]]", "[[nan, 0], [0, 0]]", "[[]]"))
+    weights = numbers(
+        "[0.3, 0.7]",
+        "torch.ones(2)",
+        hopeless=("[0.0, 1.0]", "[-1.0, 2.0]", "[1.0]", "[]", "[[1.0, 1.0]]", "[nan, 1.0]"),
+    )
+    means = numbers(
+        "[[-1.0, 0.0], [1.0, 0.5]]", hopeless=("[0.0, 1.0]", "[[1.0], [2.0], [3.0]]", "[[nan, 0], [0, 0]]", "[[]]")
+    )
     variance = real(0.1, 1, "-1.0").optional()
-    variances = real(0.1, 1, "-1.0").plus(good=("[0.1, 0.2]",), hopeless=("[1.0, 2.0, 3.0]", "[0.1, nan]", "[-0.1, 0.1]", "[[0.1]]"))
-    matrices = numbers("torch.eye(2).repeat(2, 1, 1)", hopeless=("torch.eye(2)", "-torch.eye(2).repeat(2, 1, 1)", "torch.full((2, 2, 2), nan)",
-                       "torch.eye(3).repeat(2, 1, 1)", "torch.tensor([[[1.0, 5.0], [5.0, 1.0]]] * 2)", "torch.tensor([[[1.0, 0.5], [0.0, 1.0]]] * 2)"))
+    variances = real(0.1, 1, "-1.0").plus(
+        good=("[0.1, 0.2]",), hopeless=("[1.0, 2.0, 3.0]", "[0.1, nan]", "[-0.1, 0.1]", "[[0.1]]")
+    )
+    matrices = numbers(
+        "torch.eye(2).repeat(2, 1, 1)",
+        hopeless=(
+            "torch.eye(2)",
+            "-torch.eye(2).repeat(2, 1, 1)",
+            "torch.full((2, 2, 2), nan)",
+            "torch.eye(3).repeat(2, 1, 1)",
+            "torch.tensor([[[1.0, 5.0], [5.0, 1.0]]] * 2)",
+            "torch.tensor([[[1.0, 0.5], [0.0, 1.0]]] * 2)",
+        ),
+    )
     x = tensor(2, 2, strict=False)
     at = {"sde": AN_SDE, "x": x, "t": time(2)}
     noise_std = real(0.1, 1, "0.0", "-1.0")
     measured = tensor(1, dtype="float64")
     matrix = tensor(1, 2, dtype="float64")
     one = tensor(1, 4, 4)
-    mean = Kind(one.good, one.hopeless, one.doubtful).tolerant().plus(hopeless=("None", "'a'", "object()", "[nan]", "torch.full((2, 2), inf)", "{}"))
+    mean = (
+        Kind(one.good, one.hopeless, one.doubtful)
+        .tolerant()
+        .plus(hopeless=("None", "'a'", "object()", "[nan]", "torch.full((2, 2), inf)", "{}"))
+    )
     return [
         Entry("GaussianMixtureScoreModel", {"weights": weights, "means": means, "variances": variances}),
-        Entry("GaussianMixtureScoreModel", {"weights": weights, "means": only("[[-1.0, 0.0], [1.0, 0.5]]"), "covariances": matrices}),
-        Entry("GaussianScoreModel", {"mean": mean, "variance": real(0.1, 1, "-1.0").plus(hopeless=("torch.zeros(7)", "-torch.ones(1, 4, 4)"))}),
-        Entry("GaussianScoreModel", {"mean": only("[0.0, 1.0]"), "covariance": numbers("torch.eye(2)", hopeless=("torch.eye(3)", "-torch.eye(2)", "None"))}),
+        Entry(
+            "GaussianMixtureScoreModel",
+            {"weights": weights, "means": only("[[-1.0, 0.0], [1.0, 0.5]]"), "covariances": matrices},
+        ),
+        Entry(
+            "GaussianScoreModel",
+            {"mean": mean, "variance": real(0.1, 1, "-1.0").plus(hopeless=("torch.zeros(7)", "-torch.ones(1, 4, 4)"))},
+        ),
+        Entry(
+            "GaussianScoreModel",
+            {
+                "mean": only("[0.0, 1.0]"),
+                "covariance": numbers("torch.eye(2)", hopeless=("torch.eye(3)", "-torch.eye(2)", "None")),
+            },
+        ),
         Entry("mixture().log_prob", at, check=shaped("x")),
         Entry("mixture().log_responsibilities", at, check=shaped("x", 2)),
         Entry("mixture().score", at, check=like("x")),
@@ -171,12 +286,28 @@ def analytic_entries() -> list[Entry]:
         Entry("mixture().data_log_prob", {"x": x}, check=shaped("x")),
         Entry("mixture().sample", {"num_samples": count(1, 4), "generator": sample_generator()}),
         Entry("mixture().posterior", {"matrix": matrix, "measurement": measured, "noise_std": noise_std}),
-        Entry("mixture().network", {"scheduler": instance("scheduler('ve')", "scheduler('vp')", extra=("sde('vp')", "VPSDEScheduler"))}),
-        Entry("AnalyticNetwork", {"model": instance("gaussian()", extra=("unet()",)), "scheduler": instance("scheduler('vp')")}, then="forwarded"),
-        Entry("network('vp')", {"sample": tensor(2, 1, 4, 4, strict=False), "timestep": time(2).plus(good=("500",)),
-              "class_labels": instance("None").tolerant(), "return_dict": flag()}),
-        Entry("network('table')", {"sample": tensor(2, 1, 4, 4, strict=False), "timestep": time(2).plus(good=("500",))}),
-    ]  # fmt: skip
+        Entry(
+            "mixture().network",
+            {"scheduler": instance("scheduler('ve')", "scheduler('vp')", extra=("sde('vp')", "VPSDEScheduler"))},
+        ),
+        Entry(
+            "AnalyticNetwork",
+            {"model": instance("gaussian()", extra=("unet()",)), "scheduler": instance("scheduler('vp')")},
+            then="forwarded",
+        ),
+        Entry(
+            "network('vp')",
+            {
+                "sample": tensor(2, 1, 4, 4, strict=False),
+                "timestep": time(2).plus(good=("500",)),
+                "class_labels": instance("None").tolerant(),
+                "return_dict": flag(),
+            },
+        ),
+        Entry(
+            "network('table')", {"sample": tensor(2, 1, 4, 4, strict=False), "timestep": time(2).plus(good=("500",))}
+        ),
+    ]
 
 
 def sample_generator() -> Kind:

@@ -6,9 +6,16 @@ from .case import Entry, like
 from .strategies import Kind, count, flag, instance, labels, name, numbers, only, path, real, some, tensor, time
 
 
-SIZES = count(8, 8).plus(good=("(8, 8)", "(8, 16)"), hopeless=("(8,)", "(8, 8, 8)", "(0, 8)", "('a', 8)", "(8, 8.5)", "7.5", "(-8, 8)"))
+SIZES = count(8, 8).plus(
+    good=("(8, 8)", "(8, 16)"), hopeless=("(8,)", "(8, 8, 8)", "(0, 8)", "('a', 8)", "(8, 8.5)", "7.5", "(-8, 8)")
+)
 CHANNELS = count(1, 3)
-WIDTHS = numbers("(4, 4)", "(4, 8)", "[4, 4]", hopeless=("(0, 4)", "(-4, 4)", "(4.5, 4)", "(4, None)", "()", "((4, 4), 4)", "(4, nan)"))
+WIDTHS = numbers(
+    "(4, 4)",
+    "(4, 8)",
+    "[4, 4]",
+    hopeless=("(0, 4)", "(-4, 4)", "(4.5, 4)", "(4, None)", "()", "((4, 4), 4)", "(4, nan)"),
+)
 NCSNPP = {
     "sample_size": SIZES,
     "in_channels": CHANNELS,
@@ -31,7 +38,9 @@ NCSNPP = {
     "resample_with_conv": flag(),
     "downsample_padding": count(0, 1).plus(hopeless=("5",)),
     "fir": flag(),
-    "fir_kernel": numbers("(1, 3, 3, 1)", "[1.0, 2.0, 1.0]", hopeless=("()", "(0, 0)", "(nan, 1)", "((1, 2), (3, 4))", "('a',)")),
+    "fir_kernel": numbers(
+        "(1, 3, 3, 1)", "[1.0, 2.0, 1.0]", hopeless=("()", "(0, 0)", "(nan, 1)", "((1, 2), (3, 4))", "('a',)")
+    ),
     "input_pyramid": name("none", "residual", "input_skip"),
     "output_pyramid": name("none", "residual", "output_skip"),
     "pyramid_combine": name("sum", "cat"),
@@ -44,17 +53,40 @@ NCSNPP = {
     "time_conditioning": flag(),
     "init_scale": real(0, 1, "-1.0"),
     "num_class_embeds": count(2, 4).optional(),
-}  # fmt: skip
+}
 # Arguments that exclude each other keep the value under which a tiny network works.
-FIXED = {"num_class_embeds": only("None"), "norm_num_groups": only("None"), "attention_head_dim": only("None"), "in_channels": only("1")}
+FIXED = {
+    "num_class_embeds": only("None"),
+    "norm_num_groups": only("None"),
+    "attention_head_dim": only("None"),
+    "in_channels": only("1"),
+}
 
 
 def constructors() -> list[Entry]:
     """Each group of arguments by itself: the others keep the values of a tiny network."""
-    tiny = {"sample_size": only("8"), "in_channels": only("1"), "out_channels": only("1"), "block_out_channels": only("(4, 4)"),
-            "layers_per_block": only("1"), "attention_resolutions": only("(4,)"), "dropout": only("0.0")}  # fmt: skip
-    safe = ("fir", "resnet_type", "input_pyramid", "output_pyramid", "time_embedding_type", "discrete_sigmas", "scale_by_sigma",
-            "time_conditioning", "downsample_padding", "num_class_embeds", "resample_with_conv")  # fmt: skip
+    tiny = {
+        "sample_size": only("8"),
+        "in_channels": only("1"),
+        "out_channels": only("1"),
+        "block_out_channels": only("(4, 4)"),
+        "layers_per_block": only("1"),
+        "attention_resolutions": only("(4,)"),
+        "dropout": only("0.0"),
+    }
+    safe = (
+        "fir",
+        "resnet_type",
+        "input_pyramid",
+        "output_pyramid",
+        "time_embedding_type",
+        "discrete_sigmas",
+        "scale_by_sigma",
+        "time_conditioning",
+        "downsample_padding",
+        "num_class_embeds",
+        "resample_with_conv",
+    )
     entries = []
     for source in ("NCSNpp", "DDPMpp"):
         for key, kind in NCSNPP.items():
@@ -66,15 +98,33 @@ def constructors() -> list[Entry]:
 
 def others() -> list[Entry]:
     """NCSNv2 and the classifier."""
-    ncsnv2 = {"sample_size": count(8, 8).plus(hopeless=("(8,)", "7.5", "'a'")), "in_channels": only("1"), "out_channels": only("1"),
-              "center_input_sample": flag(), "block_out_channels": numbers("(4, 4, 4, 4)", "[4, 8, 8, 8]", hopeless=("(0, 4, 4, 4)", "()", "(4.5, 4, 4, 4)")),
-              "dilations": numbers("(1, 1, 2, 4)", hopeless=("(0, 1, 2, 4)", "()", "(1.5, 1, 2, 4)", "(1,)")), "act_fn": name("elu", "relu"),
-              "sigma_min": real(0.005, 0.1, "0.0", "-1.0", "60.0"), "sigma_max": real(5, 50, "0.0", "-1.0", "0.001"),
-              "num_train_timesteps": count(5, 9)}  # fmt: skip
-    judge = {"in_channels": CHANNELS, "num_classes": count(2, 4), "depth": count(10, 10).plus(hopeless=("11", "4", "3")), "width": count(1, 1),
-             "dropout": real(0, 0.5, "-0.1", "1.5"), "embedding_channels": count(8, 8).plus(hopeless=("7",)), "fourier_scale": real(1, 16, "0.0"),
-             "min_noise_level": real(1e-3, 1e-2, "0.0", "-1.0"), "sample_size": count(8, 8).optional().plus(hopeless=("7",)),
-             "data_min": real(-1, 0, "5.0"), "data_max": real(1, 2, "-5.0")}  # fmt: skip
+    ncsnv2 = {
+        "sample_size": count(8, 8).plus(hopeless=("(8,)", "7.5", "'a'")),
+        "in_channels": only("1"),
+        "out_channels": only("1"),
+        "center_input_sample": flag(),
+        "block_out_channels": numbers(
+            "(4, 4, 4, 4)", "[4, 8, 8, 8]", hopeless=("(0, 4, 4, 4)", "()", "(4.5, 4, 4, 4)")
+        ),
+        "dilations": numbers("(1, 1, 2, 4)", hopeless=("(0, 1, 2, 4)", "()", "(1.5, 1, 2, 4)", "(1,)")),
+        "act_fn": name("elu", "relu"),
+        "sigma_min": real(0.005, 0.1, "0.0", "-1.0", "60.0"),
+        "sigma_max": real(5, 50, "0.0", "-1.0", "0.001"),
+        "num_train_timesteps": count(5, 9),
+    }
+    judge = {
+        "in_channels": CHANNELS,
+        "num_classes": count(2, 4),
+        "depth": count(10, 10).plus(hopeless=("11", "4", "3")),
+        "width": count(1, 1),
+        "dropout": real(0, 0.5, "-0.1", "1.5"),
+        "embedding_channels": count(8, 8).plus(hopeless=("7",)),
+        "fourier_scale": real(1, 16, "0.0"),
+        "min_noise_level": real(1e-3, 1e-2, "0.0", "-1.0"),
+        "sample_size": count(8, 8).optional().plus(hopeless=("7",)),
+        "data_min": real(-1, 0, "5.0"),
+        "data_max": real(1, 2, "-5.0"),
+    }
     kept = {"depth": only("10"), "width": only("1"), "embedding_channels": only("8")}
     entries = [Entry("NCSNv2", ncsnv2, then="forwarded")]
     for key in judge:
@@ -88,14 +138,26 @@ def forward() -> list[Entry]:
     # A network computes in the dtype of its weights.
     x = Kind(some("torch.randn(2, 1, 8, 8)", "torch.randn(2, 1, 8, 8).mT"), x.hopeless, x.doubtful)
     unused = Kind(some("None"), labels().hopeless, labels().good)
-    networks = {"unet()": unused, "unet(num_class_embeds=3)": labels().optional(), "unet(discrete_sigmas=True, time_embedding_type='positional')": unused,
-                "unet(time_embedding_type='positional', scale_by_sigma=False)": unused,
-                "NCSNv2(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(4, 4, 4, 4))": unused}  # fmt: skip
+    networks = {
+        "unet()": unused,
+        "unet(num_class_embeds=3)": labels().optional(),
+        "unet(discrete_sigmas=True, time_embedding_type='positional')": unused,
+        "unet(time_embedding_type='positional', scale_by_sigma=False)": unused,
+        "NCSNv2(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(4, 4, 4, 4))": unused,
+    }
     entries = [
-        Entry(source, {"sample": x, "timestep": t, "class_labels": kind.tolerant() if kind is unused else kind, "return_dict": only("True")},
-              check=sample_like)
+        Entry(
+            source,
+            {
+                "sample": x,
+                "timestep": t,
+                "class_labels": kind.tolerant() if kind is unused else kind,
+                "return_dict": only("True"),
+            },
+            check=sample_like,
+        )
         for source, kind in networks.items()
-    ]  # fmt: skip
+    ]
     level = Kind(some("0.5", "torch.tensor([0.1, 2.0])"), time(2).hopeless, time(2).doubtful)
     entries.append(Entry("classifier()", {"sample": x, "noise_level": level, "return_dict": only("True")}))
     return entries
@@ -110,23 +172,65 @@ def conversions() -> list[Entry]:
     """Networks from and to diffusers, presets, official checkpoints."""
     damages = ("no tensor", "bool", "int8", "nan", "shape", "short", "no part", "part", "keys")
     wrong = [f"damaged({how!r}, {value})" for how in damages for value in (0, 1, 2)]
-    wrong += [f"damaged('cut', {value})" for value in (0, 1, 100, 5000, 20000)] + [f"damaged('flip', {value})" for value in (0, 99, 4321)]
+    wrong += [f"damaged('cut', {value})" for value in (0, 1, 100, 5000, 20000)] + [
+        f"damaged('flip', {value})" for value in (0, 99, 4321)
+    ]
     wrong += ["file('text.txt')", "file('empty')", "file('data/0.png')"]
     checkpoint = path("file('official.pth')", "Path(file('official.pth'))").plus(hopeless=wrong)
-    config = instance("None").optional().plus(hopeless=("'nope'", "{'model': 3}", "{'model': {}}", "{'data': None}", "['a']", "{'a': {'b': nan}}"))
-    names = name("cifar10_ncsnpp_continuous", "cifar10_ddpmpp").tolerant().plus(hopeless=("'nope'", "None", "[]", "3", "''"))
-    told = {"path": ("damaged.pth", "text.txt", "checkpoint", "ema", "model", "shadow_params"), "config": ("model", "data")}
+    config = (
+        instance("None")
+        .optional()
+        .plus(hopeless=("'nope'", "{'model': 3}", "{'model': {}}", "{'data': None}", "['a']", "{'a': {'b': nan}}"))
+    )
+    names = (
+        name("cifar10_ncsnpp_continuous", "cifar10_ddpmpp")
+        .tolerant()
+        .plus(hopeless=("'nope'", "None", "[]", "3", "''"))
+    )
+    told = {
+        "path": ("damaged.pth", "text.txt", "checkpoint", "ema", "model", "shadow_params"),
+        "config": ("model", "data"),
+    }
     return [
-        Entry("from_unet2d", {"unet": instance("stock_unet()", extra=("unet()", "UNet2DModel", "torch.nn.Linear(2, 2)", "scheduler('vp')"))}),
-        Entry("to_unet2d", {"model": instance("plain_ddpm()", extra=("unet()", "stock_unet()", "NCSNpp", "scheduler('vp')"))}),
+        Entry(
+            "from_unet2d",
+            {
+                "unet": instance(
+                    "stock_unet()", extra=("unet()", "UNet2DModel", "torch.nn.Linear(2, 2)", "scheduler('vp')")
+                )
+            },
+        ),
+        Entry(
+            "to_unet2d",
+            {"model": instance("plain_ddpm()", extra=("unet()", "stock_unet()", "NCSNpp", "scheduler('vp')"))},
+        ),
         Entry("load_official_checkpoint", {"path": checkpoint, "config": config, "use_ema": flag()}, aliases=told),
-        Entry("with_classes", {"network": instance("unet()", "vp_unet()", extra=("stock_unet()", "NCSNpp", "scheduler('vp')")), "num_classes": count(2, 4)}),
-        Entry("FeatureClassifier", {"in_channels": count(1, 3), "num_classes": count(2, 4), "widths": numbers("(4, 4, 4, 4)", hopeless=("()", "(0, 4)", "(1.5, 2)")),
-              "num_features": count(2, 4), "sample_size": count(16, 16), "image_fit": name("crop", "pad")}),
+        Entry(
+            "with_classes",
+            {
+                "network": instance("unet()", "vp_unet()", extra=("stock_unet()", "NCSNpp", "scheduler('vp')")),
+                "num_classes": count(2, 4),
+            },
+        ),
+        Entry(
+            "FeatureClassifier",
+            {
+                "in_channels": count(1, 3),
+                "num_classes": count(2, 4),
+                "widths": numbers("(4, 4, 4, 4)", hopeless=("()", "(0, 4)", "(1.5, 2)")),
+                "num_features": count(2, 4),
+                "sample_size": count(16, 16),
+                "image_fit": name("crop", "pad"),
+            },
+        ),
         Entry("preset", {"name": names}),
         Entry("shipped", {"name": name("emoji-32-ve").optional().plus(hopeless=("'../../x'", "'/'"))}),
-        Entry("packed_filters", {"network": instance("unet()", "stock_unet()", extra=("scheduler('vp')", "NCSNpp"))}, then="entered"),
-    ]  # fmt: skip
+        Entry(
+            "packed_filters",
+            {"network": instance("unet()", "stock_unet()", extra=("scheduler('vp')", "NCSNpp"))},
+            then="entered",
+        ),
+    ]
 
 
 ENTRIES = {"networks": constructors() + others(), "forward": forward(), "conversion": conversions()}

@@ -6,7 +6,14 @@ from .case import Entry, like
 from .strategies import Kind, count, flag, generator, instance, name, numbers, only, real, score_function, some, tensor
 
 
-PREDICTOR_NAMES = ("reverse_diffusion", "euler_maruyama", "ancestral", "probability_flow", "exponential", "exponential_multistep")
+PREDICTOR_NAMES = (
+    "reverse_diffusion",
+    "euler_maruyama",
+    "ancestral",
+    "probability_flow",
+    "exponential",
+    "exponential_multistep",
+)
 PREDICTOR = name(*PREDICTOR_NAMES)
 CORRECTOR = name("langevin", "annealed_langevin").optional()
 SAMPLE = tensor(2, 1, 4, 4, strict=False)
@@ -30,9 +37,12 @@ BETAS = {
     "beta_schedule": name("linear", "scaled_linear", "squaredcos_cap_v2"),
 }
 TRAINED_BETAS = numbers(
-    "None", "[0.01] * 20", "np.linspace(1e-4, 0.02, 10)",
-    hopeless=("[-0.1, 0.1]", "[1.5, 0.1]", "[[0.1]]", "[0.0, 0.0]"), doubtful=("[]", "torch.linspace(1e-4, 0.02, 10)"),
-).optional()  # fmt: skip
+    "None",
+    "[0.01] * 20",
+    "np.linspace(1e-4, 0.02, 10)",
+    hopeless=("[-0.1, 0.1]", "[1.5, 0.1]", "[[0.1]]", "[0.0, 0.0]"),
+    doubtful=("[]", "torch.linspace(1e-4, 0.02, 10)"),
+).optional()
 STOCK = ("DDPMScheduler()", "DDIMScheduler()", "ScoreSdeVeScheduler()", "EulerDiscreteScheduler()")
 
 
@@ -40,8 +50,13 @@ def constructors() -> list[Entry]:
     """The three schedulers, each used for three steps."""
     sigmas = {"sigma_min": real(0.005, 0.1, "0.0", "-1.0", "60.0"), "sigma_max": real(5, 50, "0.0", "-1.0", "0.001")}
     continuous_betas = {**BETAS, "beta_schedule": name("linear").tolerant().plus(hopeless=("'nope'", "None", "3"))}
-    table = {**COMMON, **BETAS, "variance_type": name("fixed_small", "fixed_large"),
-             "rescale_betas_zero_snr": only("False"), "continuous": only("False")}  # fmt: skip
+    table = {
+        **COMMON,
+        **BETAS,
+        "variance_type": name("fixed_small", "fixed_large"),
+        "rescale_betas_zero_snr": only("False"),
+        "continuous": only("False"),
+    }
     no_table = {key: kind for key, kind in table.items() if key not in ("num_train_timesteps", *BETAS)}
     return [
         Entry("VESDEScheduler", {**COMMON, **sigmas}, then="sampled"),
@@ -49,14 +64,28 @@ def constructors() -> list[Entry]:
         Entry("VPSDEScheduler", {**no_table, "trained_betas": TRAINED_BETAS}, then="sampled"),
         Entry("VPSDEScheduler", {**COMMON, **continuous_betas, "continuous": only("True")}, then="sampled"),
         Entry("SubVPSDEScheduler", {**COMMON, **continuous_betas}, then="sampled"),
-        Entry("sampled_with", {"kind": only("'ve'", "'vp'", "'subvp'"), "predictor": function("exponential"), "corrector": function("langevin")}),
-    ]  # fmt: skip
+        Entry(
+            "sampled_with",
+            {
+                "kind": only("'ve'", "'vp'", "'subvp'"),
+                "predictor": function("exponential"),
+                "corrector": function("langevin"),
+            },
+        ),
+    ]
 
 
 def function(good: str) -> Kind:
     """A predictor or corrector given as an attribute."""
     returns = ("None", "x", "(x, x, x)", "(x[:1], x)", "(None, 0.0)", "(x * nan, x)", "'a'", "(x.long(), x)")
-    wrong = ("'ancestral'", "3", "object()", "[]", "torch.zeros(2)", *(f"lambda sde, x, score, t, s=None, *a: {value}" for value in returns))
+    wrong = (
+        "'ancestral'",
+        "3",
+        "object()",
+        "[]",
+        "torch.zeros(2)",
+        *(f"lambda sde, x, score, t, s=None, *a: {value}" for value in returns),
+    )
     return Kind(some(good), some(*wrong))
 
 
@@ -65,24 +94,47 @@ def methods(kind: str) -> list[Entry]:
     made = f"scheduler('{kind}')"
     labels = timesteps(kind)
     steps = count(1, 5)
-    custom = numbers(*custom_timesteps(kind), hopeless=("[1.0, 2.0]", "[0.5, 0.5]", "[1e9]", "[-1.0]", "[[2.0], [1.0]]", "torch.zeros(0)"))
-    device = Kind(some("'cpu'", "None", "torch.device('cpu')"), some("'nope'", "3.5", "object()", "[]", "'cpu:x'", "{}"), some("'cuda'", "'meta'", "0"))
+    custom = numbers(
+        *custom_timesteps(kind),
+        hopeless=("[1.0, 2.0]", "[0.5, 0.5]", "[1e9]", "[-1.0]", "[[2.0], [1.0]]", "torch.zeros(0)"),
+    )
+    device = Kind(
+        some("'cpu'", "None", "torch.device('cpu')"),
+        some("'nope'", "3.5", "object()", "[]", "'cpu:x'", "{}"),
+        some("'cuda'", "'meta'", "0"),
+    )
     condition = {"original_samples": SAMPLE, "noise": SAMPLE, "timesteps": labels}
-    step = {"model_output": SAMPLE, "timestep": some_timestep(kind), "sample": SAMPLE, "eta": real(0, 1).tolerant(),
-            "use_clipped_model_output": only("None", "False"), "generator": generator(2), "return_dict": flag()}  # fmt: skip
+    step = {
+        "model_output": SAMPLE,
+        "timestep": some_timestep(kind),
+        "sample": SAMPLE,
+        "eta": real(0, 1).tolerant(),
+        "use_clipped_model_output": only("None", "False"),
+        "generator": generator(2),
+        "return_dict": flag(),
+    }
     return [
         Entry(f"{made}.set_timesteps", {"num_inference_steps": steps, "device": device}),
         Entry(f"{made}.set_timesteps", {"timesteps": custom}),
         Entry(f"{made}.set_begin_index", {"begin_index": count(0, 5)}),
-        Entry(f"{made}.scale_model_input", {"sample": SAMPLE.tolerant(), "timestep": only("None")}, check=like("sample")),
+        Entry(
+            f"{made}.scale_model_input", {"sample": SAMPLE.tolerant(), "timestep": only("None")}, check=like("sample")
+        ),
         Entry(f"{made}.add_noise", condition, check=like("original_samples")),
         Entry(f"{made}.get_velocity", {"sample": SAMPLE, "noise": SAMPLE, "timesteps": labels}, check=like("sample")),
         Entry(f"{made}.step", step, check=first_like_sample),
-        Entry(f"{made}.step_score", {"score": SAMPLE, **{key: value for key, value in step.items() if key != "model_output"}}),
-        Entry(f"{made}.score_fn", {"model": network_function()}, then="(lambda f: f(torch.ones(2, 1, 4, 4), torch.tensor(0.5)))",
-              aliases={"model": ("model output", "network", "output")}),
+        Entry(
+            f"{made}.step_score",
+            {"score": SAMPLE, **{key: value for key, value in step.items() if key != "model_output"}},
+        ),
+        Entry(
+            f"{made}.score_fn",
+            {"model": network_function()},
+            then="(lambda f: f(torch.ones(2, 1, 4, 4), torch.tensor(0.5)))",
+            aliases={"model": ("model output", "network", "output")},
+        ),
         Entry(f"{made}.score_fn(network({kind!r}))", {"x": SAMPLE, "t": state_time()}),
-    ]  # fmt: skip
+    ]
 
 
 def first_like_sample(result: Any, arguments: dict[str, Any]) -> str | None:
@@ -92,18 +144,59 @@ def first_like_sample(result: Any, arguments: dict[str, Any]) -> str | None:
 
 def timesteps(kind: str) -> Kind:
     """Noise levels (2,) in the network's convention."""
-    good = {"ve": "torch.tensor([0.5, 10.0])", "vp": "torch.tensor([900.0, 10.0])", "table": "torch.tensor([5, 900])"}[kind]
-    odd = (f"{good}.double()", f"{good}.numpy()", f"{good}.tolist()", "5", "torch.tensor(5)", f"{good}.half()", "torch.tensor([5])")
-    wrong = ("None", "'a'", "[]", "{}", "object()", "torch.tensor([1e9, 1e9])", "torch.tensor([-5, -5])", "torch.tensor([nan, nan])",
-             "torch.ones(3)", "torch.ones(2, 2)", "torch.tensor([1j, 1j])", "torch.zeros(0)", "['a', 'b']", "torch.tensor([inf, 1.0])")  # fmt: skip
+    good = {"ve": "torch.tensor([0.5, 10.0])", "vp": "torch.tensor([900.0, 10.0])", "table": "torch.tensor([5, 900])"}[
+        kind
+    ]
+    odd = (
+        f"{good}.double()",
+        f"{good}.numpy()",
+        f"{good}.tolist()",
+        "5",
+        "torch.tensor(5)",
+        f"{good}.half()",
+        "torch.tensor([5])",
+    )
+    wrong = (
+        "None",
+        "'a'",
+        "[]",
+        "{}",
+        "object()",
+        "torch.tensor([1e9, 1e9])",
+        "torch.tensor([-5, -5])",
+        "torch.tensor([nan, nan])",
+        "torch.ones(3)",
+        "torch.ones(2, 2)",
+        "torch.tensor([1j, 1j])",
+        "torch.zeros(0)",
+        "['a', 'b']",
+        "torch.tensor([inf, 1.0])",
+    )
     return Kind(some(good), some(*wrong), some(*odd))
 
 
 def some_timestep(kind: str) -> Kind:
     """One entry of a scheduler's `timesteps`."""
     first = f"scheduler('{kind}').timesteps[0]"
-    wrong = ("None", "'a'", "-1", "1e9", "nan", "object()", "[]", "{}", "torch.zeros(0)", "1j", "torch.tensor(nan)", "b'a'")
-    return Kind(some(first, f"{first}.item()"), some(*wrong), some(f"{first}[None]", f"{first}.repeat(2)", f"float({first})", "True"))
+    wrong = (
+        "None",
+        "'a'",
+        "-1",
+        "1e9",
+        "nan",
+        "object()",
+        "[]",
+        "{}",
+        "torch.zeros(0)",
+        "1j",
+        "torch.tensor(nan)",
+        "b'a'",
+    )
+    return Kind(
+        some(first, f"{first}.item()"),
+        some(*wrong),
+        some(f"{first}[None]", f"{first}.repeat(2)", f"float({first})", "True"),
+    )
 
 
 def custom_timesteps(kind: str) -> tuple[str, ...]:
@@ -116,35 +209,98 @@ def state_time() -> Kind:
     """A time of the state of two samples; outside of (0, T] there is no score."""
     return Kind(
         some("0.5", "torch.tensor(0.5)", "torch.tensor([0.2, 0.9])"),
-        some("None", "'a'", "object()", "torch.ones(3)", "torch.ones(2, 2)", "nan", "-1.0", "5.0", "torch.tensor([nan, 0.5])", "[]", "{}", "1j"),
+        some(
+            "None",
+            "'a'",
+            "object()",
+            "torch.ones(3)",
+            "torch.ones(2, 2)",
+            "nan",
+            "-1.0",
+            "5.0",
+            "torch.tensor([nan, 0.5])",
+            "[]",
+            "{}",
+            "1j",
+        ),
         some("1", "np.float64(0.5)", "[0.2, 0.9]", "np.array([0.2, 0.9])", "0.0"),
     )
 
 
 def network_function() -> Kind:
     """A network given to `score_fn`."""
-    bodies = ("None", "x[:1]", "x[:, :1, :1]", "1.0", "x.long()", "(x,)", "'a'", "x.to(torch.complex64)", "x.numpy()", "x.sum()")
-    return Kind(some("lambda x, t: -x", "network('vp')"), some("None", "'a'", "3", "object()", "[]", *(f"lambda x, t: {body}" for body in bodies)))
+    bodies = (
+        "None",
+        "x[:1]",
+        "x[:, :1, :1]",
+        "1.0",
+        "x.long()",
+        "(x,)",
+        "'a'",
+        "x.to(torch.complex64)",
+        "x.numpy()",
+        "x.sum()",
+    )
+    return Kind(
+        some("lambda x, t: -x", "network('vp')"),
+        some("None", "'a'", "3", "object()", "[]", *(f"lambda x, t: {body}" for body in bodies)),
+    )
 
 
 def conversion() -> list[Entry]:
     """Stock schedulers."""
-    wrong = ("FlowMatchEulerDiscreteScheduler()", "VPSDEScheduler", "DDPMScheduler", "sde('vp')", "unet()", "DDPMScheduler().config")
+    wrong = (
+        "FlowMatchEulerDiscreteScheduler()",
+        "VPSDEScheduler",
+        "DDPMScheduler",
+        "sde('vp')",
+        "unet()",
+        "DDPMScheduler().config",
+    )
     return [Entry("to_sde_scheduler", {"scheduler": instance(*STOCK, "scheduler('ve')", extra=wrong)}, then="sampled")]
 
 
 LOADED = Kind(
     some("{}", "{'num_train_timesteps': 10}", "VPSDEScheduler().config", "DDPMScheduler().config"),
-    some("[]", "object()", "None", "{'beta_schedule': 'nope'}", "{'num_train_timesteps': 'a'}", "{'snr': nan}", "{'beta_start': 'a'}",
-         "{'prediction_type': 3}", "{'trained_betas': ['a']}", "{'predictor': 'nope'}", "{'num_train_timesteps': -1}", "{'beta_end': 5.0}"),
-)  # fmt: skip
+    some(
+        "[]",
+        "object()",
+        "None",
+        "{'beta_schedule': 'nope'}",
+        "{'num_train_timesteps': 'a'}",
+        "{'snr': nan}",
+        "{'beta_start': 'a'}",
+        "{'prediction_type': 3}",
+        "{'trained_betas': ['a']}",
+        "{'predictor': 'nope'}",
+        "{'num_train_timesteps': -1}",
+        "{'beta_end': 5.0}",
+    ),
+)
 
 ENTRIES = {
-    "schedulers": constructors() + conversion() + [
-        Entry("VPSDEScheduler.from_config", {"config": LOADED}, then="sampled", aliases={"config": (
-            "beta_schedule", "num_train_timesteps", "snr", "beta_start", "prediction_type", "trained_betas", "predictor", "beta_end")}),
+    "schedulers": constructors()
+    + conversion()
+    + [
+        Entry(
+            "VPSDEScheduler.from_config",
+            {"config": LOADED},
+            then="sampled",
+            aliases={
+                "config": (
+                    "beta_schedule",
+                    "num_train_timesteps",
+                    "snr",
+                    "beta_start",
+                    "prediction_type",
+                    "trained_betas",
+                    "predictor",
+                    "beta_end",
+                )
+            },
+        ),
     ],
     "stepping": [entry for kind in ("ve", "vp", "table") for entry in methods(kind)],
-}  # fmt: skip
+}
 
 __all__ = ["ENTRIES", "STOCK", "score_function"]

@@ -30,7 +30,7 @@ from . import pieces
 from .case import Case
 
 
-LIMIT_S = 8.0  # CPU seconds of one call, which another process on the machine does not use up
+LIMIT_S = 5.0  # CPU seconds of one call, which another process on the machine does not use up
 NAMESPACE = {name: value for name, value in vars(pieces).items() if not name.startswith("__")}
 PACKAGE = Path(pieces.scoresde_pipelines.__file__).resolve().parent.parent
 

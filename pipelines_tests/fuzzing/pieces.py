@@ -43,15 +43,55 @@ for _module in (models, schedulers, scoresde_pipelines):
 
 # Public functions outside of the three lists; a name is looked for in these modules, wherever it lies today.
 _MODULES = (
-    "arguments", "classifier_arguments", "checkpoints", "data", "ema", "losses", "sampling", "seeding", "time_sampling",
-    "objectives", "time_densities", "image_reader", "image_sources", "image_format", "evaluation",
-)  # fmt: skip
+    "arguments",
+    "classifier_arguments",
+    "checkpoints",
+    "data",
+    "ema",
+    "losses",
+    "sampling",
+    "seeding",
+    "time_sampling",
+    "objectives",
+    "time_densities",
+    "image_reader",
+    "image_sources",
+    "image_format",
+    "evaluation",
+)
 _MORE = (
-    "OBJECTIVES", "EDMWeighting", "ImportanceTimes", "IndexTimes", "LogNormalTimes", "MinSNR", "ObjectiveOptions", "UniformTimes", "denoising_loss", "make_objective",
-    "ExponentialMovingAverage", "ImageFormat", "ImageStore", "ShuffledBatches", "TimeSampler", "combined_seed", "ddpm_loss",
-    "find_checkpoint", "frechet_distance", "image_grid", "likelihood_ratio", "load_images", "moments", "parse_args",
-    "parse_classifier_args", "random_flip", "rotate", "score_matching_loss", "smld_loss", "to_data_range", "to_uint8",
-)  # fmt: skip
+    "OBJECTIVES",
+    "EDMWeighting",
+    "ImportanceTimes",
+    "IndexTimes",
+    "LogNormalTimes",
+    "MinSNR",
+    "ObjectiveOptions",
+    "UniformTimes",
+    "denoising_loss",
+    "make_objective",
+    "ExponentialMovingAverage",
+    "ImageFormat",
+    "ImageStore",
+    "ShuffledBatches",
+    "TimeSampler",
+    "combined_seed",
+    "ddpm_loss",
+    "find_checkpoint",
+    "frechet_distance",
+    "image_grid",
+    "likelihood_ratio",
+    "load_images",
+    "moments",
+    "parse_args",
+    "parse_classifier_args",
+    "random_flip",
+    "rotate",
+    "score_matching_loss",
+    "smld_loss",
+    "to_data_range",
+    "to_uint8",
+)
 for _name in _MODULES:
     with contextlib.suppress(ModuleNotFoundError):
         _module = importlib.import_module(f"scoresde_pipelines.training.{_name}")
@@ -100,8 +140,15 @@ def network(kind: str = "vp", channels: int = 1, size: int = 4) -> Any:
     return gaussian(channels, size).network(scheduler(kind))
 
 
-SMALL = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (4, 4), "layers_per_block": 1,
-         "attention_resolutions": (4,), "dropout": 0.0}  # fmt: skip
+SMALL = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "block_out_channels": (4, 4),
+    "layers_per_block": 1,
+    "attention_resolutions": (4,),
+    "dropout": 0.0,
+}
 
 
 def unet(**options: Any) -> Any:
@@ -116,14 +163,29 @@ def vp_unet(**options: Any) -> Any:
 
 def stock_unet(**options: Any) -> Any:
     """A `UNet2DModel` of a few thousand weights on gray 8 x 8 images."""
-    small = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (4, 4), "layers_per_block": 1,
-             "norm_num_groups": 4, "attention_head_dim": 4, "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}  # fmt: skip
+    small = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (4, 4),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 4,
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+    }
     return UNet2DModel(**small | options).eval()
 
 
 def plain_ddpm() -> Any:
     """A DDPM++ that a `UNet2DModel` can express."""
-    plain = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (32, 32), "layers_per_block": 1}
+    plain = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (32, 32),
+        "layers_per_block": 1,
+    }
     return models.DDPMpp(**plain, attention_resolutions=(), resnet_type="ddpm", norm_num_groups=32, skip_rescale=False)
 
 
@@ -144,7 +206,10 @@ def classifier() -> Any:
 
 def pipe(name: str = "", kind: str = "vp", channels: int = 1, size: int = 4, **modules: Any) -> Any:
     """A pipeline `ScoreSde<name>Pipeline` around an exact network, without a progress bar."""
-    modules = {"unet": modules.pop("unet", None) or network(kind, channels, size), "scheduler": scheduler(kind)} | modules
+    modules = {
+        "unet": modules.pop("unet", None) or network(kind, channels, size),
+        "scheduler": scheduler(kind),
+    } | modules
     made = getattr(scoresde_pipelines, f"ScoreSde{name}Pipeline")(**modules)
     made.set_progress_bar_config(disable=True)
     return made
@@ -186,8 +251,17 @@ def sampled_with(kind: str = "vp", **attributes: Any) -> Tensor:
 def coefficients(made: Any) -> list:
     """Everything that an SDE computes, at three times."""
     t, x = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
-    return [made.alpha(t), made.sigma(t), made.diffusion(t), made.drift(x, t), made.log_snr(t), made.prior_std,
-            made.t_from_log_snr(made.log_snr(t)), *made.marginal(x, t), *made.transition(t, t / 2)]  # fmt: skip
+    return [
+        made.alpha(t),
+        made.sigma(t),
+        made.diffusion(t),
+        made.drift(x, t),
+        made.log_snr(t),
+        made.prior_std,
+        made.t_from_log_snr(made.log_snr(t)),
+        *made.marginal(x, t),
+        *made.transition(t, t / 2),
+    ]
 
 
 def forwarded(made: Any) -> Tensor:
@@ -256,11 +330,27 @@ def returning(value: Any) -> Any:
 
 OFFICIAL_CONFIG = {
     "data": {"image_size": 8, "num_channels": 1, "centered": True},
-    "model": {"name": "ncsnpp", "nf": 4, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0, "resamp_with_conv": True,
-              "conditional": True, "scale_by_sigma": True, "num_scales": 1000, "embedding_type": "fourier", "resblock_type": "biggan", "fir": True,
-              "progressive_input": "residual", "progressive": "none", "progressive_combine": "sum", "skip_rescale": True},
+    "model": {
+        "name": "ncsnpp",
+        "nf": 4,
+        "ch_mult": (1, 1),
+        "num_res_blocks": 1,
+        "attn_resolutions": (4,),
+        "dropout": 0.0,
+        "resamp_with_conv": True,
+        "conditional": True,
+        "scale_by_sigma": True,
+        "num_scales": 1000,
+        "embedding_type": "fourier",
+        "resblock_type": "biggan",
+        "fir": True,
+        "progressive_input": "residual",
+        "progressive": "none",
+        "progressive_combine": "sum",
+        "skip_rescale": True,
+    },
     "training": {"sde": "vesde", "continuous": True},
-}  # fmt: skip
+}
 
 
 @cache
@@ -268,7 +358,7 @@ def workspace() -> Path:
     """A temporary folder with images (`data`), a pipeline (`model`) and an official checkpoint (`official.pth`)."""
     root = Path(_FOLDER.name)
     (root / "data").mkdir()
-    for i in range(2):
+    for i in range(4):
         Image.new("L", (8, 8), 50 * i + 20).save(root / "data" / f"{i}.png")
     (root / "empty").mkdir()
     (root / "broken").mkdir()
@@ -363,7 +453,11 @@ def likelihood_command(**options: str) -> str:
 
 def convert_command(checkpoint: str, folder: str, **options: str) -> str:
     """`scoresde convert`."""
-    return command("convert", "--", checkpoint, folder) if not options else command("convert", checkpoint, folder, **options)
+    return (
+        command("convert", "--", checkpoint, folder)
+        if not options
+        else command("convert", checkpoint, folder, **options)
+    )
 
 
 def parsed(parser: str, **options: str | bool) -> dict:

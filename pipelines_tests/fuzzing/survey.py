@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -31,17 +31,19 @@ class Survey:
     groups: Counter[Key] = field(default_factory=Counter)
     examples: dict[Key, tuple[str, str]] = field(default_factory=dict)
     seconds: Counter[str] = field(default_factory=Counter)
-    slow: list[tuple[float, str]] = field(default_factory=list)
-    reached: set[tuple[str, tuple[str, ...]]] = field(default_factory=set)
 
     def add(self, case: Case, outcome: Outcome) -> None:
         """Records one call."""
         self.outcomes["right: " + outcome.kind if outcome.right else "WRONG: " + outcome.kind] += 1
-        self.reached.add((case.entry.source, case.corrupted))
         if outcome.right:
             return
         pattern = re.sub(r"[\d.]+|'[^']*'|0x\w+", "#", outcome.detail)[:60]
-        key = (case.entry.source, "+".join(case.corrupted), outcome.kind, pattern if outcome.kind in ("type", "unnamed") else "")
+        key = (
+            case.entry.source,
+            "+".join(case.corrupted),
+            outcome.kind,
+            pattern if outcome.kind in ("type", "unnamed") else "",
+        )
         self.groups[key] += 1
         if key not in self.examples or len(case.text) < len(self.examples[key][0]):
             self.examples[key] = (case.text, outcome.detail)
@@ -67,31 +69,38 @@ class Survey:
         return "\n".join(lines)
 
 
-def run(calls: int, number: int = 0, families: Sequence[str] = tuple(FAMILIES), survey: Survey | None = None) -> Survey:
-    """Makes `calls` calls of the given families, in proportion to their numbers of arguments.
+def run(
+    calls: int, number: int = 0, families: Sequence[str] = tuple(FAMILIES), survey: Survey | None = None
+) -> Survey:
+    """Makes `calls` calls of the given families.
 
     Args:
         number: the seed.
         survey: is continued; a new one by default.
     """
     survey = survey or Survey()
-    weights = {family: sum(len(entry.fuzzed) for entry in FAMILIES[family]) for family in families}
-    for family, weight in weights.items():
+    for family, share in shares(calls, families).items():
         start = time.process_time()
-        run_family(FAMILIES[family], max(1, round(calls * weight / sum(weights.values()))), number, survey)
+        explore(FAMILIES[family], share, number, lambda case: survey.add(case, judge(case)), [Phase.generate])
         survey.seconds[family] += time.process_time() - start
     return survey
 
 
-def run_family(entries: Sequence[Entry], calls: int, number: int, survey: Survey) -> None:
-    """Makes calls of these entries."""
+def shares(calls: int, families: Sequence[str] = tuple(FAMILIES)) -> dict[str, int]:
+    """How many of `calls` calls each family gets: in proportion to its number of arguments."""
+    weights = {family: sum(len(entry.fuzzed) for entry in FAMILIES[family]) for family in families}
+    return {family: max(1, round(calls * weight / sum(weights.values()))) for family, weight in weights.items()}
+
+
+def explore(
+    entries: Sequence[Entry], calls: int, number: int, body: Callable[[Case], None], phases: Sequence[Phase]
+) -> None:
+    """Hands `calls` cases of the entries to `body`; the seed `number` decides which."""
 
     @seed(number)
-    @settings(max_examples=calls, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=calls, deadline=None, database=None, phases=phases, suppress_health_check=list(HealthCheck))
     @given(cases(entries))
-    def record(case: Case) -> None:
-        start = time.process_time()
-        survey.add(case, judge(case))
-        survey.slow.append((time.process_time() - start, case.text))
+    def check(case: Case) -> None:
+        body(case)
 
-    record()
+    check()
