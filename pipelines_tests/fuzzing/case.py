@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from . import pieces
+from .pieces import NAMESPACE
 from .strategies import Kind
 
 
@@ -35,15 +35,6 @@ class Entry:
     check: Check | None = None
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    @property
-    def exists(self) -> bool:
-        """Whether the package has every name in `source`; a renamed class makes its entry disappear."""
-        try:
-            eval(self.source, vars(pieces))
-        except (NameError, AttributeError, KeyError, TypeError):
-            return False
-        return True
-
     @cached_property
     def fuzzed(self) -> list[str]:
         """The arguments that have bad values."""
@@ -56,7 +47,7 @@ class Entry:
     @cached_property
     def known_arguments(self) -> dict[str, Kind]:
         """The arguments that the function has today."""
-        parameters = inspect.signature(eval(self.source, vars(pieces))).parameters
+        parameters = inspect.signature(eval(self.source, NAMESPACE)).parameters
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             return dict(self.arguments)
         return {name: kind for name, kind in self.arguments.items() if name in parameters}

@@ -1,8 +1,10 @@
-"""The table of all entries by family, and which public names it does not call."""
+"""The table of all entries by family."""
 
 from . import (
+    entries_arguments,
     entries_commands,
     entries_conditioning,
+    entries_flow,
     entries_mathematics,
     entries_networks,
     entries_pipelines,
@@ -14,15 +16,13 @@ from .case import Entry
 
 TABLES = (
     entries_mathematics,
+    entries_flow,
     entries_schedulers,
     entries_networks,
     entries_conditioning,
     entries_pipelines,
     entries_training,
+    entries_arguments,
     entries_commands,
 )
-FAMILIES: dict[str, list[Entry]] = {
-    family: [entry for entry in entries if entry.exists]
-    for table in TABLES
-    for family, entries in table.ENTRIES.items()
-}
+FAMILIES: dict[str, list[Entry]] = {family: entries for table in TABLES for family, entries in table.ENTRIES.items()}

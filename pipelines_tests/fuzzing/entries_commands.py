@@ -1,8 +1,8 @@
 """Entries: the commands of `scoresde`."""
 
 from .case import Entry
+from .entries_arguments import choice
 from .entries_networks import conversions
-from .entries_training import choice
 from .strategies import Kind, count, flag, instance, name, only, some, words
 
 

@@ -1,21 +1,8 @@
 """Entries: measurement operators and conditions."""
 
 from .case import Entry, like
-from .strategies import (
-    Kind,
-    count,
-    generator,
-    instance,
-    name,
-    numbers,
-    only,
-    operator,
-    real,
-    score_function,
-    some,
-    tensor,
-    time,
-)
+from .strategies import Kind, count, functions, instance, name, numbers, only, real, some
+from .strategies_data import generator, operator, score_function, tensor, time
 
 
 AN_SDE = instance("sde('ve')", "sde('vp')", extra=("scheduler('vp')", "VPSDE"))
@@ -37,31 +24,13 @@ def mask() -> Kind:
             "np.ones((4, 4))",
         ),
         some(
-            "None",
-            "'a'",
-            "object()",
-            "[]",
-            "{}",
-            "torch.zeros(3, 4, 4)",
-            "torch.full((4, 4), 0.5)",
-            "torch.full((4, 4), nan)",
-            "['a']",
-            "torch.full((4, 4), 2.0)",
-            "torch.ones(5)",
-            "torch.zeros(0)",
-            "lambda: 1",
-            "np.array(['a'])",
-            "[[1], [1, 0]]",
-            "torch.ones(4, 4).to_sparse()",
+            "None; 'a'; object(); []; {}; torch.zeros(3, 4, 4); torch.full((4, 4), 0.5); torch.full((4, 4), nan); "
+            "['a']; torch.full((4, 4), 2.0); torch.ones(5); torch.zeros(0); lambda: 1; np.array(['a']); "
+            "[[1], [1, 0]]; torch.ones(4, 4).to_sparse()",
         ),
         some(
-            "1",
-            "True",
-            "torch.ones(4, 4, dtype=torch.int64)",
-            "[1, 0, 1, 1]",
-            "torch.ones(4, 4).half()",
-            "torch.ones(4, 4).to('meta')",
-            "torch.ones(4, 4) * 1j",
+            "1; True; torch.ones(4, 4, dtype=torch.int64); [1, 0, 1, 1]; torch.ones(4, 4).half(); "
+            "torch.ones(4, 4).to('meta'); torch.ones(4, 4) * 1j",
         ),
     )
 
@@ -71,28 +40,13 @@ def operators() -> list[Entry]:
     kernel = Kind(
         some("torch.ones(3, 3) / 9", "torch.rand(1, 3)", "torch.ones(3, 3, dtype=torch.float64)"),
         some(
-            "None",
-            "'a'",
-            "object()",
-            "[[1.0]]",
-            "torch.ones(2, 2)",
-            "torch.ones(3)",
-            "torch.zeros(3, 3)",
-            "torch.full((3, 3), nan)",
-            "torch.ones(0, 0)",
-            "torch.ones(5, 5)",
-            "torch.ones(1, 3, 3)",
-            "{}",
-            "torch.full((1, 1), inf)",
-            "3",
+            "None; 'a'; object(); [[1.0]]; torch.ones(2, 2); torch.ones(3); torch.zeros(3, 3); "
+            "torch.full((3, 3), nan); torch.ones(0, 0); torch.ones(5, 5); torch.ones(1, 3, 3); {}; "
+            "torch.full((1, 1), inf); 3",
         ),
         some(
-            "torch.ones(3, 3, dtype=torch.int64)",
-            "torch.ones(3, 3).half()",
-            "torch.ones(3, 3, dtype=torch.bool)",
-            "np.ones((3, 3))",
-            "torch.ones(1, 1).to_sparse()",
-            "torch.ones(1, 1, dtype=torch.complex64)",
+            "torch.ones(3, 3, dtype=torch.int64); torch.ones(3, 3).half(); torch.ones(3, 3, dtype=torch.bool); "
+            "np.ones((3, 3)); torch.ones(1, 1).to_sparse(); torch.ones(1, 1, dtype=torch.complex64); "
             "torch.ones(1, 1).to('meta')",
         ),
     )
@@ -157,22 +111,14 @@ RATIO = Kind(some("sde('vp').noise_ratio"), some("'a'", "3", "lambda t: None", "
 TOLD = {"score_fn": ("score",), "with_label": ("score_fn",), "without": ("score_fn",), "posterior": ("score_fn",)}
 
 
-def log_probability(*arguments: str) -> Kind:
+def log_probability(arguments: str) -> Kind:
     """A log-probability of labels."""
-    head = f"lambda {', '.join(arguments)}: "
-    bodies = (
-        "None",
-        "1.0",
-        "x",
-        "x.sum()",
-        "x.detach().sum((1, 2, 3))",
-        "'a'",
-        "x.sum((1, 2, 3)) * nan",
-        "torch.zeros(2)",
-        "x.long().sum((1, 2, 3))",
+    results = (
+        "None; 1.0; x; x.sum(); x.detach().sum((1, 2, 3)); 'a'; x.sum((1, 2, 3)) * nan; torch.zeros(2); "
+        "x.long().sum((1, 2, 3))"
     )
-    wrong = ("None", "'a'", "3", "object()", *(head + body for body in bodies))
-    return Kind(some(f"{head}-x.flatten(1).square().sum(1)"), some(*wrong))
+    good = functions(arguments, "-x.flatten(1).square().sum(1)")
+    return Kind(some(*good), some("None; 'a'; 3; object()", *functions(arguments, results)))
 
 
 def guidance() -> list[Entry]:
@@ -182,7 +128,7 @@ def guidance() -> list[Entry]:
     return [
         Entry(
             "ClassifierGuidance",
-            {"score_fn": SCORE, "log_prob": log_probability("x", "t"), "scale": scale, **interval},
+            {"score_fn": SCORE, "log_prob": log_probability("x, t"), "scale": scale, **interval},
             then=USED,
             aliases=TOLD,
         ),
@@ -287,7 +233,13 @@ def checks() -> list[Entry]:
         Entry("check_operator", {"operator": OPERATOR, "sample_shape": shape, "measurement": Y}, aliases=told),
         Entry(
             "check_range",
-            {"operator": OPERATOR, "sample_shape": only("(1, 4, 4)"), "measurement": clean, "noise_std": NOISE_STD},
+            {
+                "operator": OPERATOR,
+                "sample_shape": only("(1, 4, 4)"),
+                "measurement": clean,
+                "noise_std": NOISE_STD,
+                "slack": real(0.0, 0.1, "-1.0"),
+            },
             aliases=told,
         ),
     ]

@@ -3,7 +3,8 @@
 from typing import Any
 
 from .case import Entry, like
-from .strategies import Kind, count, flag, instance, labels, name, numbers, only, path, real, some, tensor, time
+from .strategies import Kind, count, flag, instance, name, numbers, only, path, real, some
+from .strategies_data import labels, tensor, time
 
 
 SIZES = count(8, 8).plus(
@@ -49,7 +50,7 @@ NCSNPP = {
     "sigma_min": real(0.005, 0.1, "0.0", "-1.0", "60.0"),
     "sigma_max": real(5, 50, "0.0", "-1.0", "0.001"),
     "num_train_timesteps": count(10, 50),
-    "discrete_sigmas": flag(),
+    "discrete_sigmas": Kind(some("False"), flag().hopeless, flag().doubtful),
     "time_conditioning": flag(),
     "init_scale": real(0, 1, "-1.0"),
     "num_class_embeds": count(2, 4).optional(),
@@ -74,24 +75,11 @@ def constructors() -> list[Entry]:
         "attention_resolutions": only("(4,)"),
         "dropout": only("0.0"),
     }
-    safe = (
-        "fir",
-        "resnet_type",
-        "input_pyramid",
-        "output_pyramid",
-        "time_embedding_type",
-        "discrete_sigmas",
-        "scale_by_sigma",
-        "time_conditioning",
-        "downsample_padding",
-        "num_class_embeds",
-        "resample_with_conv",
-    )
     entries = []
     for source in ("NCSNpp", "DDPMpp"):
         for key, kind in NCSNPP.items():
             good = only("1") if key in ("in_channels", "out_channels") else kind
-            fitted = Kind(good.good, kind.hopeless, kind.doubtful) if key not in safe else kind
+            fitted = Kind(good.good, kind.hopeless, kind.doubtful)
             entries.append(Entry(source, {**tiny, key: fitted}, then="" if key == "num_class_embeds" else "forwarded"))
     return entries
 

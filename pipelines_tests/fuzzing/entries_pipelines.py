@@ -4,50 +4,22 @@ from typing import Any
 
 from .case import Entry, shape_of, shaped
 from .entries_schedulers import STOCK
-from .strategies import (
-    Kind,
-    count,
-    flag,
-    generator,
-    image,
-    instance,
-    labels,
-    name,
-    numbers,
-    only,
-    operator,
-    real,
-    some,
-    tensor,
-)
+from .strategies import Kind, count, flag, functions, instance, name, numbers, only, real, some
+from .strategies_data import generator, image, labels, operator, tensor
 
 
 OUTPUT_TYPE = name("pil", "np", "pt", "latent")
 STEPS = count(2, 3)
 TOLERANCE = real(1e-2, 5e-2, "0.0", "-1e-3", "1.0", "5.0")
 CALLBACK = Kind(
+    some("None", *functions("pipe, i, t, kwargs", "kwargs; {}; None")),
     some(
-        "None", "lambda pipe, i, t, kwargs: kwargs", "lambda pipe, i, t, kwargs: {}", "lambda pipe, i, t, kwargs: None"
-    ),
-    some(
-        "'a'",
-        "3",
-        "object()",
-        "[]",
-        *(
-            f"lambda pipe, i, t, kwargs: {value}"
-            for value in (
-                "3",
-                "'a'",
-                "[1]",
-                "{'latents': None}",
-                "{'latents': 'a'}",
-                "{'latents': torch.zeros(3)}",
-                "{'latents': kwargs['latents'][:1]}",
-                "{'latents': kwargs['latents'] * nan}",
-                "{'latents': kwargs['latents'].long()}",
-                "{'x': 3}",
-            )
+        "'a'; 3; object(); []",
+        *functions(
+            "pipe, i, t, kwargs",
+            "3; 'a'; [1]; {'latents': None}; {'latents': 'a'}; {'latents': torch.zeros(3)}; {'x': 3}; "
+            "{'latents': kwargs['latents'][:1]}; {'latents': kwargs['latents'] * nan}; "
+            "{'latents': kwargs['latents'].long()}",
         ),
     ),
 )
@@ -89,36 +61,13 @@ def images(count_of: str = "", number: int = 2, channels: int = 1, size: int = 4
 
 def networks() -> Kind:
     """A network of gray images, and what is none or returns something else."""
-    bodies = (
-        "None",
-        "x[:1]",
-        "x[:, :0]",
-        "1.0",
-        "x.long()",
-        "x * nan",
-        "'a'",
-        "x[..., None]",
-        "x.to(torch.complex64)",
-        "x.mean()",
-        "x > 0",
+    results = (
+        "None; x[:1]; x[:, :0]; 1.0; x.long(); x * nan; 'a'; x[..., None]; x.to(torch.complex64); x.mean(); x > 0"
     )
-    wrong = [f"Outputs(lambda x: {body})" for body in bodies]
+    wrong = [f"Outputs({function})" for function in functions("x", results)]
     wrong += [
-        "None",
-        "'unet'",
-        "3",
-        "object()",
-        "[]",
-        "{}",
-        "NCSNpp",
-        "torch.nn.Linear(2, 2)",
-        "torch.nn.Identity()",
-        "lambda x, t: x",
-        "torch.nn.DataParallel(network())",
-        "scheduler()",
-        "classifier()",
-        "filled(vp_unet(), nan)",
-        "gaussian()",
+        "None; 'unet'; 3; object(); []; {}; NCSNpp; torch.nn.Linear(2, 2); torch.nn.Identity(); lambda x, t: x; "
+        "torch.nn.DataParallel(network()); scheduler(); classifier(); filled(vp_unet(), nan); gaussian()",
     ]
     return Kind(some("network()", "vp_unet()", "stock_unet()", "Outputs(lambda x: -x)"), some(*wrong))
 
@@ -128,7 +77,9 @@ def constructors() -> list[Entry]:
     wrong = ("FlowMatchEulerDiscreteScheduler()", "VPSDEScheduler", "sde('vp')", "unet()")
     schedulers = instance("scheduler('vp')", "scheduler('table')", *STOCK[:2], extra=wrong)
     ends = {"data_min": real(-1, 0, "5.0").optional(), "data_max": real(1, 2, "-5.0").optional()}
-    modules = {"unet": networks(), "scheduler": schedulers, **ends}
+    wrong_names = ("{'a': 3}", "{0: None}", "[1]", "{-1: 'a'}")
+    names = instance("None", "{0: 'cat', 1: 'dog'}", extra=wrong_names).optional().plus(doubtful=("{}",))
+    modules = {"id2label": names, "unet": networks(), "scheduler": schedulers, **ends}
     judge = (
         instance("classifier()")
         .optional()
@@ -204,11 +155,8 @@ def restoration() -> list[Entry]:
         some("torch.tensor([0.5, 0.0]).repeat(1, 1, 4, 2)"),
         tensor(1, 1, 4, 4).hopeless,
         some(
-            "torch.zeros(1, 1, 4, 4).half()",
-            "torch.zeros(1, 1, 4, 4, dtype=torch.int64)",
-            "np.zeros((1, 1, 4, 4))",
-            "torch.zeros(1, 1, 4, 4).requires_grad_()",
-            "torch.zeros(1, 1, 4, 4).to('meta')",
+            "torch.zeros(1, 1, 4, 4).half(); torch.zeros(1, 1, 4, 4, dtype=torch.int64); np.zeros((1, 1, 4, 4)); "
+            "torch.zeros(1, 1, 4, 4).requires_grad_(); torch.zeros(1, 1, 4, 4).to('meta'); "
             "torch.full((1, 1, 4, 4), 5.0)",
         ),
     )

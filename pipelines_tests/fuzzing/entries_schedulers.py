@@ -3,7 +3,8 @@
 from typing import Any
 
 from .case import Entry, like
-from .strategies import Kind, count, flag, generator, instance, name, numbers, only, real, score_function, some, tensor
+from .strategies import Kind, count, flag, functions, instance, name, numbers, only, real, some
+from .strategies_data import generator, tensor
 
 
 PREDICTOR_NAMES = (
@@ -13,6 +14,7 @@ PREDICTOR_NAMES = (
     "probability_flow",
     "exponential",
     "exponential_multistep",
+    "heun",
 )
 PREDICTOR = name(*PREDICTOR_NAMES)
 CORRECTOR = name("langevin", "annealed_langevin").optional()
@@ -77,15 +79,8 @@ def constructors() -> list[Entry]:
 
 def function(good: str) -> Kind:
     """A predictor or corrector given as an attribute."""
-    returns = ("None", "x", "(x, x, x)", "(x[:1], x)", "(None, 0.0)", "(x * nan, x)", "'a'", "(x.long(), x)")
-    wrong = (
-        "'ancestral'",
-        "3",
-        "object()",
-        "[]",
-        "torch.zeros(2)",
-        *(f"lambda sde, x, score, t, s=None, *a: {value}" for value in returns),
-    )
+    results = "None; x; (x, x, x); (x[:1], x); (None, 0.0); (x * nan, x); 'a'; (x.long(), x)"
+    wrong = ("'ancestral'; 3; object(); []; torch.zeros(2)", *functions("sde, x, score, t, s=None, *a", results))
     return Kind(some(good), some(*wrong))
 
 
@@ -157,20 +152,8 @@ def timesteps(kind: str) -> Kind:
         "torch.tensor([5])",
     )
     wrong = (
-        "None",
-        "'a'",
-        "[]",
-        "{}",
-        "object()",
-        "torch.tensor([1e9, 1e9])",
-        "torch.tensor([-5, -5])",
-        "torch.tensor([nan, nan])",
-        "torch.ones(3)",
-        "torch.ones(2, 2)",
-        "torch.tensor([1j, 1j])",
-        "torch.zeros(0)",
-        "['a', 'b']",
-        "torch.tensor([inf, 1.0])",
+        "None; 'a'; []; {}; object(); torch.tensor([1e9, 1e9]); torch.tensor([-5, -5]); torch.tensor([nan, nan]); "
+        "torch.ones(3); torch.ones(2, 2); torch.tensor([1j, 1j]); torch.zeros(0); ['a', 'b']; torch.tensor([inf, 1.0])",
     )
     return Kind(some(good), some(*wrong), some(*odd))
 
@@ -178,20 +161,7 @@ def timesteps(kind: str) -> Kind:
 def some_timestep(kind: str) -> Kind:
     """One entry of a scheduler's `timesteps`."""
     first = f"scheduler('{kind}').timesteps[0]"
-    wrong = (
-        "None",
-        "'a'",
-        "-1",
-        "1e9",
-        "nan",
-        "object()",
-        "[]",
-        "{}",
-        "torch.zeros(0)",
-        "1j",
-        "torch.tensor(nan)",
-        "b'a'",
-    )
+    wrong = ("None; 'a'; -1; 1e9; nan; object(); []; {}; torch.zeros(0); 1j; torch.tensor(nan); b'a'",)
     return Kind(
         some(first, f"{first}.item()"),
         some(*wrong),
@@ -210,17 +180,7 @@ def state_time() -> Kind:
     return Kind(
         some("0.5", "torch.tensor(0.5)", "torch.tensor([0.2, 0.9])"),
         some(
-            "None",
-            "'a'",
-            "object()",
-            "torch.ones(3)",
-            "torch.ones(2, 2)",
-            "nan",
-            "-1.0",
-            "5.0",
-            "torch.tensor([nan, 0.5])",
-            "[]",
-            "{}",
+            "None; 'a'; object(); torch.ones(3); torch.ones(2, 2); nan; -1.0; 5.0; torch.tensor([nan, 0.5]); []; {}; "
             "1j",
         ),
         some("1", "np.float64(0.5)", "[0.2, 0.9]", "np.array([0.2, 0.9])", "0.0"),
@@ -229,33 +189,15 @@ def state_time() -> Kind:
 
 def network_function() -> Kind:
     """A network given to `score_fn`."""
-    bodies = (
-        "None",
-        "x[:1]",
-        "x[:, :1, :1]",
-        "1.0",
-        "x.long()",
-        "(x,)",
-        "'a'",
-        "x.to(torch.complex64)",
-        "x.numpy()",
-        "x.sum()",
-    )
-    return Kind(
-        some("lambda x, t: -x", "network('vp')"),
-        some("None", "'a'", "3", "object()", "[]", *(f"lambda x, t: {body}" for body in bodies)),
-    )
+    results = "None; x[:1]; x[:, :1, :1]; 1.0; x.long(); (x,); 'a'; x.to(torch.complex64); x.numpy(); x.sum()"
+    wrong = functions("x, t", results)
+    return Kind(some("lambda x, t: -x", "network('vp')"), some("None; 'a'; 3; object(); []", *wrong))
 
 
 def conversion() -> list[Entry]:
     """Stock schedulers."""
     wrong = (
-        "FlowMatchEulerDiscreteScheduler()",
-        "VPSDEScheduler",
-        "DDPMScheduler",
-        "sde('vp')",
-        "unet()",
-        "DDPMScheduler().config",
+        "FlowMatchEulerDiscreteScheduler(); VPSDEScheduler; DDPMScheduler; sde('vp'); unet(); DDPMScheduler().config",
     )
     return [Entry("to_sde_scheduler", {"scheduler": instance(*STOCK, "scheduler('ve')", extra=wrong)}, then="sampled")]
 
@@ -263,18 +205,9 @@ def conversion() -> list[Entry]:
 LOADED = Kind(
     some("{}", "{'num_train_timesteps': 10}", "VPSDEScheduler().config", "DDPMScheduler().config"),
     some(
-        "[]",
-        "object()",
-        "None",
-        "{'beta_schedule': 'nope'}",
-        "{'num_train_timesteps': 'a'}",
-        "{'snr': nan}",
-        "{'beta_start': 'a'}",
-        "{'prediction_type': 3}",
-        "{'trained_betas': ['a']}",
-        "{'predictor': 'nope'}",
-        "{'num_train_timesteps': -1}",
-        "{'beta_end': 5.0}",
+        "[]; object(); None; {'beta_schedule': 'nope'}; {'num_train_timesteps': 'a'}; {'snr': nan}; "
+        "{'beta_start': 'a'}; {'prediction_type': 3}; {'trained_betas': ['a']}; {'predictor': 'nope'}; "
+        "{'num_train_timesteps': -1}; {'beta_end': 5.0}",
     ),
 )
 
@@ -287,7 +220,7 @@ ENTRIES = {
             {"config": LOADED},
             then="sampled",
             aliases={
-                "config": (
+                "config": [
                     "beta_schedule",
                     "num_train_timesteps",
                     "snr",
@@ -296,11 +229,9 @@ ENTRIES = {
                     "trained_betas",
                     "predictor",
                     "beta_end",
-                )
+                ]
             },
         ),
     ],
     "stepping": [entry for kind in ("ve", "vp", "table") for entry in methods(kind)],
 }
-
-__all__ = ["ENTRIES", "STOCK", "score_function"]

@@ -1,7 +1,7 @@
 """Runs one call and judges its outcome.
 
 Right outcomes are a valid result, and a refusal that names a bad argument: TypeError, ValueError or ODEError, and for
-command lines the exit code 2 (`pieces.Refused`). Everything else is a failure: another exception, a message without the
+command lines the exit code 2 (`Refused`). Everything else is a failure: another exception, a message without the
 argument's name, NaN or infinity from finite arguments, a result of a wrong shape or type, a value accepted that has no
 right result, and a call that takes too long.
 """
@@ -26,13 +26,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import pieces
+import scoresde_pipelines
+from scoresde_pipelines.schedulers import ODEError
+
 from .case import Case
+from .pieces import NAMESPACE
+from .pieces_files import Refused
 
 
 LIMIT_S = 5.0  # CPU seconds of one call, which another process on the machine does not use up
-NAMESPACE = {name: value for name, value in vars(pieces).items() if not name.startswith("__")}
-PACKAGE = Path(pieces.scoresde_pipelines.__file__).resolve().parent.parent
+PACKAGE = Path(scoresde_pipelines.__file__).resolve().parent.parent
 
 
 class Hang(BaseException):
@@ -92,7 +95,7 @@ def _judge_error(case: Case, error: Exception) -> Outcome:
     words = _words(error)
     if not case.corrupted:
         return Outcome(False, "valid call refused", words)
-    if not isinstance(error, TypeError | ValueError | pieces.ODEError):
+    if not isinstance(error, TypeError | ValueError | ODEError):
         return Outcome(False, "type", words)
     names = {alias for name in case.corrupted for alias in (name, *case.entry.aliases.get(name, ()))}
     if any(names_argument(error, name) for name in names):
@@ -116,12 +119,14 @@ def names_argument(error: BaseException, name: str) -> bool:
     only by accident unless the name is quoted or followed by what it must be.
     """
     message, escaped = str(error), re.escape(name)
-    if isinstance(error, pieces.Refused):
-        return re.search(rf"(?<![\w-])-*{escaped.replace('_', '[-_]')}(?![\w-])", message, re.I) is not None
-    if _is_deliberate(error) and len(name) > 2:
-        return re.search(rf"(?<![\w'’]){escaped}(?![\w'’])|['`]{escaped}['`]", message) is not None
+    if isinstance(error, Refused):
+        message, escaped = message.rpartition("─ Error")[2], escaped.replace("_", "[-_]")
+        if re.search(rf"--{escaped}(?![\w-])", message):
+            return True
+    elif _is_deliberate(error) and len(name) > 2:
+        return re.search(rf"(?<![\w']){escaped}(?![\w'])|['`]{escaped}['`]", message) is not None
     verbs = "must|should|is|are|has|have|needs|holds|lies|of shape|and|cannot"
-    return re.search(rf"(?<![\w'’]){escaped} ({verbs})\b|['`]{escaped}['`]|\b{escaped}=", message) is not None
+    return re.search(rf"(?<![\w']){escaped} ({verbs})\b|['`]{escaped}['`]|\b{escaped}=", message) is not None
 
 
 def is_finite(value: Any, depth: int = 0) -> bool:
