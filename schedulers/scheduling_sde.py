@@ -33,6 +33,9 @@ from .time_grids import TIME_GRIDS, TimeGrid
 Generator = torch.Generator | list[torch.Generator] | None
 
 
+LARGEST_SNR = 100.0  # a Langevin step of this size has no signal left
+
+
 @dataclass
 class SDESchedulerOutput(BaseOutput):
     """Output of a scheduler's `step` and `step_score`.
@@ -119,7 +122,7 @@ class SDEScheduler(SDEConfigMixin):
         config = self.config
         for key in ("num_train_timesteps", "correct_steps"):
             check_integer(key, config[key])
-        check_number("snr", config["snr"], 0, ends="()")
+        check_number("snr", config["snr"], 0, LARGEST_SNR, ends="(]")
         check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS)
         self.sde = self.make_sde()
         check_number("sampling_eps", config.sampling_eps, 0, self.sde.T, ends="()")

@@ -26,6 +26,8 @@ from torch import Tensor
 #: The rough standard deviation of image data in a range of 2, as of the official models; EDM's sigma_data.
 DATA_STD = 0.5
 
+LARGEST_SIGMA = 1e15  # its square, and the norm of an image of such numbers, are float32 numbers
+
 
 def as_time(t: Tensor | float) -> Tensor:
     """A time as a tensor: tensors pass unchanged, Python numbers become float64 on the CPU."""
@@ -166,9 +168,10 @@ class VESDE(SDE):
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
-        if not 0 < sigma_min < sigma_max < math.inf:
+        if not 0 < sigma_min < sigma_max <= LARGEST_SIGMA:
             raise ValueError(
-                f"VESDE needs finite 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}"
+                f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max <= {LARGEST_SIGMA:g}, "
+                f"got sigma_min={sigma_min}, sigma_max={sigma_max}"
             )
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self.log_ratio = math.log(self.sigma_max / self.sigma_min)

@@ -9,33 +9,38 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .pipeline_score_sde import ScoreSdePipeline
+from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .shipped import shipped
 from .training.sampling import image_grid
 
 
-# Noise levels that give good pictures in about a minute on two CPU cores (emoji: two network calls each).
-STEPS = {"fashion-mnist-32-vp": 100, "emoji-32-ve": 75}
+NUM_INFERENCE_STEPS = 50  # noise levels: good pictures in about half a minute on two CPU cores
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scoresde_pipelines.demo", description=__doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="where the pictures go")
-    parser.add_argument("--batch_size", type=int, default=32, help="images per pipeline")
-    parser.add_argument("--num_inference_steps", type=int, help="noise levels; default: chosen per pipeline")
+    parser.add_argument("--batch_size", type=int, default=36, help="images per pipeline, one class after the other")
+    parser.add_argument("--num_inference_steps", type=int, default=NUM_INFERENCE_STEPS, help="noise levels")
+    parser.add_argument("--guidance_scale", type=float, default=1.0, help="above 1: more typical, less varied images")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for name in shipped():
-        pipe = ScoreSdePipeline.from_pretrained(shipped(name))
-        steps = args.num_inference_steps or STEPS.get(name, 200)
-        scheduler = pipe.scheduler
-        print(f"\n{name}: {type(scheduler).__name__}, {scheduler.config.predictor} + {scheduler.config.corrector}")
+        pipe = ScoreSdeClassConditionalPipeline.from_pretrained(shipped(name))
+        scheduler, classes = pipe.scheduler, pipe.num_classes
+        print(f"\n{name}: {type(scheduler).__name__}, {scheduler.config.predictor}; classes {', '.join(pipe.labels)}")
         start = time.perf_counter()
-        result = pipe(args.batch_size, steps, torch.Generator().manual_seed(args.seed), output_type="pt")
+        result = pipe(
+            [index % classes for index in range(args.batch_size)],
+            args.guidance_scale,
+            args.num_inference_steps,
+            generator=torch.Generator().manual_seed(args.seed),
+            output_type="pt",
+        )
         seconds = time.perf_counter() - start
-        picture = image_grid((result.images * 255).round().to(torch.uint8), columns=8)
+        picture = image_grid((result.images * 255).round().to(torch.uint8), columns=classes)
         path = args.output_dir / f"{name}.png"
         picture.save(path)
         if sys.stdout.isatty():

@@ -61,7 +61,7 @@ class SDEPipelineBase(DiffusionPipeline):
         scheduler: Any,
         data_min: float | None = None,
         data_max: float | None = None,
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
     ):
         super().__init__()
         scheduler = to_sde_scheduler(scheduler)

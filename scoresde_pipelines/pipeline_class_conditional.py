@@ -55,7 +55,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         classifier: torch.nn.Module | None = None,
         data_min: float | None = None,
         data_max: float | None = None,
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
         image_processor: Any = None,
     ):
         super().__init__(unet, scheduler, data_min, data_max, id2label)

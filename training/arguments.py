@@ -13,6 +13,7 @@ from .argument_groups import (
     add_averages,
     add_classes,
     add_data,
+    add_evaluation,
     add_hub,
     add_model,
     add_objective,
@@ -45,7 +46,7 @@ def default_arguments() -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("Train or fine-tune a score-based generative model (Song et al. 2021) on images.")
     for add_group in (add_data, add_classes, add_model, add_objective, add_optimization, add_averages, add_run,
-                      add_samples, add_hub):  # fmt: skip
+                      add_samples, add_evaluation, add_hub):  # fmt: skip
         add_group(parser)
     return parser
 
@@ -90,7 +91,7 @@ DEPRECATED = ("logger", "likelihood_weighting", "importance_sampling")
 AT_LEAST_ONE = (
     "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps", "layers_per_block", "width",
     "checkpointing_steps", "checkpoints_total_limit", "sample_steps", "save_images_epochs", "save_model_epochs",
-    "num_inference_steps", "logging_steps", "ema_snapshots",
+    "num_inference_steps", "logging_steps", "ema_snapshots", "eval_steps", "validation_num_images",
 )  # fmt: skip
 AT_LEAST_ZERO = ("eval_batch_size", "lr_warmup_steps", "seed", "max_grad_norm", "dataloader_num_workers", "dropout")
 
@@ -137,6 +138,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for width in args.ema_widths or ():
         if not 0 < width < 0.28:
             parser.error(f"--ema_widths must be between 0 and 0.28, got {width}")
+    _check_evaluation(parser, args)
     if args.pretrained_model_name_or_path is not None:
         for name in ("network", "model_config_name_or_path", "block_out_channels", "layers_per_block",
                      "attention_resolutions", "dropout", "prediction_type", "sigma_data", "data_mean"):  # fmt: skip
@@ -148,3 +150,22 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in ("sigma_data", "data_mean"):
         if getattr(args, name) is not None and args.prediction_type != "edm":
             parser.error(f"--{name} belongs to --prediction_type edm")
+
+
+def _check_evaluation(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.validation_fraction is not None:
+        if not 0 < args.validation_fraction < 1:
+            parser.error(f"--validation_fraction must be between 0 and 1, got {args.validation_fraction}")
+        if args.validation_split is not None:
+            parser.error("give either --validation_split or --validation_fraction")
+    if args.eval_num_images < 3:
+        parser.error(f"--eval_num_images must be at least 3, got {args.eval_num_images}")
+    if measures_nothing(args):
+        for name in ("eval_steps", "keep_best"):
+            if getattr(args, name):
+                parser.error(f"--{name} needs --validation_split, --validation_fraction or --eval_features")
+
+
+def measures_nothing(args: argparse.Namespace) -> bool:
+    """Whether no measurement while training is asked for."""
+    return args.validation_split is None and args.validation_fraction is None and args.eval_features is None

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -31,7 +30,7 @@ from .checkpoint_folder import (
 from .checkpoint_manifest import STATE_FILE, inspect
 from .durable_files import disk_errors, explain_disk_error, remove
 from .ema import ExponentialMovingAverage
-from .processes import keep_until_exit, on_all, on_main
+from .processes import check_replicated, keep_until_exit, on_all, on_main
 from .random_state import get_random_state, set_random_state
 from .run_lock import RunLock
 from .run_settings import SETTINGS_FILE, check_settings, new_run_id, read_run, write_run
@@ -42,9 +41,6 @@ __all__ = [
     "STATE_FILE", "CheckpointManager", "commit", "complete_checkpoints", "find_checkpoint", "inspect", "read_state",
     "rotate", "working_folder",
 ]  # fmt: skip
-
-# Every process has the whole network and the whole optimizer state.
-REPLICATED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.MULTI_XPU)
 
 
 class CheckpointManager:
@@ -78,9 +74,7 @@ class CheckpointManager:
         total_limit: int | None,
         settings: Mapping[str, Any],
     ) -> None:
-        if accelerator.distributed_type not in REPLICATED:
-            expected = ", ".join(kind.value for kind in REPLICATED)
-            raise ValueError(f"the distributed type must be one of {expected}, got {accelerator.distributed_type}")
+        check_replicated(accelerator)
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
         self.settings, self.emas, self.run_id = dict(settings), dict(emas), new_run_id()
         self._modules = {**networks, **{f"{name}_ema": ema.model for name, ema in emas.items()}}

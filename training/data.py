@@ -7,6 +7,7 @@ number of processes, goes on with exactly the images it would have seen.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 
@@ -102,6 +103,13 @@ class ImageStore(Dataset):
             return self.format(self.rows[row])
         except Exception as error:  # a damaged file may raise nearly anything
             raise ValueError(f"{self.rows.name(row)} cannot be read: {error}") from error
+
+    def select(self, indices: Sequence[int]) -> ImageStore:
+        """A store of these images alone."""
+        chosen = copy.copy(self)
+        chosen.kept = [self.kept[index] for index in indices]
+        chosen.cache = None if self.cache is None else self.cache[torch.as_tensor(indices)]
+        return chosen
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -82,6 +82,27 @@ def read_labels(dataset: ImageTable, column: str) -> tuple[torch.Tensor, list[st
     return torch.tensor(values, dtype=torch.int64), None if names is None else list(names)
 
 
+def labels_by_name(dataset: ImageTable, label_column: str | None, class_names: list[str]) -> torch.Tensor | None:
+    """The labels of another split as indices into `class_names`, int64 (N,); None where it has no label column.
+
+    Raises:
+        ValueError: it has a class that is not among them.
+    """
+    column = find_label_column(dataset, label_column)
+    if column is None:
+        return None
+    labels, names = read_labels(dataset, column)
+    used = labels.unique().tolist()
+    named = {k: names[k] if names is not None and k < len(names) else str(k) for k in used}
+    unknown = sorted(name for name in named.values() if name not in class_names)
+    if unknown:
+        raise ValueError(f"classes of the validation images must be among {class_names}, got {unknown}")
+    table = torch.zeros(max(used, default=0) + 1, dtype=torch.int64)
+    for k, name in named.items():
+        table[k] = class_names.index(name)
+    return table[labels]
+
+
 class ImageRows:
     """The images of a table by row, opened without being decoded.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,16 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
             getattr(torch, device.type).set_rng_state(state[device.type], *_argument(device))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"the random state of the checkpoint cannot be restored: {error}") from error
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn inside, the global generators go on afterwards as if nothing had been."""
+    state = get_random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)
 
 
 def _argument(device: torch.device) -> tuple[torch.device, ...]:

@@ -29,6 +29,8 @@ MAY_CHANGE = frozenset((
     # where; the data themselves are compared as "data_set"
     "output_dir", "cache_dir", "train_data_dir", "dataset_name", "dataset_config_name", "split", "image_column",
     "label_column", "skip_broken_images", "validation_split", "logging_dir", "logger", "report_to",
+    # measurements on the way; `validation_fraction` changes the training images and is compared
+    "eval_steps", "eval_features", "eval_num_images", "validation_num_images", "keep_best",
     # sample grids and the scheduler that is saved
     "eval_batch_size", "num_inference_steps", "predictor", "corrector", "snr",
     # the machine

@@ -63,6 +63,18 @@ def sample(
     return to_uint8(x, components.data_range).cpu()
 
 
+def grid_labels(components: Components, count: int) -> tuple[list[int] | None, int | None]:
+    """Labels of a sample grid of about `count` images, one row per class, and its columns; None without classes.
+
+    With more classes than images the rows are evenly spaced classes, one image each.
+    """
+    if components.class_names is None:
+        return None, None
+    classes = len(components.class_names)
+    rows, columns = min(classes, count), max(1, count // classes)
+    return [row * classes // rows for row in range(rows) for _ in range(columns)], columns
+
+
 def image_grid(images: torch.Tensor, columns: int | None = None, scale: int = 2) -> Image.Image:
     """One picture of many: uint8 images (B, C, H, W) in rows, each pixel `scale` x `scale`, 2 pixels apart."""
     count, channels, height, width = images.shape

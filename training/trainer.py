@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..schedulers import SDEScheduler
+from .arguments import measures_nothing
 from .class_embedding import null_label
 from .components import (
     DEFAULT_RESOLUTION,
@@ -22,12 +23,15 @@ from .components import (
 )
 from .data import ImageFormat, ImageStore, to_data_range
 from .data_report import data_report
-from .image_table import find_label_column, read_labels
+from .image_table import find_label_column, labels_by_name, read_labels
 from .losses import denoising_loss
 from .model_card import model_card
 from .objectives import Objective
 from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_folder
-from .sampling import image_grid, network_output, sample
+from .processes import on_main
+from .random_state import kept_random_state
+from .run_evaluation import RunEvaluation, held_out_indices
+from .sampling import grid_labels, image_grid, network_output, sample
 from .tracking import log_images
 from .trainer_core import Batch, TrainerCore
 
@@ -77,6 +81,7 @@ class Trainer(TrainerCore):
         self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
         if self.labels is not None:
             self.labels = self.labels[torch.as_tensor(self.images.kept)]
+        validation = self._hold_out(image_format)
         if args.pretrained_model_name_or_path is None:
             self.components.scheduler = with_data_statistics(self.components.scheduler, self.images, args)
             config = self.components.scheduler.config
@@ -84,7 +89,29 @@ class Trainer(TrainerCore):
                 self.accelerator.print(f"data: mean {config.data_mean:g}, standard deviation {config.sigma_data:g}")
         self.objective = objective or build_objective(args, self.components.scheduler)
         self._make_noise_bands()
+        self.evaluation: RunEvaluation | None = None
+        if self.accelerator.is_main_process and not measures_nothing(args):
+            device = self.accelerator.device
+            with kept_random_state(device):
+                training = (self.images, self.labels)
+                self.evaluation = RunEvaluation(args, self.components, training, validation, device)
         return unet
+
+    def _hold_out(self, image_format: ImageFormat) -> tuple[ImageStore, Tensor | None] | None:
+        """Images and labels that are not trained on; takes a share of the training images where that is asked for."""
+        args = self.args
+        if args.validation_split is not None:
+            table = self.open_table(args.validation_split)
+            names = self.components.class_names
+            labels = None if names is None else labels_by_name(table, args.label_column, names)
+            store = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
+            return store, None if labels is None else labels[torch.as_tensor(store.kept)]
+        if args.validation_fraction is None:
+            return None
+        images, labels = self.images, self.labels
+        kept, held_out = held_out_indices(len(images), args.validation_fraction, args.seed)
+        self.images, self.labels = images.select(kept), None if labels is None else labels[torch.as_tensor(kept)]
+        return images.select(held_out), None if labels is None else labels[torch.as_tensor(held_out)]
 
     def _read_classes(self, table: Any) -> list[str]:
         """Sets `labels` and returns the names of the classes."""
@@ -139,6 +166,31 @@ class Trainer(TrainerCore):
         sums[0] = pairs.sum(dim=0)
         return sums
 
+    # ------------------------------------------------------------------ what is measured
+
+    def measure(self) -> None:
+        """The held-out loss, the KID and the best weights of `RunEvaluation`, every `--eval_steps` and at the end."""
+        if measures_nothing(self.args):
+            return
+        every = self.args.eval_steps or self.args.checkpointing_steps
+        if self.step % every == 0 or self.step == self.max_steps:
+            on_main(self.accelerator, self._measure)
+
+    def _measure(self) -> None:
+        assert self.evaluation is not None
+        with kept_random_state(self.accelerator.device), self.accelerator.autocast():
+            found = self.evaluation.measure(self.trained(), self.step, self._card())
+        self.accelerator.log(found, step=self.step)
+
+    def extra_state(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {} if self.evaluation is None else {"best": self.evaluation.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on with the best value of the checkpoint."""
+        if self.evaluation is not None:
+            self.evaluation.resume(self.step, state.get("best"))
+
     # ------------------------------------------------------------------ what is saved
 
     def between_updates(self) -> None:
@@ -178,10 +230,12 @@ class Trainer(TrainerCore):
     def save_pipeline(self) -> None:
         """Writes the pipeline folder into `output_dir`."""
         if self.accelerator.is_main_process:
-            location = self.args.hub_model_id or self.output_dir.name
-            card = model_card(self.args, self.trained(), location, self._progress())
-            save_pipeline_folder(self.output_dir, self.trained(), card)
+            save_pipeline_folder(self.output_dir, self.trained(), self._card())
         self.accelerator.wait_for_everyone()
+
+    def _card(self) -> str:
+        location = self.args.hub_model_id or self.output_dir.name
+        return model_card(self.args, self.trained(), location, self._progress())
 
     def _progress(self) -> dict[str, str]:
         device, precision = self.accelerator.device, self.accelerator.mixed_precision
@@ -204,15 +258,3 @@ class Trainer(TrainerCore):
             )
         self.accelerator.end_training()
         self.checkpoints.close()
-
-
-def grid_labels(components: Components, count: int) -> tuple[list[int] | None, int | None]:
-    """Labels of a sample grid of about `count` images, one row per class, and its columns; None without classes.
-
-    With more classes than images the rows are evenly spaced classes, one image each.
-    """
-    if components.class_names is None:
-        return None, None
-    classes = len(components.class_names)
-    rows, columns = min(classes, count), max(1, count // classes)
-    return [row * classes // rows for row in range(rows) for _ in range(columns)], columns

@@ -29,6 +29,7 @@ from .ema import ExponentialMovingAverage
 from .interruption import Interruption, RunInterrupted
 from .optimization import make_optimizer
 from .posthoc_ema import PowerAverages, SnapshotFolder
+from .processes import check_replicated
 from .run_config import save_run_config
 from .run_report import UpdateClock, size_report, time_report
 from .run_settings import data_fingerprint, run_settings
@@ -75,6 +76,7 @@ class TrainerCore(ABC):
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.output_dir = args, Path(args.output_dir)
         self.accelerator = make_accelerator(args)
+        check_replicated(self.accelerator)
         args.mixed_precision = self.accelerator.mixed_precision  # `accelerate config`'s where none is given
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         torch.manual_seed(args.seed)
@@ -92,6 +94,16 @@ class TrainerCore(ABC):
     @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss of a batch, and sum and count of each of `metric_names`, shape (len(metric_names), 2)."""
+
+    def measure(self) -> None:  # noqa: B027  # most trainers measure nothing on the way
+        """Called after every update, before a checkpoint is saved."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """JSON values of the main process that a checkpoint keeps besides."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Called before the first update, with what the checkpoint kept of `extra_state`; {} for a new run."""
 
     def between_updates(self) -> None:  # noqa: B027  # most trainers save nothing here
         """Called after every update; checkpoints are saved already."""
@@ -187,6 +199,7 @@ class TrainerCore(ABC):
         if self.step % args.logging_steps == 0:  # not at the end alone: a longer run may go on from there
             self.totals = torch.zeros_like(self.totals)
         self.snapshots.after_update(self.step, self.accelerator.is_main_process)
+        self.measure()
         if self.step % args.checkpointing_steps == 0:
             self.save_checkpoint()
         self.between_updates()
@@ -253,7 +266,7 @@ class TrainerCore(ABC):
 
     def save_checkpoint(self) -> None:
         """Saves the state of every process into `checkpoint-<step>`."""
-        state = {"images_seen": self.images_seen, "seconds": self.seconds}
+        state = {"images_seen": self.images_seen, "seconds": self.seconds, "extra": self.extra_state()}
         self.checkpoints.save(self.step, state, {"totals": self.totals})
 
     def _resume(self) -> None:
@@ -270,6 +283,7 @@ class TrainerCore(ABC):
                 self.totals = state["process_state"]["totals"].to(self.accelerator.device)
             self.accelerator.print(f"resumed at step {self.step}")
         self.snapshots.drop_after(self.step, self.accelerator.is_main_process)
+        self.restore({} if state is None else state.get("extra", {}))
         if self.accelerator.is_main_process:
             save_run_config(args, self.output_dir)
 

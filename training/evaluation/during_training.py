@@ -1,6 +1,6 @@
 r"""Measurements while a network trains: held-out loss per band of noise levels, KID of few images, the best weights so far.
 
-Nothing here knows a trainer: networks come in as score functions, sampling as a function of a number of images.
+Nothing here knows a trainer: networks come in as functions of state and time, sampling as a function of a number of images.
 
 What it costs, in network calls: `HeldOutLoss` one per image and band (256 images, 4 bands: as much as 4 training batches of
 256, without backward passes); `FewImageKID` `num_images` times the sampler's steps, so 200 images at 20 steps are 4000.
@@ -11,22 +11,24 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...schedulers.score_function import ScoreFunction
+from ...schedulers.parameterization import Parameterization
 from ...schedulers.sde import SDE
 from ..data import to_data_range
-from ..losses import score_matching_loss
+from ..durable_files import remove, staged_folder, sync_folder, write_json
+from ..losses import denoising_loss
+from ..objectives import Weighting, score_matching
 from ..seeding import combined_seed
 from .estimate import Estimate
 from .features import FeatureExtractor, extract
 from .kid import kernel_distance
-from .shards import write_text_atomically
 
 
 class HeldOutLoss:
@@ -43,6 +45,9 @@ class HeldOutLoss:
         bands: number of bands; every image is evaluated once in each.
         batch_size: images per network call.
         seed: of the noise.
+        labels: classes (N,) of the images for a class-conditional network, or None.
+        parameterization: what the network's output means; default: the score.
+        weighting: `(sde, t) -> lambda`, see `training.objectives`; the default, sigma^2, is the squared error of the noise.
 
     Raises:
         ValueError: no images, or no band.
@@ -58,6 +63,9 @@ class HeldOutLoss:
         bands: int = 4,
         batch_size: int = 64,
         seed: int = 0,
+        labels: Tensor | None = None,
+        parameterization: Parameterization | None = None,
+        weighting: Weighting = score_matching,
     ) -> None:
         if len(images) == 0:
             raise ValueError("images must not be empty, got 0")
@@ -65,6 +73,8 @@ class HeldOutLoss:
             raise ValueError(f"bands must be at least 1, got {bands}")
         self.images, self.data_range, self.sde = images, data_range, sde
         self.bands, self.batch_size, self.seed = bands, batch_size, seed
+        self.labels, self.weighting = labels, weighting
+        self.parameterization = parameterization or Parameterization("score")
         ends = torch.tensor([smallest_time, sde.T], dtype=torch.float64)
         first, last = sde.log_snr(ends).tolist()
         self.edges = torch.linspace(first, last, bands + 1, dtype=torch.float64)
@@ -79,16 +89,17 @@ class HeldOutLoss:
         return self.sde.t_from_log_snr(low + (high - low) * place)
 
     @torch.no_grad()
-    def __call__(self, score_fn: ScoreFunction, device: torch.device | str = "cpu") -> dict[str, float]:
+    def __call__(self, output_fn: Callable[..., Tensor], device: torch.device | str = "cpu") -> dict[str, float]:
         """ "loss", the mean over all bands, and "loss_band_0", ...
 
         Args:
-            score_fn: `(x, t) -> score`, such as `scheduler.score_fn(network)` with the network in evaluation mode.
+            output_fn: `(x, t) -> output`, or `(x, t, labels)` where there are labels: the network in evaluation mode,
+                which takes the SDE's time. With the default parameterization, `scheduler.score_fn(network)`.
         """
-        means = [self._band_loss(score_fn, band, device) for band in range(self.bands)]
+        means = [self._band_loss(output_fn, band, device) for band in range(self.bands)]
         return {"loss": sum(means) / self.bands, **{f"loss_band_{band}": mean for band, mean in enumerate(means)}}
 
-    def _band_loss(self, score_fn: ScoreFunction, band: int, device: torch.device | str) -> float:
+    def _band_loss(self, output_fn: Callable[..., Tensor], band: int, device: torch.device | str) -> float:
         times, total = self.times(band), 0.0
         for start in range(0, len(self.images), self.batch_size):
             images = self.images[start : start + self.batch_size]
@@ -97,9 +108,22 @@ class HeldOutLoss:
             ]
             noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
             x0, t = to_data_range(images.to(device), self.data_range), times[start : start + len(images)]
-            losses = score_matching_loss(score_fn, self.sde, x0, t.to(device, torch.float32), noise.to(device))
+            labels = None if self.labels is None else self.labels[start : start + len(images)].to(device)
+            losses = denoising_loss(
+                output_fn if labels is None else partial(_labelled, output_fn, labels),
+                self.parameterization,
+                self.sde,
+                x0,
+                t.to(device, torch.float32),
+                noise.to(device),
+                weighting=self.weighting,
+            )
             total += float(losses.double().sum())
         return total / len(self.images)
+
+
+def _labelled(output_fn: Callable[..., Tensor], labels: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    return output_fn(x, t, labels)
 
 
 class FewImageKID:
@@ -127,24 +151,34 @@ class BestWeights:
     """Keeps a copy of what was saved at the best value of a metric; goes on after a resume.
 
     Args:
-        folder: where the copy lies; `best.json` in it holds the value and the step.
-        metric: its name, for the file.
+        folder: where the copy lies; `best.json` in it holds the metric, the value and the step.
+        metric: its name; values of another metric are not compared.
         higher_is_better: for scores; distances and losses are better when they are lower.
+
+    Attributes:
+        state: metric, value and step of the best so far, as JSON values; None before the first.
     """
 
     STATE_FILE = "best.json"
 
     def __init__(self, folder: str | Path, metric: str, higher_is_better: bool = False) -> None:
         self.folder, self.metric, self.sign = Path(folder), metric, -1.0 if higher_is_better else 1.0
+        self._old = self.folder.with_name(f".old-{self.folder.name}")
+        if self._old.is_dir() and not self.folder.exists():  # a run was killed between the two renames of `update`
+            os.replace(self._old, self.folder)
+        path = self.folder / self.STATE_FILE
+        self.state: dict[str, Any] | None = None
+        self.resume(json.loads(path.read_text("utf-8")) if path.is_file() else None)
 
     @property
     def value(self) -> float | None:
         """The best value so far; None before the first."""
-        path = self.folder / self.STATE_FILE
-        if not path.is_file():
-            return None
-        found = json.loads(path.read_text("utf-8"))
-        return float(found["value"]) if found["metric"] == self.metric else None
+        return None if self.state is None else float(self.state["value"])
+
+    def resume(self, state: dict[str, Any] | None) -> None:
+        """Goes on with the `state` of a checkpoint; from nothing where its metric is another, or the copy is lost."""
+        known = state is not None and state["metric"] == self.metric and self.folder.is_dir()
+        self.state = state if known else None
 
     def update(self, value: float, step: int, save: Callable[[Path], None]) -> bool:
         """Calls `save(folder)` and keeps what it writes if `value` is better than all before; says whether it was.
@@ -154,12 +188,18 @@ class BestWeights:
         best = self.value
         if not math.isfinite(value) or (best is not None and self.sign * value >= self.sign * best):
             return False
-        staging = self.folder.with_name(f".incomplete-{self.folder.name}")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        save(staging)
         state = {"metric": self.metric, "value": value, "step": step}
-        write_text_atomically(staging / self.STATE_FILE, json.dumps(state) + "\n")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.replace(staging, self.folder)
+        intact = f"{self.folder} is as it was"
+        with staged_folder(
+            self.folder.with_name(f".incomplete-{self.folder.name}"), "the best weights", intact
+        ) as new:
+            save(new)
+            write_json(new / self.STATE_FILE, state)
+            remove(self._old)
+            if self.folder.is_dir():  # a folder is only replaced by two renames
+                os.replace(self.folder, self._old)
+            os.replace(new, self.folder)
+            sync_folder(self.folder.parent)
+            remove(self._old)
+        self.state = state
         return True

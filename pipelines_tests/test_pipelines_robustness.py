@@ -1,0 +1,227 @@
+"""What pipelines do with networks in training mode, several threads, misfits, NaN, and components of other pipelines."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from scoresde_pipelines import (
+    DDPMpp,
+    GaussianScoreModel,
+    NCSNpp,
+    ScoreSdeClassConditionalPipeline,
+    ScoreSdeColorizationPipeline,
+    ScoreSdeInpaintPipeline,
+    ScoreSdeInverseProblemPipeline,
+    ScoreSdeLikelihoodPipeline,
+    ScoreSdePipeline,
+    VESDEScheduler,
+    VPSDEScheduler,
+)
+from scoresde_pipelines.schedulers import AveragePoolOperator
+
+
+def tiny(network=DDPMpp, **options):
+    torch.manual_seed(0)
+    model = network(block_out_channels=(8,), layers_per_block=1, sample_size=8, attention_resolutions=(), **options)
+    for parameter in model.parameters():  # the last layers start at zero
+        if parameter.abs().max() < 1e-4:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def pipeline(cls=ScoreSdePipeline, network=DDPMpp, scheduler=None, **options):
+    pipe = cls(tiny(network, **options), scheduler or VPSDEScheduler(continuous=True))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sample(pipe, seed=0, **options):
+    return pipe(2, 3, generator=seeded(seed), output_type="latent", **options).images
+
+
+# ---------------------------------------------------------------------- evaluation mode
+
+
+def test_a_network_in_training_mode_is_evaluated_and_left_in_training_mode():
+    pipe = pipeline(dropout=0.5)
+    expected = sample(pipe)
+    pipe.unet.train()
+    pipe.unet.mid_block.eval()
+    flags = [module.training for module in pipe.unet.modules()]
+    assert torch.equal(sample(pipe), expected) and torch.equal(sample(pipe), expected)
+    assert [module.training for module in pipe.unet.modules()] == flags
+
+    def fail(*_):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        sample(pipe, callback_on_step_end=fail)
+    assert [module.training for module in pipe.unet.modules()] == flags
+
+
+def test_likelihoods_of_a_network_in_training_mode_are_those_of_the_network():
+    pipe, images = pipeline(ScoreSdeLikelihoodPipeline, dropout=0.5), torch.full((1, 3, 8, 8), 0.5)
+    expected = pipe(images, tolerance=1e-2, generator=seeded()).bits_per_dim
+    pipe.unet.train()
+    assert torch.equal(pipe(images, tolerance=1e-2, generator=seeded()).bits_per_dim, expected)
+    assert pipe.unet.training
+
+
+# ---------------------------------------------------------------------- threads
+
+
+def test_threads_that_share_a_network_get_their_own_images():
+    pipe = pipeline()
+    other = ScoreSdePipeline(pipe.unet, VPSDEScheduler(continuous=True, predictor="exponential_multistep"))
+    other.set_progress_bar_config(disable=True)
+    pipe.unet.train()
+    jobs = [(one, seed) for seed in range(6) for one in (pipe, other)]
+    expected = [sample(*job) for job in jobs]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda job: sample(*job), jobs))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    assert pipe.unet.training
+
+
+def test_a_callback_may_use_the_pipeline():
+    pipe = pipeline()
+    expected, inner = sample(pipe), sample(pipe, 7)
+
+    def callback(pipe, i, timestep, tensors):
+        assert torch.equal(sample(pipe, 7), inner)
+        return {}
+
+    assert torch.equal(sample(pipe, callback_on_step_end=callback), expected)
+
+
+# ---------------------------------------------------------------------- components that do not fit
+
+
+@pytest.mark.parametrize(
+    ("network", "scheduler", "names"),
+    [
+        (NCSNpp, VPSDEScheduler(), "NCSNpp .*VPSDEScheduler"),
+        (NCSNpp, DDIMScheduler(), "NCSNpp .*VPSDEScheduler"),
+        (DDPMpp, VESDEScheduler(), "DDPMpp .*VESDEScheduler"),
+    ],
+)
+def test_a_scheduler_of_another_sde_is_refused(network, scheduler, names):
+    with pytest.raises(ValueError, match=f"scheduler must be one that {names}"):
+        ScoreSdePipeline(tiny(network), scheduler)
+    right = VESDEScheduler() if network is NCSNpp else VPSDEScheduler()
+    pipe = ScoreSdePipeline(tiny(network), right)
+    pipe.scheduler = scheduler
+    with pytest.raises(ValueError, match=f"scheduler must be one that {names}"):
+        pipe(1, 2)
+
+
+def test_a_stock_scheduler_that_is_assigned_is_converted():
+    pipe = pipeline(scheduler=DDIMScheduler(beta_end=0.01))
+    expected = sample(pipe)
+    pipe.scheduler = DDIMScheduler(beta_end=0.01)
+    assert torch.equal(sample(pipe), expected) and isinstance(pipe.scheduler, VPSDEScheduler)
+
+
+@pytest.mark.parametrize("wrong", [torch.nn.DataParallel(tiny()), torch.nn.Linear(2, 2), "unet", None])
+def test_what_is_no_network_is_refused(wrong):
+    with pytest.raises(TypeError, match=f"unet must be a diffusers model .*got {type(wrong).__name__}"):
+        ScoreSdePipeline(wrong, VPSDEScheduler())
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: ScoreSdePipeline(tiny(), VPSDEScheduler(), data_max=math.inf), "data_max"),
+        (lambda: ScoreSdePipeline(tiny(), VPSDEScheduler(), data_min=math.nan), "data_min"),
+        (lambda: ScoreSdePipeline(tiny(), VPSDEScheduler(), data_min=2.0), "data_min"),
+        (lambda: ScoreSdePipeline(tiny(), VPSDEScheduler(), id2label={1: "a"}), "id2label"),
+        (lambda: ScoreSdePipeline(tiny(), VPSDEScheduler(), id2label=["a"]), "id2label"),
+        (lambda: VPSDEScheduler(snr=1e308), "snr"),
+        (lambda: VESDEScheduler(sigma_max=math.inf), "sigma_max"),
+        (lambda: VESDEScheduler(sigma_max=1e308), "sigma_max"),
+        (lambda: VPSDEScheduler(trained_betas=[0.1, math.nan]), "betas"),
+        (lambda: VPSDEScheduler(beta_end=1e300, continuous=True), "beta"),
+        (lambda: VPSDEScheduler(sigma_data=math.nan, prediction_type="edm"), "sigma_data"),
+        (lambda: tiny(norm_eps=math.nan), "norm_eps"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_where_they_enter(make, name):
+    with pytest.raises((TypeError, ValueError), match=name):
+        make()
+
+
+# ---------------------------------------------------------------------- what is not finite, what is clipped
+
+
+def test_what_is_not_finite_is_named():
+    pipe = pipeline()
+    with pytest.raises(ValueError, match="latents must be finite"):
+        pipe(1, 2, latents=torch.full((1, 3, 8, 8), math.nan))
+    with torch.no_grad():
+        pipe.unet.conv_in.bias[0] = math.nan
+    for output_type in ("pil", "latent"):
+        with pytest.raises(ValueError, match=r"images must be finite, .*in 2 of them: .*weights conv_in.bias"):
+            pipe(2, 2, output_type=output_type)
+
+
+def test_a_warning_says_how_many_values_are_clipped():
+    scheduler = VPSDEScheduler(continuous=True, predictor="exponential")
+    data = GaussianScoreModel(mean=torch.tensor([0.5, 3.0]).repeat(8, 4)[None], variance=0.0)
+    pipe = ScoreSdePipeline(data.network(scheduler), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.warns(UserWarning, match=r"50.0% of the pixel values lie outside .* \[-1, 1\]"):
+        pipe(1, 20, output_type="pt")
+
+
+# ---------------------------------------------------------------------- components of other pipelines
+
+OURS = (
+    ScoreSdePipeline,
+    ScoreSdeInpaintPipeline,
+    ScoreSdeColorizationPipeline,
+    ScoreSdeLikelihoodPipeline,
+    ScoreSdeInverseProblemPipeline,
+    ScoreSdeClassConditionalPipeline,
+)
+
+
+@pytest.mark.parametrize("target", OURS)
+@pytest.mark.parametrize("source", OURS)
+def test_from_pipe_shares_components_and_keeps_options(source, target):
+    first = source(tiny(num_class_embeds=2), VPSDEScheduler(continuous=True), data_min=-2.0, id2label={0: "a", 1: "b"})
+    second = target.from_pipe(first)
+    assert type(second) is target and second.unet is first.unet and second.scheduler is first.scheduler
+    assert (second.config.data_min, second.config.data_max) == (-2.0, 1.0)
+    assert second.config.id2label == {0: "a", 1: "b"}
+    assert target.from_pipe(first, data_min=-3.0).config.data_min == -3.0
+
+
+def test_from_pipe_of_a_stock_pipeline():
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
+    ).eval()  # fmt: skip
+    pipe = ScoreSdePipeline.from_pipe(DDPMPipeline(unet, DDPMScheduler(beta_end=0.01)))
+    expected = ScoreSdePipeline(unet, DDPMScheduler(beta_end=0.01))
+    for one in (pipe, expected):
+        one.set_progress_bar_config(disable=True)
+    assert pipe.unet is unet and torch.equal(sample(pipe), sample(expected))
+    with pytest.raises(TypeError, match="pipeline must be a DiffusionPipeline, got Linear"):
+        ScoreSdePipeline.from_pipe(torch.nn.Linear(1, 1))
+
+
+# ---------------------------------------------------------------------- measurements
+
+
+def test_a_measurement_of_images_in_another_range_is_refused():
+    pipe = pipeline(ScoreSdeInverseProblemPipeline)
+    y = AveragePoolOperator(2).A(torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"measurement must be one of images with values in \[0, 1\]"):
+        pipe(y, AveragePoolOperator(2))
