@@ -4,7 +4,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 PYTEST := -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-oldest lint typecheck clean
+.PHONY: demo test test-oldest fuzz lint typecheck clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python -m scoresde_pipelines.demo
@@ -15,6 +15,12 @@ test: $(VENV)/.installed
 # The same tests on the oldest versions that setup.py allows.
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python $(PYTEST)
+
+# An hour of calls with bad arguments, with new seeds; the failures, in groups, go into the report.
+FUZZ_SECONDS ?= 3600
+FUZZ_REPORT ?= fuzz-report.txt
+fuzz: $(VENV)/.installed
+	$(VENV)/bin/python -m pipelines_tests.fuzzing --seed 1 --seconds $(FUZZ_SECONDS) --report $(FUZZ_REPORT) --limit 20
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

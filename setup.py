@@ -65,6 +65,7 @@ setup(
             "transformers>=4.45",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
             "scipy>=1.13",
         ],
         "lint": ["ruff>=0.6", "mypy>=1.10"],
