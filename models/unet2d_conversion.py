@@ -64,7 +64,7 @@ def from_unet2d(unet: UNet2DModel) -> NCSNpp:
 def to_unet2d(model: NCSNpp) -> UNet2DModel:
     """A `UNet2DModel` with the weights and the outputs of `model`.
 
-    Its plain up blocks attend after every residual block: where ours do so once, the others are silenced by zeros. The label
+    Its plain up blocks attend after every residual block: where ours do so once, the weights of the others are zero. The label
     "no class" of a class-conditional network becomes its last class.
 
     Raises:
@@ -195,7 +195,7 @@ def _pairs(model: Any, unet: Any) -> Iterator[Pair]:
     yield from zip(model.mid_block.attentions, unet.mid_block.attentions)
     for ours, theirs in zip(model.up_blocks, unet.up_blocks):
         yield from zip(ours.resnets, theirs.resnets)
-        # Ours after the last block alone stands beside their last; the others are silenced.
+        # Ours, after the last block only, corresponds to their last; the others get zero weights.
         yield from zip(reversed(ours.attentions), reversed(getattr(theirs, "attentions", [])))
         if ours.pyramid_conv is not None:
             last = ours.upsampler is None

@@ -135,7 +135,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         return output if return_dict else (output.images, output.nfe)
 
     def running(self) -> AbstractContextManager[None]:
-        """What every run happens in: see `network_use.in_use`."""
+        """The context of every run: see `network_use.in_use`."""
         return in_use(self.unet, self.classifier)
 
     # ------------------------------------------------------------------ classes

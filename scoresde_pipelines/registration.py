@@ -1,7 +1,7 @@
 """Makes diffusers save and load this package's classes under one stable name, `["scoresde_pipelines", "Class"]`.
 
 Without it `save_pretrained` writes a foreign class as `[module path, class]`, which loads from a folder and never from
-the Hub (diffusers#5728, #5474). `LOADABLE_CLASSES` is semi-private: a test fails loudly when it changes.
+the Hub (diffusers#5728, #5474). `LOADABLE_CLASSES` is semi-private: a test fails when it changes.
 """
 
 from typing import Any

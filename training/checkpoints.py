@@ -48,7 +48,7 @@ REPLICATED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MUL
 
 
 class CheckpointManager:
-    """The checkpoints of one run, and its claim on `output_dir`.
+    """The checkpoints of one run, and its lock on `output_dir`.
 
     The main process writes what all share: the networks and their averages (unwrapped, so that a checkpoint does not
     depend on the number of processes), optimizer, learning-rate schedule and gradient scaler. Each process writes its
@@ -98,7 +98,7 @@ class CheckpointManager:
     def start(
         self, resume_from: str | None, overwrite: bool = False, allow_changed: Iterable[str] = ()
     ) -> dict[str, Any] | None:
-        """Claims `output_dir` for this run and resumes from a checkpoint where one is asked for.
+        """Locks `output_dir` for this run and resumes from a checkpoint where one is asked for.
 
         Args:
             resume_from: see `checkpoint_folder.find_checkpoint`; None for a new run.
@@ -119,7 +119,7 @@ class CheckpointManager:
         return self.start(resume_from)
 
     def close(self) -> None:
-        """Gives the folder free for other runs. The end of the process does so too."""
+        """Releases the folder for other runs; so does the end of the process."""
         self._lock.release()
 
     def _claim(self, resume_from: str | None, overwrite: bool, allow_changed: list[str]) -> Path | None:

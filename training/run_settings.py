@@ -108,7 +108,7 @@ def data_fingerprint(images: Any, labels: torch.Tensor | None = None, samples: i
 def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Iterable[str] = ()) -> list[str]:
     """Compares the settings of a checkpoint with those of the run that resumes from it.
 
-    Settings that only one of the two knows, because versions of this package differ, are not compared.
+    Settings that only one of the two has, because versions of this package differ, are not compared.
 
     Args:
         allowed: names that may differ besides `MAY_CHANGE`.
