@@ -64,8 +64,8 @@ def from_unet2d(unet: UNet2DModel) -> NCSNpp:
 def to_unet2d(model: NCSNpp) -> UNet2DModel:
     """A `UNet2DModel` with the weights and the outputs of `model`.
 
-    Its plain up blocks attend after every residual block: where ours do so once, the weights of the others are zero. The label
-    "no class" of a class-conditional network becomes its last class.
+    Its plain up blocks attend after every residual block: where ours do so once, the weights of the others are zero. The
+    label "no class" of a class-conditional network becomes its last class.
 
     Raises:
         ValueError: naming what a UNet2DModel cannot express.

@@ -43,7 +43,8 @@ class MomentMatching:
         noise_std: standard deviation of the measurement's noise; 0 for an exact measurement.
         covariance: "moment_matching" (exact for Gaussian data; one vector-Jacobian product per iteration of the linear
             system) or "pseudo_inverse" (exact for white Gaussian data of any variance; one product in all).
-        data_std: rough standard deviation of the data: sets the noise levels solved most accurately, and the first guess of V.
+        data_std: rough standard deviation of the data: sets the noise levels that are solved most accurately, and the first
+            guess of V.
         tolerance: relative residual at which the linear system counts as solved, for each sample by itself.
         max_iterations: bound on its iterations.
 
@@ -131,8 +132,8 @@ class MomentMatching:
         """The final image `x` (B, *D) of a sampling loop, its measured coordinates corrected in closed form.
 
         Below the last noise ratio r the prior's score b is nearly constant, and the posterior's is known: along the ODE the
-        misfit e = y - A x / alpha obeys e + b sigma_y^2 / g ~ sqrt(g r^2 + sigma_y^2), with A At = g I. A predictor extrapolates
-        from r to 0 and is inaccurate where sigma_y is about as large as r.
+        misfit e = y - A x / alpha obeys e + b sigma_y^2 / g ~ sqrt(g r^2 + sigma_y^2), with A At = g I. A predictor
+        extrapolates from r to 0 and is inaccurate where sigma_y is about as large as r.
         """
         if self.gram is None or self._last_state is None:
             return x

@@ -10,7 +10,7 @@ from .sde import expand_to
 
 
 def common_gain(operator: LinearOperator, measurement: Tensor) -> float | None:
-    """The number g with A At = g I on the range of A, or None; found with a random measurement of the shape of `measurement`."""
+    """The number g with A At = g I on the range of A, or None; found with a random one like `measurement`."""
     generator = torch.Generator().manual_seed(0)
     back = operator.At(torch.randn(measurement[:1].shape, generator=generator).to(measurement))
     y = operator.A(back)

@@ -1,4 +1,4 @@
-r"""Conversions between a network's output and the score, and between the SDE's time and the network's; no other file has them.
+r"""All conversions between a network's output and the score, and between the SDE's time and the network's.
 
 With x = alpha x_0 + sigma z a network may be trained to predict
 
@@ -13,8 +13,8 @@ With x = alpha x_0 + sigma z a network may be trained to predict
 where d = `sigma_data` and m = `data_mean` describe the data. With F = 0 this is the exact denoiser of N(m, d^2 I). Input and
 target of F have unit variance at every noise level, and the mean squared error of F is EDM's weighted loss.
 
-The time argument of a network is `sigma` (the ratio sigma / alpha, VE), `scaled` (999 t, continuous VP and sub-VP) or `index`
-(N t - 1, the index into a DDPM table of N betas).
+The time argument of a network is `sigma` (the ratio sigma / alpha, VE), `scaled` (999 t, continuous VP and sub-VP) or
+`index` (N t - 1, the index into a DDPM table of N betas).
 """
 
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ class Parameterization:
         return -(alpha * output / sigma + x) / (alpha**2 + sigma**2)
 
     def output(self, sde: SDE, score: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The output of a network whose score is `score` (the inverse of `score`), for analytic models in the place of networks."""
+        """The output of a network whose score is `score`: the inverse of the method `score`, used by analytic models."""
         if self.prediction_type == "score":
             return score
         if self.prediction_type == "edm":

@@ -12,8 +12,8 @@ variable u of finite range. With a rough standard deviation sigma_data of the da
 
     dz/du = (d rho/du) / h (eps - rho/h z),   d rho/du = 2 tan(u) (1 + rho).
 
-For data N(0, sigma_data^2 I) the right-hand side is zero for every SDE. Errors in z have the same weight at every u. At large
-rho an error of the network's eps enters dz/du with a factor sqrt(rho) only. RK45 takes about two thirds of the evaluations
+For data N(0, sigma_data^2 I) the right-hand side is zero for every SDE. Errors in z have the same weight at every u. At
+large rho an error of the network's eps enters dz/du with a factor sqrt(rho) only. RK45 takes about two thirds of the evaluations
 that it takes on the original ODE, at an error of the same order (`docs/likelihood.md`).
 
 This file solves every SDE with an invertible log-SNR, forwards (data to latents) and backwards (sampling).
@@ -169,7 +169,7 @@ def solve_probability_flow(
     z = x.to(state_dtype(x)) / float(flow.scale(start))
     from_data = start < end
     if tableau is None:
-        # At loose tolerances order five does not pay, as a network's score is not smooth; it does where errors grow (from data).
+        # A network's score is not smooth: at loose tolerances order five pays only from data, where errors grow.
         tableau = DORMAND_PRINCE if from_data or tolerance < LOOSE_TOLERANCE else BOGACKI_SHAMPINE
     solution = integrate(
         flow,

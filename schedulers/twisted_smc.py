@@ -1,7 +1,7 @@
 r"""Twisted sequential Monte Carlo (Wu et al. 2023): posterior samples, exact in the limit of many particles. Experimental.
 
-For a measurement y = A x_0 + sigma_y n, a population of particles follows the prior's own chain p(x_s | x_t), guided by a twist:
-an approximation of p_t(y | x_t) that need not be exact,
+For a measurement y = A x_0 + sigma_y n, a population of particles follows the prior's own chain p(x_s | x_t), guided by a
+twist: an approximation of p_t(y | x_t) that need not be exact,
 
     twist(x_t) = N(y; A D, v A At + sigma_y^2 I),   v = r^2 w / (r^2 + w),   r = sigma / alpha,
 

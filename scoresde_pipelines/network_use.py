@@ -18,9 +18,10 @@ _NEW_LOCK = threading.Lock()
 
 @contextmanager
 def in_use(*networks: nn.Module | None) -> Iterator[None]:
-    """A context in which this thread alone uses the networks, in evaluation mode; their training flags are restored at its end.
+    """A context in which this thread alone uses the networks, in evaluation mode; training flags are restored at its end.
 
-    Other threads wait. Gradients are recorded only where code enables them; this also works under `torch.inference_mode()`. Filters of convolutions stay packed between calls (see `packed_filters`).
+    Other threads wait. Gradients are recorded only where code enables them; this also works under `torch.inference_mode()`.
+    Filters of convolutions stay packed between calls (see `packed_filters`).
     """
     first, *others = [network for network in networks if network is not None]
     with _lock_of(first), torch.inference_mode(False), torch.no_grad(), packed_filters(first):

@@ -34,7 +34,7 @@ class ScoreSdeLikelihoodOutput(BaseOutput):
         nfe: network evaluations that each image took, those under a vector-Jacobian product included.
         probe_error: standard error from the random probes; zero for the exact divergence, NaN where a single probe is
             shared along the path, which gives no estimate.
-        dequantization_error: standard error from the dequantization noise; with a single draw an upper bound, from its score.
+        dequantization_error: standard error from the dequantization noise; with a single draw an upper bound.
         solver_error: estimated error of the ODE solver.
     """
 
