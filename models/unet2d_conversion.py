@@ -20,7 +20,7 @@ from .ncsnpp import NCSNpp
 
 PLAIN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 SKIP = {"SkipDownBlock2D": False, "AttnSkipDownBlock2D": True}
-# A module of ours and one of diffusers. Any: a type checker does not know their submodules.
+# A module of ours and one of diffusers. Any: their submodules have no declared types.
 Pair = tuple[Any, Any]
 _SHARED = (
     "sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "layers_per_block",

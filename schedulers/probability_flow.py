@@ -13,8 +13,8 @@ variable u of finite range. With a rough standard deviation sigma_data of the da
     dz/du = (d rho/du) / h (eps - rho/h z),   d rho/du = 2 tan(u) (1 + rho).
 
 For data N(0, sigma_data^2 I) the right-hand side is zero for every SDE. Errors in z have the same weight at every u. At
-large rho an error of the network's eps enters dz/du with a factor sqrt(rho) only. RK45 takes about two thirds of the evaluations
-that it takes on the original ODE, at an error of the same order (`docs/likelihood.md`).
+large rho an error of the network's eps enters dz/du with a factor sqrt(rho) only. RK45 takes about two thirds of the
+evaluations that it takes on the original ODE, at an error of the same order (`docs/likelihood.md`).
 
 This file solves every SDE with an invertible log-SNR, forwards (data to latents) and backwards (sampling).
 """

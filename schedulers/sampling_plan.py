@@ -83,8 +83,8 @@ class SamplingPlan:
         """The entry that `timestep` means.
 
         Args:
-            timestep: an entry of `timesteps` (what the network is told) or of `times` (the SDE's time).
-            timesteps: the network's times of all entries, on any device.
+            timestep: an entry of `timesteps` (the network's) or of `times` (the SDE's time).
+            timesteps: the network's time arguments of all entries, on any device.
             expected: the entry that comes next, if the run has begun.
 
         Returns:

@@ -15,7 +15,7 @@ PACKAGE = "scoresde_pipelines"
 
 
 def register_with_diffusers(package: str) -> None:
-    """Tells diffusers that `package` holds models and schedulers with the usual two methods."""
+    """Registers with diffusers that `package` holds models and schedulers with the usual two methods."""
     methods = ["save_pretrained", "from_pretrained"]
     pipeline_loading_utils.LOADABLE_CLASSES.setdefault(package, {"ModelMixin": methods, "SchedulerMixin": methods})
 

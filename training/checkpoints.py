@@ -56,7 +56,7 @@ class CheckpointManager:
 
     Args:
         accelerator: of the run, with everything prepared.
-        output_dir: where checkpoints go, on a file system that all processes see.
+        output_dir: where checkpoints go, on a file system that all processes share.
         networks: by name, not wrapped; stored as `<name>.safetensors`.
         optimizer, lr_scheduler: anything with `state_dict` and `load_state_dict` of tensors and numbers.
         emas: averages by name, stored as `<name>_ema.safetensors`.
@@ -98,7 +98,7 @@ class CheckpointManager:
     def start(
         self, resume_from: str | None, overwrite: bool = False, allow_changed: Iterable[str] = ()
     ) -> dict[str, Any] | None:
-        """Locks `output_dir` for this run and resumes from a checkpoint where one is asked for.
+        """Locks `output_dir` for this run and resumes from a checkpoint where one is given.
 
         Args:
             resume_from: see `checkpoint_folder.find_checkpoint`; None for a new run.
