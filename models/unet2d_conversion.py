@@ -178,7 +178,7 @@ def _unet_levels(model: NCSNpp, skip: bool) -> dict[str, Any]:
 
 
 def _pairs(model: Any, unet: Any) -> Iterator[Pair]:
-    """Our modules beside theirs."""
+    """Pairs of our modules and theirs."""
     if model.time_proj is not None:
         yield model.time_proj, unet.time_proj
     for name in ("linear_1", "linear_2"):

@@ -2,8 +2,8 @@ r"""A solver by generalised conjugate residuals (GCR) that reuses directions fro
 
 A sampling run solves one linear system per noise level, and the systems change slowly. The matrix is
 M = A V At + sigma_y^2 I, where a product with V = Cov[x_0 | x_t] costs a vector-Jacobian product through the network. The
-pairs (v, M v) of earlier levels precondition the next one's system (as Parks et al. 2006 recycle Krylov spaces): 32 unknowns take two or three
-products instead of eight.
+pairs (v, M v) of earlier levels precondition the next one's system (as Parks et al. 2006 recycle Krylov spaces): 32 unknowns
+take two or three products instead of eight.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Class-conditional generation, with a classifier beside an unconditional network or with a conditional network."""
+"""Class-conditional generation, with an unconditional network and a classifier, or with a conditional network."""
 
 from contextlib import AbstractContextManager
 from typing import Any

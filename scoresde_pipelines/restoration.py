@@ -33,7 +33,7 @@ ODE_ORDER = 3
 
 @dataclass(frozen=True)
 class RestorationOptions:
-    """How to sample, beside the problem itself; the fields are arguments of `ScoreSdeInverseProblemPipeline.__call__`."""
+    """Options of sampling; the fields are arguments of `ScoreSdeInverseProblemPipeline.__call__`."""
 
     method: str = "moment_matching"
     num_inference_steps: int | None = None

@@ -102,7 +102,7 @@ def _ncsnv2(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "block_out_channels": (base, *widths[1:]),
         "dilations": (1,) * (len(stages) - 2) + (2, 4),
     }
-    # The tensors do not determine the size of the images; no preset has six stages, which the official code makes for 256 px.
+    # The tensors do not determine the image size; no preset has six stages, which the official code makes for 256 px.
     return found | {"sample_size": 256} if len(stages) == 6 else found
 
 
