@@ -1,7 +1,7 @@
 """A small classifier whose penultimate layer is the feature space of our Frechet distances.
 
 Inception features describe photographs, and gray garments of 32 px poorly. A network of 170,000 parameters, trained to tell
-the classes of the data apart, has features that matter there, and evaluates 10,000 images in seconds on a CPU.
+the classes of the data apart, has more suitable features, and evaluates 10,000 images in seconds on a CPU.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""A classifier of noisy images that knows their noise level: p_t(y | x_t), for guidance (paper section 5)."""
+"""A classifier of noisy images, with the noise level as an input: p_t(y | x_t), for guidance (paper section 5)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ With a normalised separable filter `k` (default `[1, 3, 3, 1] / 8`, as in StyleG
 * down: `y[n] = sum_j k[j] x[2 n + 1 - j + ...]`, a stride-2 depthwise convolution;
 * up: `y[n] = 2 sum_i k[...] x[i]` on the zero-stuffed signal, a stride-2 transposed depthwise convolution.
 
-Both see zeros outside the image and keep the mean of a constant image away from its border. All tensors are
+Both take the image to be zero outside, and keep the mean of a constant image away from its border. All tensors are
 `(B, C, H, W)`; the memory format of the input is kept.
 """
 

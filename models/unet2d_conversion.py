@@ -20,7 +20,7 @@ from .ncsnpp import NCSNpp
 
 PLAIN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 SKIP = {"SkipDownBlock2D": False, "AttnSkipDownBlock2D": True}
-# A module of ours and one of diffusers. Any: a type checker does not know their submodules.
+# A module of ours and one of diffusers. Any: their submodules have no declared types.
 Pair = tuple[Any, Any]
 _SHARED = (
     "sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "layers_per_block",
@@ -64,8 +64,8 @@ def from_unet2d(unet: UNet2DModel) -> NCSNpp:
 def to_unet2d(model: NCSNpp) -> UNet2DModel:
     """A `UNet2DModel` with the weights and the outputs of `model`.
 
-    Its plain up blocks attend after every residual block: where ours do so once, the others are silenced by zeros. The label
-    "no class" of a class-conditional network becomes its last class.
+    Its plain up blocks attend after every residual block: where ours do so once, the weights of the others are zero. The
+    label "no class" of a class-conditional network becomes its last class.
 
     Raises:
         ValueError: naming what a UNet2DModel cannot express.
@@ -178,7 +178,7 @@ def _unet_levels(model: NCSNpp, skip: bool) -> dict[str, Any]:
 
 
 def _pairs(model: Any, unet: Any) -> Iterator[Pair]:
-    """Our modules beside theirs."""
+    """Pairs of our modules and theirs."""
     if model.time_proj is not None:
         yield model.time_proj, unet.time_proj
     for name in ("linear_1", "linear_2"):
@@ -195,7 +195,7 @@ def _pairs(model: Any, unet: Any) -> Iterator[Pair]:
     yield from zip(model.mid_block.attentions, unet.mid_block.attentions)
     for ours, theirs in zip(model.up_blocks, unet.up_blocks):
         yield from zip(ours.resnets, theirs.resnets)
-        # Ours after the last block alone stands beside their last; the others are silenced.
+        # Ours, after the last block only, corresponds to their last; the others get zero weights.
         yield from zip(reversed(ours.attentions), reversed(getattr(theirs, "attentions", [])))
         if ours.pyramid_conv is not None:
             last = ours.upsampler is None

@@ -6,9 +6,9 @@ By Bayes' rule the label y adds one term to the score,
 
 - `ClassifierGuidance` takes it from a noise-conditional classifier (Song et al. 2021; Dhariwal & Nichol 2021).
 - `DenoisedClassifierGuidance` takes it from a classifier of clean images, evaluated on the denoised image E[x_0 | x_t]
-  (Bansal et al. 2023; Yu et al. 2023): p_t(y | x_t) is then approximate, and any pretrained classifier will do.
+  (Bansal et al. 2023; Yu et al. 2023): p_t(y | x_t) is then approximate, and any pretrained classifier can be used.
 - `ClassifierFreeGuidance` takes it as the difference of a network's scores with and without the label (Ho & Salimans
-  2022): score + (scale - 1) (score with label - score without).
+  2022): score without + scale (score with label - score without).
 """
 
 import copy
@@ -78,8 +78,8 @@ class ClassifierGuidance:
         score_fn: the unconditional score, `(x, t) -> (B, *D)`.
         log_prob: `(x, t) -> (B,)`, log p(label | x_t = x) of the wanted labels; differentiable in x. Labels that differ
             from sample to sample are bound with `PerSample`.
-        scale: 1 samples p(x | label); more sharpens it, 0 leaves the score as it is.
-        interval, noise_ratio: see `GuidanceScale`; outside of the interval the score is left as it is.
+        scale: 1 samples p(x | label); more sharpens it, 0 does not change the score.
+        interval, noise_ratio: see `GuidanceScale`; outside of the interval the score is not changed.
 
     Raises:
         TypeError, ValueError: for an argument that is no function, or a scale that is no finite number.
@@ -134,8 +134,8 @@ class DenoisedClassifierGuidance:
         sde: the SDE, for the denoised image.
         log_prob: `x0 -> (B,)`, log p(label | x_0) of clean images (B, *D); labels that differ from sample to sample are
             bound to it by an object with a method `rows(index)`.
-        scale: 0 leaves the score as it is; more sharpens the class.
-        interval: see `GuidanceScale`; outside of it the score is left as it is.
+        scale: 0 does not change the score; more sharpens the class.
+        interval: see `GuidanceScale`; outside of it the score is not changed.
 
     Each call costs one evaluation of the network and one vector-Jacobian product through it and the classifier.
 
@@ -177,7 +177,7 @@ class DenoisedClassifierGuidance:
 
 
 class ClassifierFreeGuidance:
-    """The score `without` the label, moved towards the one `with_label` by `scale`.
+    """The score without + scale (with_label - without).
 
     Args:
         with_label: the score given the label, `(x, t) -> (B, *D)`.

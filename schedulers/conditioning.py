@@ -1,4 +1,4 @@
-"""Deprecated names of this module's contents before conditions became functions that wrap a score function."""
+"""Deprecated names, from before conditions were functions that wrap a score function."""
 
 import warnings
 from collections.abc import Callable

@@ -32,7 +32,7 @@ def langevin(
     if batch_mean_norm:
         noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
     ratio = noise_norm / score_norm
-    # Where the score vanishes the rule asks for an infinite step: take none.
+    # Where the score vanishes the rule gives an infinite step: take none.
     return _step(x, score, noise, 2 * (snr * torch.where(score_norm > 0, ratio, 0.0)) ** 2)
 
 

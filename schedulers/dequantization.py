@@ -11,7 +11,7 @@ the logarithm give a tighter bound (importance weighting; Burda et al. 2016).
     none              x is the centre of the cell, p the density there times the cell's volume (no bound)
     uniform           x uniform in the cell, taken to be at t = eps (the paper)
     truncated_normal  x = alpha centre + sigma n at the time when the noise fills the cell, |n| <= 3 (Zheng et al. 2023):
-                      the model sees the noise that it was trained on
+                      the model gets noise like that of its training
 """
 
 import math
@@ -160,7 +160,7 @@ class LogMass:
 
     @property
     def standard_error(self) -> Tensor:
-        """All parts that are known, together."""
+        """The known parts, combined."""
         parts = (self.probe_error, self.dequantization_error, self.solver_error)
         return torch.stack([part.nan_to_num(0.0) ** 2 for part in parts]).sum(0).sqrt()
 
@@ -178,7 +178,7 @@ def combine(
     importance_weighted: bool,
     single_draw_errors: Tensor | None = None,
 ) -> LogMass:
-    """From K draws to log P.
+    """log P from K draws.
 
     Args:
         log_weights: log p - log q, (K, B), nats.
@@ -194,7 +194,7 @@ def combine(
         value, share = torch.logsumexp(log_weights, 0) - math.log(count), torch.softmax(log_weights, 0)
     spread = torch.zeros_like(value)
     if noisy:
-        # Delta method: each draw moves the result by share times its log-weight's deviation; probes are their own part.
+        # Delta method: a draw changes the result by share times its log-weight's deviation; probe errors are separate.
         deviations = count * share - 1 if importance_weighted else log_weights - value
         variance = deviations.square().sum(0) / (count - 1) if count > 1 else torch.full_like(value, math.nan)
         variance = (variance - probe_errors.square().mean(0).nan_to_num(0.0)).clamp_min(0)

@@ -28,7 +28,7 @@ class Divergence:
     """How div F is estimated at the nodes of a path.
 
     `begin` is called once a batch, then the object itself at every node with the samples that are there. A subclass of
-    your own may be handed to `log_likelihood`.
+    your own may be passed to `log_likelihood`.
     """
 
     #: Whether the nodes share their probes, so that their errors add up coherently.

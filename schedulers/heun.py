@@ -13,7 +13,7 @@ from .sde import SDE
 
 
 class Heun:
-    """A predictor with two evaluations per level, at t and at s; it remembers the first for the second."""
+    """A predictor with two evaluations per level, at t and at s; the first is stored for the second."""
 
     def __init__(self) -> None:
         self.start()

@@ -1,14 +1,14 @@
-r"""The score of an image given a linear measurement of it, y = A x_0 + s n, as a function that wraps a score function.
+r"""The score of an image given a linear measurement of it, y = A x_0 + sigma_y n, as a function that wraps a score function.
 
 With the denoised image D = E[x_0 | x_t] and V = Cov[x_0 | x_t],
 
-    p_t(y | x) = N(y; A D, A V At + s^2 I)       exactly, if the data are Gaussian,
-    grad log p_t(y | x) = J^T At u,   (A V At + s^2 I) u = y - A D,   J = dD / dx.
+    p_t(y | x) = N(y; A D, A V At + sigma_y^2 I)       exactly, if the data are Gaussian,
+    grad log p_t(y | x) = J^T At u,   (A V At + sigma_y^2 I) u = y - A D,   J = dD / dx.
 
-**Moment matching** takes V = sigma^2 / alpha J, the true covariance for any data (Tweedie's second moment), in products
-with vectors (Boys et al. 2023; Rozet et al. 2024). **Pseudo-inverse guidance** (Song et al. 2023) takes V = r^2 I, the
-one of white data, for the direction of u; the length of u is fitted to the network's own V, which costs nothing more and
-keeps it stable where the network's Jacobian is not that of white data.
+**Moment matching** takes V = sigma^2 / alpha J, the exact covariance for any data (Tweedie's second moment), by products
+with vectors (Boys et al. 2023; Rozet et al. 2024). **Pseudo-inverse guidance** (Song et al. 2023) takes V = v I, the
+covariance of white data, for the direction of u; the length of u is fitted to the network's own V, which costs no further
+evaluation and keeps the method stable where the network's Jacobian is not that of white data.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,8 @@ class MomentMatching:
         noise_std: standard deviation of the measurement's noise; 0 for an exact measurement.
         covariance: "moment_matching" (exact for Gaussian data; one vector-Jacobian product per iteration of the linear
             system) or "pseudo_inverse" (exact for white Gaussian data of any variance; one product in all).
-        data_std: rough standard deviation of the data: where accuracy matters, and the first guess of V.
+        data_std: rough standard deviation of the data: sets the noise levels that are solved most accurately, and the first
+            guess of V.
         tolerance: relative residual at which the linear system counts as solved, for each sample by itself.
         max_iterations: bound on its iterations.
 
@@ -132,9 +133,9 @@ class MomentMatching:
     def correct_final(self, x: Tensor) -> Tensor:
         """The final image `x` (B, *D) of a sampling loop, its measured coordinates corrected in closed form.
 
-        Below the last noise level r the prior's score b is nearly constant, and the posterior's is known: along the ODE
-        the misfit e = y - A x / alpha obeys e + b s^2 / g ~ sqrt(g r^2 + s^2), with A At = g I. A predictor, which must
-        extrapolate from r to 0, misses this where s is of the size of r.
+        Below the last noise ratio r the prior's score b is nearly constant, and the posterior's is known: along the ODE the
+        misfit e = y - A x / alpha obeys e + b sigma_y^2 / g ~ sqrt(g r^2 + sigma_y^2), with A At = g I. A predictor
+        extrapolates from r to 0 and is inaccurate where sigma_y is about as large as r.
         """
         if self.gram is None or self._last_state is None:
             return x
@@ -220,7 +221,7 @@ class _ImplicitCorrection(torch.autograd.Function):
 def posterior_start(posterior: ScoreFunction, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
     """The prior's draw `x` = sigma_T z, shape (B, *D), moved to the posterior's mean there: x + alpha_T E[x_0 | x, y].
 
-    At t = T the state keeps alpha_T of the image, and its distribution given y differs from the prior by that much: an
-    error of alpha_T / sigma_T standard deviations for a start at zero mean.
+    At t = T the state still holds alpha_T x_0, so given y its mean is not zero: a start of mean zero has an error of
+    alpha_T / sigma_T standard deviations.
     """
     return x + sde.alpha(t) * sde.denoise(x, posterior(x, t), t)

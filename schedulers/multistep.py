@@ -1,13 +1,13 @@
 r"""Multistep predictors: several past scores instead of one, for the same number of network calls.
 
-Divided by alpha, the probability-flow ODE has one term. With y = x / alpha, the noise-to-signal ratio r = sigma / alpha
+Divided by alpha, the probability-flow ODE has one term. With y = x / alpha, the noise ratio r = sigma / alpha
 and the noise that the score implies, eps = -sigma score (paper eq. 13 in these variables),
 
     dy / dr = eps(y, r).
 
 A step interpolates the last k values of eps by a polynomial in log r, in which they are smooth over all scales, and
 integrates it exactly (an exponential Adams-Bashforth method; k = 1 is the exponential predictor, DDIM). The last step
-leads to r = 0, where log r is minus infinity: there two values are interpolated in r itself. It follows the ODE to its end,
+ends at r = 0, where log r is minus infinity: there two values are interpolated in r itself. It follows the ODE to its end,
 while E[x_0 | x] would be the posterior mean, so that details as fine as the last noise level keep their variance.
 """
 
@@ -27,9 +27,9 @@ QUADRATURE = np.polynomial.legendre.leggauss(16)
 
 
 class ExponentialMultistep:
-    """Adams-Bashforth steps of order k in log(sigma / alpha); a predictor that remembers the steps before.
+    """Adams-Bashforth steps of order k in log(sigma / alpha); a predictor with a memory of earlier steps.
 
-    With a corrector in between the remembered values belong to nearby states, and the order falls to one.
+    With a corrector between the steps the stored values belong to nearby states, and the order falls to one.
 
     Args:
         order: how many values of eps a step interpolates (the first steps have fewer); 1 to 6.

@@ -1,4 +1,4 @@
-"""What is tried out about a measurement and its operator before any sampling."""
+"""Checks of operator and measurement before sampling."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from .sde import expand_to
 
 
 def common_gain(operator: LinearOperator, measurement: Tensor) -> float | None:
-    """The number g with A At = g I on the range of A, or None; tried on a random measurement like `measurement`."""
+    """The number g with A At = g I on the range of A, or None; found with a random one like `measurement`."""
     generator = torch.Generator().manual_seed(0)
     back = operator.At(torch.randn(measurement[:1].shape, generator=generator).to(measurement))
     y = operator.A(back)
@@ -20,7 +20,7 @@ def common_gain(operator: LinearOperator, measurement: Tensor) -> float | None:
 
 
 def check_operator(operator: LinearOperator, sample_shape: Sequence[int], measurement: Tensor) -> None:
-    """Tries an operator on random states and measurements before any sampling.
+    """Checks an operator on random states and measurements before sampling.
 
     Args:
         operator: the operator.

@@ -3,7 +3,7 @@ r"""Linear measurements y = A x + noise of an image: what is known in inpainting
 An operator is two functions, `A` and its adjoint `At`, defined by <A x, y> = <x, At y>. Where the rows of A are
 orthogonal and of one length, A At = g I on the range of A, the operator has `gram = g` and a linear system takes one
 division; otherwise conjugate gradients solve it, without a network call. Inpainting and colorization are of the first kind:
-they know coordinates in an orthonormal basis.
+the known values are coordinates in an orthonormal basis.
 
 A mask keeps the shape of the image and has zeros where nothing is known, so A = At is a projection.
 """
@@ -197,7 +197,7 @@ class AveragePoolOperator(LinearOperator):
 
 
 class BlurOperator(LinearOperator):
-    """Convolution with a kernel, each channel alone; the image goes on periodically beyond its edges.
+    """Convolution with a kernel, of each channel separately; the image is continued periodically beyond its edges.
 
     Args:
         kernel: (k, l) with odd sides, smaller than the image; correlated with the image, as in `torch.conv2d`.

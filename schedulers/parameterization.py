@@ -1,4 +1,4 @@
-r"""The one place where a network's output becomes a score, and a time becomes what the network is told.
+r"""All conversions between a network's output and the score, and between the SDE's time and the network's.
 
 With x = alpha x_0 + sigma z a network may be trained to predict
 
@@ -8,13 +8,13 @@ With x = alpha x_0 + sigma z a network may be trained to predict
     v_prediction  alpha z - sigma x_0                   (Salimans & Ho 2022; here for any alpha and sigma)
     edm           F, the preconditioned network of Karras et al. (2022), table 1, for any alpha and sigma:
 
-        E[x_0 | x] = m + s^2 / h^2 y + r s / h F(y / h, time),    y = x / alpha - m,  r = sigma / alpha,  h^2 = s^2 + r^2
+        E[x_0 | x] = m + d^2 / h^2 y + r d / h F(y / h, time),    y = x / alpha - m,  r = sigma / alpha,  h^2 = d^2 + r^2
 
-where s = `sigma_data` and m = `data_mean` describe the data. With F = 0 this is the exact denoiser of N(m, s^2 I); input and
-target of F have unit variance at every noise level, and plain mean squared error on F is EDM's weighted loss.
+where d = `sigma_data` and m = `data_mean` describe the data. With F = 0 this is the exact denoiser of N(m, d^2 I). Input and
+target of F have unit variance at every noise level, and the mean squared error of F is EDM's weighted loss.
 
-The network is told the time as `sigma` (the ratio sigma / alpha, VE), `scaled` (999 t, continuous VP and sub-VP) or `index`
-(N t - 1, the index into a DDPM table of N betas).
+The time argument of a network is `sigma` (the ratio sigma / alpha, VE), `scaled` (999 t, continuous VP and sub-VP) or
+`index` (N t - 1, the index into a DDPM table of N betas).
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ TIME_SCALE = 999.0
 
 @dataclass(frozen=True)
 class Parameterization:
-    """What a network predicts, what it gets as its input, and what it is told as its time.
+    """What a network predicts, its input, and its time argument.
 
     Args:
         prediction_type: "score", "epsilon", "sample", "v_prediction" or "edm".
@@ -63,7 +63,7 @@ class Parameterization:
     # ------------------------------------------------------------------ time
 
     def network_time(self, sde: SDE, t: Tensor) -> Tensor:
-        """What the network is told for the SDE's time `t`; same shape and dtype."""
+        """The network's time argument for the SDE's time `t`; same shape and dtype."""
         t = as_time(t)
         if self.time == "sigma":
             return sde.noise_ratio(t)
@@ -72,7 +72,7 @@ class Parameterization:
         return (t * self.num_train_timesteps - 1).clamp_min(0)
 
     def t_from_network_time(self, sde: SDE, time: Tensor) -> Tensor:
-        """The SDE's time for what a network is told (the inverse of `network_time`), float64."""
+        """The SDE's time for a network's time argument (the inverse of `network_time`), float64."""
         time = as_time(time).to(torch.float64)
         if self.time == "sigma":
             return sde.t_from_log_snr(-2 * torch.log(time))
@@ -83,7 +83,7 @@ class Parameterization:
     # ------------------------------------------------------------------ the network's input
 
     def input(self, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-        """What the network gets for the state `x` (B, *D) at `t`, () or (B,): y / h for "edm", else `x` itself."""
+        """The network's input for the state `x` (B, *D) at `t`, () or (B,): y / h for "edm", else `x` itself."""
         return self._edm(sde, x, t)[0] if self.prediction_type == "edm" else x
 
     def state(self, sde: SDE, network_input: Tensor, t: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Parameterization:
         return -(alpha * output / sigma + x) / (alpha**2 + sigma**2)
 
     def output(self, sde: SDE, score: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The output of a network whose score is `score` (the inverse of `score`): how analytic models act as networks."""
+        """The output of a network whose score is `score`: the inverse of the method `score`, used by analytic models."""
         if self.prediction_type == "score":
             return score
         if self.prediction_type == "edm":

@@ -14,8 +14,8 @@ kernel (scale, d) = `sde.transition(t, s)`, the functions of this file are
 all first order in the step. The exponential predictor solves the probability-flow ODE exactly wherever the denoised image
 does not change.
 
-A predictor that remembers, needs several evaluations per level or ends in a way of its own is an object with more members:
-see `Predictor`. `multistep.ExponentialMultistep` and `heun.Heun` are two.
+A predictor with a memory, with several evaluations per level or with a last step of its own is an object with more members:
+see `Predictor`. Examples are `multistep.ExponentialMultistep` and `heun.Heun`.
 """
 
 from typing import Any, Protocol
@@ -34,10 +34,10 @@ class Predictor(Protocol):
 
     These members are used where an object has them:
 
-    - `start()`: called when a sampling run is planned; an object that remembers clears its memory there. A copy of a
+    - `start()`: called when a sampling run is planned; an object with a memory clears it there. A copy of a
       scheduler gets a copy of such an object, so that two runs never share a memory.
     - `denoise(sde, x, score, t) -> x_0`: the last step, from the last noise level to the clean image; E[x_0 | x] without it.
-    - `times(sde, t, s) -> list of times`: for more than one network call per level, where they are (`t` and `s` have shape
+    - `times(sde, t, s) -> list of times`: for more than one network call per level, their times (`t` and `s` have shape
       (n,) there). The predictor is called after each, with the score at the state that it returned last, and with
       `evaluation=i` as a further argument from the second on (i = 1, ...); `t` and `s` are the two ends of the step every
       time. The last level takes one evaluation, which goes to `denoise`.

@@ -1,22 +1,22 @@
-r"""The probability-flow ODE (paper eq. 13), solved adaptively in the variables in which it is easiest.
+r"""The probability-flow ODE (paper eq. 13), solved adaptively in variables of unit scale.
 
 The ODE  dx/dt = f x - 1/2 g^2 score  of any linear SDE loses its linear part in  y = x / alpha  as a function of the
 noise ratio  r = sigma / alpha:
 
     dy/dr = eps(x, t) = -sigma score(x, t).
 
-What is left varies over decades of r and, at large r, grows with it. Both go with a state of unit scale and a
-variable of finite range in which both ends are smooth. With a rough standard deviation s of the data,
+The range of r spans decades, and y grows with r. We therefore solve for a state z of unit scale as a function of a
+variable u of finite range. With a rough standard deviation sigma_data of the data,
 
-    r = s rho,   rho = tan(u)^2,   h = sqrt(1 + rho^2),   z = y / (s h),
+    r = sigma_data rho,   rho = tan(u)^2,   h = sqrt(1 + rho^2),   z = y / (sigma_data h),
 
     dz/du = (d rho/du) / h (eps - rho/h z),   d rho/du = 2 tan(u) (1 + rho).
 
-For data N(0, s^2 I) the bracket is zero, whatever the SDE; an error in z means the same at every u; an error of a
-network's eps near the noise reaches dz/du times sqrt(rho) alone. RK45 takes about two thirds of the evaluations
-that it takes on the ODE as it stands, at an error of the same order (`docs/likelihood.md`).
+For data N(0, sigma_data^2 I) the right-hand side is zero for every SDE. Errors in z have the same weight at every u. At
+large rho an error of the network's eps enters dz/du with a factor sqrt(rho) only. RK45 takes about two thirds of the
+evaluations that it takes on the original ODE, at an error of the same order (`docs/likelihood.md`).
 
-Every SDE with an invertible log-SNR is solved by this one file, forwards (data to latents) and backwards (sampling).
+This file solves every SDE with an invertible log-SNR, forwards (data to latents) and backwards (sampling).
 """
 
 import math
@@ -32,8 +32,8 @@ from .score_function import PerSample, ScoreFunction, check_score, select_rows
 from .sde import DATA_STD, SDE, as_time, expand_to
 
 
-# Data has its structure at small noise: an embedded error estimate that strides over it in one step sees nothing. From data
-# errors grow with the noise, and steps stay well within the tolerance; from noise they shrink.
+# Start with small steps from data: a large one would skip its structure unnoticed. Errors grow from data to noise, so the
+# steps must stay well within the tolerance; from noise to data they shrink.
 FROM_DATA, FROM_NOISE = StepControl(first_step=0.01), StepControl(gains=(0.85, 0.2))
 LOOSE_TOLERANCE = 1e-3
 
@@ -60,7 +60,7 @@ class UnitScaleFlow:
         score_fn: `(x, t, **condition) -> score` with `x` (b, *D) in `dtype` and `t` (b,).
         sde: the SDE.
         dtype: what `score_fn` works in; the state itself is float64.
-        data_std: rough standard deviation s of the data; it changes the cost, not the result.
+        data_std: rough standard deviation sigma_data of the data; it changes the cost, not the result.
         condition: per-sample tensors (B, ...), bound to `score_fn` by name, as `PerSample` does.
     """
 
@@ -86,7 +86,7 @@ class UnitScaleFlow:
         return self.sde.t_from_log_snr(-2 * torch.log(self.data_std * noise_ratio(u)))
 
     def scale(self, u: Tensor | float) -> Tensor:
-        """x / z = alpha s h, in the shape of `u`, float64."""
+        """x / z = alpha sigma_data h, in the shape of `u`, float64."""
         u = as_time(u).double()
         return self.sde.alpha(self.time(u)) * self.data_std * (1 + noise_ratio(u) ** 2).sqrt()
 
@@ -102,7 +102,7 @@ class UnitScaleFlow:
 
 
 def noise_ratio(u: Tensor) -> Tensor:
-    """rho = sigma / (alpha s) of the variable u of `UnitScaleFlow`, same shape."""
+    """rho = sigma / (alpha sigma_data) of the variable u of `UnitScaleFlow`, same shape."""
     return torch.tan(u) ** 2
 
 
@@ -144,7 +144,7 @@ def solve_probability_flow(
     max_steps: int = 1000,
     condition: Mapping[str, Tensor] | None = None,
 ) -> FlowSolution:
-    """Carries `x` along the probability-flow ODE from `t_start` to `t_end`, in either direction.
+    """Solves the probability-flow ODE for `x` from `t_start` to `t_end`, in either direction.
 
     Step size, error control and number of evaluations are per sample: a result does not depend on the batch.
 
@@ -154,7 +154,7 @@ def solve_probability_flow(
         x: states at `t_start`, (B, *D). The score function gets this dtype; the solver works in float64.
         t_start, t_end: times in (0, T].
         tolerance: absolute and relative error per step, root mean square over a sample, in units of the data's scale.
-        data_std: rough standard deviation of the data; moves the cost, not the result.
+        data_std: rough standard deviation of the data; changes the cost, not the result.
         tableau: the Runge-Kutta method; by default of order five, from noise at tolerances of 1e-3 and more of order three.
         max_steps: most steps that a sample may take.
         condition: per-sample tensors (B, ...) for `score_fn`, by name (class labels).
@@ -169,7 +169,7 @@ def solve_probability_flow(
     z = x.to(state_dtype(x)) / float(flow.scale(start))
     from_data = start < end
     if tableau is None:
-        # A network's field is too rough for order five to pay at loose tolerances, unless errors grow as they do from data.
+        # A network's score is not smooth: at loose tolerances order five pays only from data, where errors grow.
         tableau = DORMAND_PRINCE if from_data or tolerance < LOOSE_TOLERANCE else BOGACKI_SHAMPINE
     solution = integrate(
         flow,

@@ -1,9 +1,9 @@
 r"""A solver by generalised conjugate residuals (GCR) that reuses directions from earlier noise levels.
 
-A sampling run solves one linear system per noise level, and the systems change slowly. The matrix is M = A V At + s^2 I,
-where a product with V = Cov[x_0 | x_t] costs a vector-Jacobian product through the network. The pairs (v, M v) of earlier
-levels precondition the next one's system (as Parks et al. 2006 recycle Krylov spaces): 32 unknowns take two or three
-products instead of eight.
+A sampling run solves one linear system per noise level, and the systems change slowly. The matrix is
+M = A V At + sigma_y^2 I, where a product with V = Cov[x_0 | x_t] costs a vector-Jacobian product through the network. The
+pairs (v, M v) of earlier levels precondition the next one's system (as Parks et al. 2006 recycle Krylov spaces): 32 unknowns
+take two or three products instead of eight.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class RecycledResiduals:
         The residual never grows, even where a network's Jacobian is not quite symmetric and positive.
 
         Args:
-            multiply: u -> (M u, P u), linear, P of any kind.
+            multiply: u -> (M u, P u), where P is any linear map.
             residual: the right-hand side, (B, *M).
             guess: an approximate inverse of M.
             tolerance: relative residual at which a sample is done; a number or one per sample, (B,).
@@ -83,7 +83,7 @@ class RecycledResiduals:
         """Updates the stored pairs from one noise level to the next, where 1 / V is larger by `growth`.
 
         For Gaussian data 1 / V = 1 / C + alpha^2 / sigma^2. If A is a multiple of a rotation, (A V At)^-1 grows by
-        growth / g, with g = |At w|^2 / |w|^2; a mask or a mean is near enough for a preconditioner.
+        growth / g, with g = |At w|^2 / |w|^2; for a mask or a mean this is accurate enough for a preconditioner.
         """
         aged: list[Vectors] = []
         for direction, image in chain(*self.memory):

@@ -1,7 +1,7 @@
 """Replacement of what is known: the paper's inpainting and colorization (appendix I.2), a constraint on the state.
 
-A constraint is a function `(x, t) -> x` that is applied to the start and after every step. This one is biased whatever
-the number of steps: the unknown part of the state never takes into account how the known part will end.
+A constraint is a function `(x, t) -> x` that is applied to the start and after every step. This one is biased for any
+number of steps: the score of the unknown part is conditioned on the noisy known part, not on the measurement.
 """
 
 from collections.abc import Callable

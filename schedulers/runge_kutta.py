@@ -21,7 +21,7 @@ class Tableau:
     """An embedded pair whose last stage is the first of the next step.
 
     Args:
-        order: order of the solution that is carried on.
+        order: order of the solution that the next step starts from.
         nodes: where the stages lie within the step, c_i.
         stages: the lower triangle a_ij; its last row gives the solution.
         error: weights of the stages in the difference between the solution and the embedded one of lower order.
@@ -160,7 +160,7 @@ class StepControl:
     """How step sizes are chosen.
 
     Args:
-        first_step: the first step that is tried, as a fraction of the whole way.
+        first_step: the first step that is tried, as a fraction of the whole interval.
         gains: of the controller, for this step's and the last step's error. Their difference determines the errors that
             result: 0.17 of the tolerance (order five) for the default, 0.44 for DOPRI5's (0.85, 0.2).
     """
@@ -186,7 +186,7 @@ def integrate(
     A step is accepted when the root mean square over the sample of error / (tolerance (1 + |z|)) is at most one.
 
     Args:
-        function: F, called with the samples that are still under way.
+        function: F, called with the samples that have not reached `end`.
         z: states at `start`, (B, *D).
         tolerance: relative and absolute error allowed per step.
         tableau: the method.

@@ -34,7 +34,7 @@ def sampling_loop(
         x: the start, (B, *D): unit noise times `scheduler.init_noise_sigma`.
         generator: source of every random draw.
         constrain: `(x, t) -> x`, applied after each step; `t` is the SDE's time of the new state, 0 after the last step.
-        on_step: `(i, timestep, x) -> x or None`, called after each step with what the network was told; may replace the
+        on_step: `(i, timestep, x) -> x or None`, called after each step with the network's timestep; may replace the
             state.
 
     Returns:

@@ -28,7 +28,7 @@ class SamplingPlan:
         schedule: the SDE.
         grid: the noise levels.
         corrections: corrector steps per level.
-        predictor: asked how many evaluations it takes per level and at which times.
+        predictor: determines the evaluations per level and their times.
         prologue: whether one more entry comes first, at which unit noise is scaled to the prior.
     """
 
@@ -63,8 +63,8 @@ class SamplingPlan:
     def sde(self) -> SDE:
         """The SDE with its coefficients at the times of this plan computed once, together, in float64.
 
-        A step asks for the same few numbers a dozen times, each a handful of tiny tensor operations; here they are looked up
-        by their time. Other times are computed as before. Made at the first step: many plans are never used.
+        A step uses the same coefficients a dozen times, each of several small tensor operations; here they are looked up by
+        their time. Coefficients at other times are computed. Made at the first step: many plans are never used.
         """
         times = torch.cat([self.times, self.grid.targets]).unique()
         table = copy.copy(self.schedule)
@@ -83,8 +83,8 @@ class SamplingPlan:
         """The entry that `timestep` means.
 
         Args:
-            timestep: an entry of `timesteps` (what the network is told) or of `times` (the SDE's time).
-            timesteps: the network's times of all entries, on any device.
+            timestep: an entry of `timesteps` (the network's) or of `times` (the SDE's time).
+            timesteps: the network's time arguments of all entries, on any device.
             expected: the entry that comes next, if the run has begun.
 
         Returns:
@@ -111,7 +111,7 @@ class SamplingPlan:
 
     def _search(self, timestep: Tensor | float, timesteps: Tensor) -> int:
         value = torch.as_tensor(timestep, device="cpu").flatten()[:1]
-        # A float64 time is the SDE's before it is the network's: other dtypes are what diffusers' loops hand over.
+        # A float64 time is first taken as the SDE's, one of another dtype as the network's, as diffusers' loops pass it.
         candidates = [timesteps.cpu().float(), self._single]
         for entries in reversed(candidates) if value.dtype == torch.float64 else candidates:
             found = (entries == value.float()).nonzero().flatten().tolist()
@@ -130,7 +130,7 @@ def _look_up(values: dict[float, Tensor], function: Callable[[Tensor], Tensor], 
 
 
 def _element(entry: Tensor, entries: Tensor) -> int | None:
-    """Index of `entry` in `entries`, if it is a view of one of its elements; costs no look at the values."""
+    """Index of `entry` in `entries`, if it is a view of one of its elements; the values are not read."""
     if entry.device != entries.device or entry.numel() == 0:
         return None
     if entry.untyped_storage().data_ptr() != entries.untyped_storage().data_ptr():

@@ -1,4 +1,4 @@
-"""How the configurations of our schedulers are saved, loaded and handed to other schedulers."""
+"""How the configurations of our schedulers are saved, loaded and passed to other schedulers."""
 
 import copy
 import inspect
@@ -48,8 +48,8 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
     def to_json_string(self) -> str:
         """The configuration as JSON. Functions in the place of names are left out.
 
-        A stock scheduler takes whatever keys it knows from any file, and would make a VP table of every SDE. A
-        `beta_schedule` that it does not know makes it refuse the file instead.
+        A stock scheduler reads the keys that it shares from any file, and would make a VP table of every SDE. An unknown
+        `beta_schedule` makes it raise an error instead.
         """
         config = {key: value for key, value in self.config.items() if not callable(value)}
         if not self._compatibles:

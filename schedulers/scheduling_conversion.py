@@ -150,7 +150,7 @@ def _refusal(name: str, reason: str) -> ValueError:
 
 def _from_table(scheduler: Any, name: str) -> SDEScheduler:
     config, defaults = scheduler.config, inspect.signature(type(scheduler).__init__).parameters
-    # Saving writes the defaults out, so that chosen values and defaults cannot be told apart later: drop both alike.
+    # Saving writes the defaults out, so that chosen values and defaults cannot be distinguished later: drop both.
     chosen = {
         key: value
         for key, value in config.items()

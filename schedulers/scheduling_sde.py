@@ -1,10 +1,10 @@
 """The base of the diffusers schedulers: configuration, and which part of the sampling each `step` is. No formulas.
 
-A diffusers loop calls the network once per entry of `scheduler.timesteps` and hands its output to `step`. A
+A diffusers loop calls the network once per entry of `scheduler.timesteps` and passes its output to `step`. A
 predictor-corrector sampler fits this loop unchanged when every noise level appears `order` times in a row: the first
 entries of a level correct, the last one predicts the next level, and the very last entry denoises (`SamplingPlan`).
 
-`step` turns the output into a score and does what `step_score` does. Whoever has a score calls `step_score`.
+`step` turns the output into a score and does what `step_score` does. Call `step_score` if you have a score.
 """
 
 import copy
@@ -72,8 +72,8 @@ class SDEScheduler(SDEConfigMixin):
     `pickle`; it cannot be written to a file, and saving warns of it.
 
     Args:
-        num_train_timesteps (`int`): number of noise levels that `timesteps` holds before `set_timesteps`, and that a
-            discretely trained network knows.
+        num_train_timesteps (`int`): number of noise levels in `timesteps` before `set_timesteps`, and in the
+            training of a discretely trained network.
         prediction_type (`str`): "epsilon", "score", "sample", "v_prediction" or "edm".
         predictor (`str` or `None`): a key of `PREDICTORS`; `None` samples with the corrector alone.
         corrector (`str` or `None`): a key of `CORRECTORS`, or `None`.
@@ -133,7 +133,7 @@ class SDEScheduler(SDEConfigMixin):
             config.get("sigma_data", DATA_STD),
             config.get("data_mean", 0.0),
         )
-        # A predictor that came with another scheduler's configuration keeps nothing of that one's runs.
+        # A predictor from another scheduler's configuration starts without that scheduler's memory.
         self._predictor = _own(self._make_predictor(config.predictor))
         self._corrector = self._make_corrector(config.corrector)
         self.set_timesteps(config.num_train_timesteps)
@@ -270,7 +270,7 @@ class SDEScheduler(SDEConfigMixin):
         getattr(self.predictor, "start", lambda: None)()
 
     def _network_time(self, t: Tensor) -> Tensor:
-        """What the network is told for the times `t`, in the dtype that it is told them."""
+        """The network's time arguments for the times `t`, in the dtype of `timesteps`."""
         times = self.parameterization.network_time(self.sde, t)
         whole = times.round()
         # A table's indices stay integers, as stock loops expect them, wherever the times are in the table.
@@ -312,7 +312,7 @@ class SDEScheduler(SDEConfigMixin):
         generator: Generator = None,
         return_dict: bool = True,
     ) -> SDESchedulerOutput | tuple[Tensor]:
-        """One entry of `timesteps`: reads the network's output as a score and does a step with it, as `step_score`.
+        """One entry of `timesteps`: reads the network's output as a score and does one step, as `step_score`.
 
         Args:
             model_output (`torch.Tensor`): the network's output at (`sample`, `timestep`), shape (B, *D).
@@ -434,8 +434,8 @@ class SDEScheduler(SDEConfigMixin):
 
         Returns:
             A function `(x, t, **more_kwargs) -> score`: `x` of shape (B, *D), `t` in (0, T] of shape (B,) or scalar; the
-            score has the shape of `x`, in float32 at least. For a scalar `t` the network is told exactly what a loop over
-            `timesteps` tells it.
+            score has the shape of `x`, in float32 at least. For a scalar `t` the network's time argument is exactly that
+            of a loop over `timesteps`.
         """
 
         def score(x: Tensor, t: Tensor | float, **more_kwargs: Any) -> Tensor:

@@ -10,7 +10,7 @@ from .sde import DATA_STD, SDE, SubVPSDE
 
 
 class SubVPSDEScheduler(SDEScheduler):
-    """Predictor-corrector sampling of the sub-VP SDE (paper eq. 12); the network is told 999 t.
+    """Predictor-corrector sampling of the sub-VP SDE (paper eq. 12); the network's timestep is 999 t.
 
     Args:
         beta_start (`float`), beta_end (`float`): beta(t) runs from `num_train_timesteps * beta_start` to

@@ -11,7 +11,7 @@ from .sde import DATA_STD, SDE, VESDE
 
 
 class VESDEScheduler(SDEScheduler):
-    """Predictor-corrector sampling of the VE SDE (paper eq. 9 and 30); the network is told sigma.
+    """Predictor-corrector sampling of the VE SDE (paper eq. 9 and 30); the network's timestep is sigma.
 
     Defaults are those of diffusers' ScoreSdeVeScheduler, so that its configurations (google/ncsnpp-*) keep their
     meaning: reverse diffusion with one Langevin step per noise level.

@@ -23,9 +23,9 @@ class VPSDEScheduler(SDEScheduler):
             table of betas; "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
         variance_type (`str`): which variance the "ancestral" predictor uses, DDPM's "fixed_small" or "fixed_large".
         rescale_betas_zero_snr (`bool`): rescale the table to zero terminal SNR.
-        continuous (`bool`): `False` interpolates the table, and the network is told an index into it (DDPM, Stable
-            Diffusion). `True` is the paper's closed form beta(t) = N beta_start + t N (beta_end - beta_start), and the
-            network is told 999 t.
+        continuous (`bool`): `False` interpolates the table, and the network's timestep is an index into it (DDPM,
+            Stable Diffusion). `True` is the paper's closed form beta(t) = N beta_start + t N (beta_end - beta_start), and
+            the network's timestep is 999 t.
 
     The other arguments are those of `SDEScheduler`.
 

@@ -1,7 +1,7 @@
 """Score functions `(x, t) -> score` that hold something for each sample of a batch: labels, measurements.
 
-The adaptive solvers evaluate some samples of a batch and not others. They ask a score function for the part that belongs
-to these samples by its method `rows`; a function without this method holds nothing per sample and serves them all.
+The adaptive solvers evaluate some samples of a batch and not others. They call the
+score function's method `rows` to get its part for these samples; a function without this method holds nothing per sample.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 #: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
-#: A model that also knows a condition (a class label) takes it by name: `(x, t, class_labels=...)`.
+#: A model with a condition (a class label) takes it by name: `(x, t, class_labels=...)`.
 ScoreFunction = Callable[..., Tensor]
 
 

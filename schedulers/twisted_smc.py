@@ -1,16 +1,16 @@
 r"""Twisted sequential Monte Carlo (Wu et al. 2023): posterior samples, exact in the limit of many particles. Experimental.
 
-For a measurement y = A x_0 + s n, a population of particles follows the prior's own chain p(x_s | x_t), guided by a twist:
-an approximation of p_t(y | x_t) that need not be exact,
+For a measurement y = A x_0 + sigma_y n, a population of particles follows the prior's own chain p(x_s | x_t), guided by a
+twist: an approximation of p_t(y | x_t) that need not be exact,
 
-    twist(x_t) = N(y; A D, v A At + s^2),   v = r^2 w / (r^2 + w),   r = sigma / alpha,
+    twist(x_t) = N(y; A D, v A At + sigma_y^2 I),   v = r^2 w / (r^2 + w),   r = sigma / alpha,
 
 with the denoised image D and the variance w of the data. The twisted score, prior plus grad log twist, proposes
 x_s ~ q(x_s | x_t), and the importance weight corrects the proposal:
 
     weight = p(x_s | x_t) twist(x_s) / (q(x_s | x_t) twist(x_t)).
 
-Where few particles carry the weight, the population is resampled (systematic resampling).
+A population whose effective sample size is small is resampled (systematic resampling).
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class TwistedSMC:
         sde: the prior's SDE.
         operator: A.
         y: the measurement of each particle, (B, *M); those of one population are equal.
-        noise_std: s, in the units of the state, as `y`.
+        noise_std: sigma_y, in the units of the state, as `y`.
         particles: size of a population; B is a multiple of it.
         predictor: the prior's chain, with noise: `(sde, x, score, t, s) -> (mean, std)`; the one of the sampling loop.
         data_std: rough standard deviation of the data.

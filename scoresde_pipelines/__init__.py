@@ -7,7 +7,7 @@ from pathlib import Path as _Path
 
 
 if not (_Path(__file__).parent / "schedulers").is_dir():
-    # A bare checkout: schedulers/, models/ and training/ lie beside this folder instead of inside it.
+    # A bare checkout: schedulers/, models/ and training/ are next to this folder, not inside it.
     __path__.append(str(_Path(__file__).parent.parent))
 
 # diffusers looks the base classes of a saved component up in the namespace of the package that the index names.

@@ -1,4 +1,4 @@
-"""What a classifier says about the classes of noisy or clean states, in the classifier's own units."""
+"""Log-probabilities of classes given noisy or clean states, for a classifier with units of its own."""
 
 from collections.abc import Callable
 from typing import Any

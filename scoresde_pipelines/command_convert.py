@@ -85,7 +85,7 @@ def _configuration(config: str | None) -> str | Mapping[str, Any] | None:
 
 
 def _write_whole(pipe: Any, folder: Path, card: str) -> None:
-    """Writes beside the target and renames, so that an interruption leaves no half-written pipeline behind."""
+    """Writes to a temporary folder and renames it, so that an interruption leaves no incomplete pipeline."""
     made = [parent for parent in folder.absolute().parents if not parent.exists()]
     # Being terminated becomes an exception, as Ctrl-C is, and so cleans up.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -138,7 +138,7 @@ def _environment(names: tuple[str, ...], default: int) -> int:
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """Sixteen hexadecimal digits of the network's weights: a table must not go on with another training's."""
+    """Sixteen hexadecimal digits of the network's weights: a table must not be continued with other weights."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())

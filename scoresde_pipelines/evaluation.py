@@ -60,7 +60,7 @@ def evaluate(
         features: see `training.evaluation.load_features`; EfficientNet-Lite0 by default.
         metrics: "kid", "fd", "is", "pr" (precision, recall, density, coverage), "bpd" (bits/dim of real images), "nn"
             (share of images that copy a training image).
-        sampler_settings: samplers of one's own: name -> scheduler settings, such as `{"mine": {"predictor": "ancestral"}}`.
+        sampler_settings: your own samplers: name -> scheduler settings, such as `{"mine": {"predictor": "ancestral"}}`.
         batch_size: images at a time.
         fit: "crop" or "pad", how real images are brought to the models' size; see `open_real`.
         num_reference: real images to compare with; None for `num_images`.

@@ -21,7 +21,7 @@ from .training.evaluation import Row
 from .training.seeding import combined_seed
 
 
-# Settings of the scheduler; what is not named stays as the model has it. `ode_tolerance` solves the ODE adaptively instead.
+# Settings of the scheduler; others are the model's own. `ode_tolerance` solves the ODE adaptively instead.
 SAMPLERS: dict[str, dict[str, Any]] = {
     "default": {},
     "pc": {"predictor": "reverse_diffusion", "corrector": "langevin"},  # the paper's predictor-corrector

@@ -1,4 +1,4 @@
-"""From states to what a pipeline returns: PIL images, arrays, tensors; with a check of what came out."""
+"""From states to what a pipeline returns: PIL images, arrays, tensors; with checks of the values."""
 
 import warnings
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Values beyond the data's range by more than this share of it are no rounding; of so many of them users hear.
+# Values beyond the data's range by more than this share of it are no rounding; so many of them cause a warning.
 TOLERATED_EXCESS, TOLERATED_SHARE = 0.1, 0.005
 
 

@@ -1,8 +1,8 @@
 """A table of per-image likelihoods on disk, written row by row by any number of processes, resumable.
 
-Every process appends whole lines to one file, one write per row, and reads the file to see what is left: there is
-nothing to wait for, so processes with different amounts of work cannot hang, and a run that was cut off goes on. A file
-beside the table keeps the settings, so that rows of different settings never mix.
+Every process appends whole lines to one file, one write per row, and reads the file to find the missing rows. No
+process waits for another, so different amounts of work cannot block them, and an interrupted run can be continued. A second
+file keeps the settings, so that rows of different settings never mix.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""How a pipeline uses a network: one run at a time, in evaluation mode, with derivatives where they are asked for."""
+"""How a pipeline uses a network: one run at a time, in evaluation mode, with gradients only where code enables them."""
 
 import threading
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ _NEW_LOCK = threading.Lock()
 
 @contextmanager
 def in_use(*networks: nn.Module | None) -> Iterator[None]:
-    """Within it the networks are in evaluation mode (their training flags come back afterwards), and no other thread's.
+    """A context in which this thread alone uses the networks, in evaluation mode; training flags are restored at its end.
 
-    Other threads wait. Autograd records nothing but where it is asked to, also under `torch.inference_mode()`, whose tensors
-    could not be differentiated. Filters of convolutions stay packed between calls (see `packed_filters`).
+    Other threads wait. Gradients are recorded only where code enables them; this also works under `torch.inference_mode()`.
+    Filters of convolutions stay packed between calls (see `packed_filters`).
     """
     first, *others = [network for network in networks if network is not None]
     with _lock_of(first), torch.inference_mode(False), torch.no_grad(), packed_filters(first):

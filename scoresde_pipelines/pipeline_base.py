@@ -221,7 +221,7 @@ class SDEPipelineBase(DiffusionPipeline):
         return self.scheduler.score_fn(self.network, **model_kwargs)
 
     def running(self) -> AbstractContextManager[None]:
-        """What every run happens in: see `network_use.in_use`."""
+        """The context of every run: see `network_use.in_use`."""
         return in_use(self.unet)
 
     def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
@@ -302,7 +302,7 @@ class SDEPipelineBase(DiffusionPipeline):
 
 
 def check_components(unet: Any, scheduler: SDEScheduler) -> None:
-    """Raises TypeError or ValueError where a network is none of diffusers' kind, or is told another time than it knows."""
+    """Raises TypeError or ValueError unless a network is called as in diffusers and its time argument is the scheduler's."""
     config = getattr(unet, "config", None)
     if config is None or not hasattr(config, "in_channels"):
         raise TypeError(
@@ -310,7 +310,7 @@ def check_components(unet: Any, scheduler: SDEScheduler) -> None:
             f".module), got {type(unet).__name__}"
         )
     if not isinstance(scheduler, (VESDEScheduler, VPSDEScheduler, SubVPSDEScheduler)):
-        return  # a scheduler of a user's own may tell the network what it likes
+        return  # a user's own scheduler may have any time argument
     embedding = getattr(config, "time_embedding_type", None)
     told_sigma = scheduler.time_convention == "sigma"
     knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))

@@ -1,4 +1,4 @@
-"""Class-conditional generation, with a classifier beside an unconditional network or with a conditional network."""
+"""Class-conditional generation, with an unconditional network and a classifier, or with a conditional network."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -100,7 +100,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 (Kynkaanniemi et al. 2024). Elsewhere a conditional network has a scale of 1, a classifier one of 0.
 
         Returns:
-            `images` and `nfe`: evaluations of the network for each image, two where it is asked with and without the
+            `images` and `nfe`: evaluations of the network for each image, two where it is evaluated with and without the
             label; those of the classifier, one forward and backward pass a step, are not counted.
 
         Raises:
@@ -135,14 +135,14 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         return output if return_dict else (output.images, output.nfe)
 
     def running(self) -> AbstractContextManager[None]:
-        """What every run happens in: see `network_use.in_use`."""
+        """The context of every run: see `network_use.in_use`."""
         return in_use(self.unet, self.classifier)
 
     # ------------------------------------------------------------------ classes
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that the classifier, or else the network, tells apart."""
+        """Number of classes of the classifier, or else of the network."""
         if self.classifier is not None:
             config = self.classifier.config
             return config.num_labels if classifier_kind(self.classifier) == "clean" else config.num_classes

@@ -51,7 +51,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
 
         Args:
             measurement (`torch.Tensor`): y of B images, `operator.A` of images (B, channels, height, width) with values
-                in [0, 1], plus noise. Whatever the range that the network was trained on is accounted for.
+                in [0, 1], plus noise, for networks trained on any range.
             operator (`LinearOperator`): A; see `scoresde_pipelines.schedulers.operators`. A class of your own needs
                 the two methods `A` and `At`.
             noise_std (`float`): standard deviation of the measurement's noise, in the units of `measurement`.

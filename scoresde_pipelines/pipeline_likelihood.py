@@ -79,7 +79,7 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
 
         Raises:
             ValueError, TypeError: for an argument out of its range, before any work is done.
-            ODEError: if the solver gives up on an image.
+            ODEError: if the solver fails on an image.
         """
         _check_draws(dequantization, num_dequantizations)
         centres, width = self.centres(images, levels, official_cells)
@@ -117,7 +117,7 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
         score_fn: ScoreFunction,
         options: dict,
     ) -> list[tuple[Tensor, Tensor, LogLikelihood]]:
-        # Of each draw: log p - log q, what it says of its own spread, both in nats, (B,), and the rest.
+        # Of each draw: log p - log q and the bound on its spread, both in nats, (B,), and the rest.
         draws = []
         with self.running():
             for _ in range(count):

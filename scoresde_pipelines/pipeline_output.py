@@ -33,8 +33,8 @@ class ScoreSdeLikelihoodOutput(BaseOutput):
         latents: codes of the (first) dequantized images, (B, *D), in units of the prior's standard deviation.
         nfe: network evaluations that each image took, those under a vector-Jacobian product included.
         probe_error: standard error from the random probes; zero for the exact divergence, NaN where a single probe is
-            shared along the path and cannot tell.
-        dequantization_error: standard error from the dequantization noise; of a single draw a cautious one, from its score.
+            shared along the path, which gives no estimate.
+        dequantization_error: standard error from the dequantization noise; with a single draw an upper bound.
         solver_error: estimated error of the ODE solver.
     """
 

@@ -27,13 +27,13 @@ DEFAULT_STEPS = {"moment_matching": 17, "pseudo_inverse": 50, "replacement": 100
 DEFAULT_STOCHASTIC_STEPS = 100  # of the first two, with the scheduler's own sampler
 SAMPLERS = ("ode", "scheduler")
 FINEST_RATIO = 0.01
-# At steps this large a fourth order would amplify what the linear solver leaves where the measurement is precise.
+# With so few steps order four would amplify the linear solver's errors where the measurement noise is small.
 ODE_ORDER = 3
 
 
 @dataclass(frozen=True)
 class RestorationOptions:
-    """How to sample, beside the problem itself; the fields are arguments of `ScoreSdeInverseProblemPipeline.__call__`."""
+    """Options of sampling; the fields are arguments of `ScoreSdeInverseProblemPipeline.__call__`."""
 
     method: str = "moment_matching"
     num_inference_steps: int | None = None

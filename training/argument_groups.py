@@ -104,7 +104,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_classes(parser: argparse.ArgumentParser) -> None:
     """Class-conditional training."""
     group = parser.add_argument_group("classes")
-    _switch(group, "class_conditional", "tell the network the class: a label column, or the names of folders")
+    _switch(group, "class_conditional", "train with class labels: a label column, or the names of folders")
     group.add_argument("--label_dropout", type=float, default=0.1,
                        help="share of images trained without their class, for classifier-free guidance")  # fmt: skip
     group.add_argument("--class_sampling", choices=("natural", "balanced"), default="natural",
@@ -117,7 +117,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--recipe", choices=tuple(RECIPES), help="edm: --prediction_type edm --objective edm")
     group.add_argument("--pretrained_model_name_or_path", help="pipeline to fine-tune: a folder or Hub id")
     group.add_argument("--model_config_name_or_path", help="config.json of the network, or its folder")
-    group.add_argument("--network", choices=tuple(NETWORKS), help="default: ncsnpp if it is told sigma, else ddpmpp")
+    group.add_argument(
+        "--network", choices=tuple(NETWORKS), help="default: ncsnpp if its timestep is sigma, else ddpmpp"
+    )
     group.add_argument("--block_out_channels", type=int, nargs="+", help="channels at each resolution")
     group.add_argument("--layers_per_block", type=int, help="residual blocks at each resolution")
     group.add_argument("--attention_resolutions", type=int, nargs="*", help="resolutions with self-attention")

@@ -1,4 +1,4 @@
-"""Checkpoint folders that are either complete or invisible.
+"""Checkpoint folders that have their final name only when they are complete.
 
 A checkpoint is written into `.incomplete-checkpoint-<step>`. Its `trainer_state.json` comes last and lists every
 file with its size and SHA-256; then all is waited for on the disk and the folder is renamed to `checkpoint-<step>`
@@ -44,7 +44,7 @@ def commit(output_dir: str | Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def read_state(checkpoint: str | Path) -> dict[str, Any] | None:
-    """The `trainer_state.json` of a checkpoint, or None where `inspect` finds fault with it."""
+    """The `trainer_state.json` of a checkpoint, or None where `inspect` finds it incomplete."""
     try:
         return inspect(checkpoint)
     except (OSError, ValueError):

@@ -44,7 +44,7 @@ __all__ = [
 
 
 class CheckpointManager:
-    """The checkpoints of one run, and its claim on `output_dir`.
+    """The checkpoints of one run, and its lock on `output_dir`.
 
     The main process writes what all share: the networks and their averages (unwrapped, so that a checkpoint does not
     depend on the number of processes), optimizer, learning-rate schedule and gradient scaler. Each process writes its
@@ -52,7 +52,7 @@ class CheckpointManager:
 
     Args:
         accelerator: of the run, with everything prepared.
-        output_dir: where checkpoints go, on a file system that all processes see.
+        output_dir: where checkpoints go, on a file system that all processes share.
         networks: by name, not wrapped; stored as `<name>.safetensors`.
         optimizer, lr_scheduler: anything with `state_dict` and `load_state_dict` of tensors and numbers.
         emas: averages by name, stored as `<name>_ema.safetensors`.
@@ -92,7 +92,7 @@ class CheckpointManager:
     def start(
         self, resume_from: str | None, overwrite: bool = False, allow_changed: Iterable[str] = ()
     ) -> dict[str, Any] | None:
-        """Claims `output_dir` for this run and resumes from a checkpoint where one is asked for.
+        """Locks `output_dir` for this run and resumes from a checkpoint where one is given.
 
         Args:
             resume_from: see `checkpoint_folder.find_checkpoint`; None for a new run.
@@ -113,7 +113,7 @@ class CheckpointManager:
         return self.start(resume_from)
 
     def close(self) -> None:
-        """Gives the folder free for other runs. The end of the process does so too."""
+        """Releases the folder for other runs; so does the end of the process."""
         self._lock.release()
 
     def _claim(self, resume_from: str | None, overwrite: bool, allow_changed: list[str]) -> Path | None:

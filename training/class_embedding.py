@@ -1,4 +1,4 @@
-"""Networks that are told a class: the label of "no class", and embeddings added to an unconditional network."""
+"""Class-conditional networks: the label "no class", and embeddings added to an unconditional network."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def build_components(
         args: see `arguments.parse_args`.
         image_channels: channels of the data, for a new network where `args.channels` is None.
         scheduler: of a new network, instead of what the arguments say.
-        class_names: the classes of a network that is told them; None for an unconditional one.
+        class_names: the classes of a class-conditional network; None for an unconditional one.
 
     Raises:
         ValueError: `--sde`, `--resolution`, `--channels` or the classes contradict a pretrained network.
@@ -179,7 +179,7 @@ def with_data_statistics(scheduler: SDEScheduler, images: ImageStore, args: argp
 
 
 def network_options(scheduler: SDEScheduler) -> dict[str, Any]:
-    """What a network must be told about its SDE, whichever of the two families it comes from."""
+    """The arguments of a network that depend on its SDE, for both families."""
     sigma, scaled = scheduler.time_convention == "sigma", scheduler.config.prediction_type == "edm"
     return {
         "time_embedding_type": "fourier" if sigma else "positional",

@@ -2,7 +2,7 @@
 
 Images are decoded once into one uint8 tensor while that fits into memory (60,000 images of 32 x 32 are 60 MB) and on
 demand beyond that. Their order is a pure function of (seed, position), so that a run that is resumed at any step, on any
-number of processes, goes on with exactly the images it would have seen.
+number of processes, continues with exactly the images of an uninterrupted run.
 """
 
 from __future__ import annotations

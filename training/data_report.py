@@ -1,4 +1,4 @@
-"""What a data set holds, from the headers of its images: told before training, and the source of the channels."""
+"""A summary of a data set from the headers of its images: printed before training; it also determines the channels."""
 
 from __future__ import annotations
 

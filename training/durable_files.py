@@ -36,7 +36,7 @@ def sync_folder(path: str | Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes a JSON file in one step: whoever reads it sees the old content or the new one, on the disk."""
+    """Writes a JSON file in one step: a reader gets the old content or the new one; it is on the disk on return."""
     path = Path(path)
     staging = path.with_name(f".incomplete-{path.name}")
     staging.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

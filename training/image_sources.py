@@ -1,6 +1,6 @@
 """Opens a data set of images: from the Hub, parquet files or a folder, with its splits and class labels.
 
-Files of a folder are listed here and handed to `datasets` one by one: left to itself it reads splits into file names
+Files of a folder are listed here and passed to `datasets` one by one: by itself it reads splits into file names
 ("photo of a train.png") and patterns into folder names ("x[1]").
 """
 

@@ -29,7 +29,7 @@ class RunInterrupted(SystemExit):
     """Ends the program with the exit code `INTERRUPTED`, after a checkpoint was saved.
 
     Attributes:
-        signal: the one that asked for it.
+        signal: the one that was received.
     """
 
     def __init__(self, number: signal.Signals) -> None:

@@ -63,7 +63,7 @@ def denoising_loss(
     """The weighted error of a network's output (module docstring).
 
     Args:
-        output_fn: `(x, t) -> output` with x of shape (B, *D) and t of shape (B,): the network, told its own time.
+        output_fn: `(x, t) -> output` with x of shape (B, *D) and t of shape (B,): the network at the SDE's time.
         parameterization: what the output means.
         x0: clean data in the SDE's range, shape (B, *D).
         t: times in (0, T], shape (B,).

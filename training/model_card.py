@@ -73,7 +73,7 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
     size = unet.config.get("sample_size")
     height, width = (size, size) if not isinstance(size, (list, tuple)) else size
     labels = None if names is None else list(names[:2])
-    guidance = 2.0 if isinstance(unet, NCSNpp) else 1.0  # of others a pipeline does not know the label "no class"
+    guidance = 2.0 if isinstance(unet, NCSNpp) else 1.0  # other networks have no label "no class"
     return CARD.format(
         tag="unconditional-image-generation" if names is None else "class-conditional-image-generation",
         title=location.rstrip("/").split("/")[-1],

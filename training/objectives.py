@@ -99,7 +99,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class ObjectiveOptions:
-    """What the objectives that are known by name can be told.
+    """Options of the objectives that have a name.
 
     Args:
         training_eps: smallest time of the continuous objectives.

@@ -3,9 +3,9 @@
 The rules, for every entry of the package:
 
 - The EXIF orientation is applied.
-- Transparency is composited on one background, white by default, unless four channels are asked for.
+- Transparency is composited on one background, white by default, unless four channels are required.
 - Color becomes gray with Pillow's ITU-R 601 weights, (0.299, 0.587, 0.114); every other color space passes through RGB.
-- "I;16" spans 0..65535. "I" and "F" do not say their range: the largest value tells whether it is 1 ("F" alone), 255 or
+- "I;16" spans 0..65535. "I" and "F" do not say their range: the largest value decides whether it is 1 ("F" alone), 255 or
   65535. An "I" image that was read from a file is a 16-bit one.
 """
 

@@ -56,7 +56,7 @@ def resolve_pipeline(
 
     Args:
         name_or_path: a folder, a name or a Hub id.
-        named: gives the folder of a name, or None where it does not know it (`shipped_folder` of this package).
+        named: returns the folder of a name, or None for an unknown one (`shipped_folder` of this package).
         cache_dir, token: as in `huggingface_hub.snapshot_download`.
 
     Raises:
@@ -89,7 +89,7 @@ def load_pipeline_folder(
             flat.
 
     Raises:
-        ValueError: there is no pipeline, its network is of no class we know or lacks weights, or its scheduler describes no
+        ValueError: there is no pipeline, its network is of an unknown class or lacks weights, or its scheduler describes no
             SDE of this package.
     """
     folder = resolve_pipeline(name_or_path, named, cache_dir, token)

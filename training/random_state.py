@@ -15,7 +15,7 @@ def get_random_state(device: torch.device) -> dict[str, Any]:
     """The states of all global generators of this process, for `safe_state.save_state_file`.
 
     Args:
-        device: the accelerator whose generator is recorded besides; a CPU has none of its own.
+        device: the accelerator whose generator is recorded too; a CPU has none of its own.
     """
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)

@@ -1,4 +1,4 @@
-"""What a run will take: memory before its first update, time after a few."""
+"""Reports of a run's needs: memory before its first update, time after a few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a run, stored beside its checkpoints: what a resumed run may change and what it may not.
+"""The settings of a run, stored with its checkpoints: what a resumed run may change and what it may not.
 
 Resumed training continues bit for bit only with the arguments, data and network that it began with. Everything that
 changes the updates is compared, by name, with what the checkpoint holds.
@@ -94,7 +94,7 @@ def data_fingerprint(images: Any, labels: torch.Tensor | None = None, samples: i
     Args:
         images: a data set with `len`, whose items for a list of indices are uint8 tensors (B, C, H, W). Where it
             holds all of them in memory (`cache`), all are hashed, otherwise `samples` of them, evenly spaced.
-        labels: hashed besides.
+        labels: hashed too.
     """
     digest, count = hashlib.sha256(), len(images)
     pixels = getattr(images, "cache", None)
@@ -110,7 +110,7 @@ def data_fingerprint(images: Any, labels: torch.Tensor | None = None, samples: i
 def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Iterable[str] = ()) -> list[str]:
     """Compares the settings of a checkpoint with those of the run that resumes from it.
 
-    Settings that only one of the two knows, because versions of this package differ, are not compared.
+    Settings that only one of the two has, because versions of this package differ, are not compared.
 
     Args:
         allowed: names that may differ besides `MAY_CHANGE`.

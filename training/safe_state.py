@@ -58,7 +58,7 @@ def _tensors(state: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
 def _is_finite(tensor: torch.Tensor) -> torch.Tensor:
     """Whether all elements are finite, a boolean tensor without dimensions."""
     if tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.float()  # `isfinite` does not know the 8-bit formats
+        tensor = tensor.float()  # `isfinite` does not support the 8-bit formats
     return torch.isfinite(tensor.detach()).all()
 
 

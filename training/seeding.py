@@ -1,4 +1,4 @@
-"""Random numbers that depend on where a run stands and not on what was drawn before."""
+"""Random numbers that depend on the position of a run and not on earlier draws."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ImageDraws:
 def stratified(jitter: torch.Tensor, seed: int, update: int, first: int, total: int) -> torch.Tensor:
     """Uniforms of which exactly one of `total` falls into each [k / total, (k + 1) / total).
 
-    The strata of the images of one update are in random order: no process or accumulation step sees small times alone.
+    The strata of the images of one update are in random order: no process or accumulation step gets small times alone.
 
     Args:
         jitter: uniforms in [0, 1), float64, shape (B,).

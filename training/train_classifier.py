@@ -3,8 +3,8 @@
     accelerate launch -m scoresde_pipelines.training.train_classifier --train_data_dir fashion_mnist --channels 1 ...
     python training/train_classifier.py --train_data_dir fashion_mnist --channels 1 ...
 
-The classifier sees a clean image plus noise of a known size, which is what every SDE's state is after division by
-alpha: whatever `--sde` it was trained with, it guides any other whose noise levels lie in the same range.
+The classifier's input is a clean image plus noise of a known size; the state of every SDE is of this form after division by
+alpha. Whatever `--sde` it was trained with, it guides any other whose noise levels lie in the same range.
 """
 
 from __future__ import annotations

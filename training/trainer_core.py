@@ -42,7 +42,7 @@ class Batch:
     """What one process trains on in one accumulation step.
 
     Attributes:
-        images: uint8, shape (B, C, H, W), on the device, mirrored where asked for.
+        images: uint8, shape (B, C, H, W), on the device, mirrored with `--random_flip`.
         labels: classes, int64, shape (B,), or None.
         u: uniforms in [0, 1) for the times, float64, shape (B,), on the device.
         draws: further random numbers of these images.

@@ -55,7 +55,7 @@ def suits(x: Tensor, other: Tensor) -> bool:
         and x.dtype == other.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and x.ndim == 4
-        and x.shape[1] >= MIN_CHANNELS // 2  # of one channel, memory does not tell which layout it is
+        and x.shape[1] >= MIN_CHANNELS // 2  # with one channel both layouts have the same strides
         and x.permute(0, 2, 3, 1).is_contiguous()
     )
 

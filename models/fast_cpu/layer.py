@@ -46,7 +46,7 @@ class FastConv2d(nn.Conv2d):
         if self._is_hooked() or self.weight.device != x.device:
             return self(up(x))
         if self.kernel_size == (1, 1) and self.stride == (1, 1):
-            # A 1x1 convolution commutes with the filter; its bias does not, for outside of the image the filter sees zeros.
+            # A 1x1 convolution commutes with the filter; its bias does not, for outside of the image the filter reads zeros.
             h = up(F.conv2d(x, self.weight))
             return h if self.bias is None else h.add_(self.bias[:, None, None])
         if nearest and self._is_3x3() and x.device.type == "cpu" and x.shape[2] * x.shape[3] >= MIN_NEAREST_PIXELS:

@@ -1,7 +1,7 @@
 """Filters of a network kept in the memory layout that the CPU's convolution works in, while they do not change.
 
-oneDNN lays filters out anew at every call, which weighs most where images are few and small. The layouts are held here
-and not in the layers, so that copies and checkpoints of a network know nothing of them.
+oneDNN converts the filters to its own layout at every call, which costs most where images are few and small. The layouts
+are held here and not in the layers, so that copies and checkpoints of a network do not contain them.
 """
 
 import platform

@@ -1,4 +1,4 @@
-"""Checkpoints and configurations of the official PyTorch code, and every published configuration as a preset."""
+"""Checkpoints and configurations of the official PyTorch code, and presets of all published ones but NCSNv1."""
 
 from .checkpoint import load_official_checkpoint
 from .presets import PRESETS, Preset, preset

@@ -35,8 +35,8 @@ def load_official_checkpoint(
     Args:
         path: the file, as `torch.save` of the official code wrote it.
         config: the name of a preset (`models.official.PRESETS`), the official configuration as a nested mapping with its
-            sections `data`, `model` and `training`, or None: then the architecture is read off the tensors. The
-            tensors of a positional network do not tell its SDE; if neither do the names of the folders above the file
+            sections `data`, `model` and `training`, or None: then the architecture is inferred from the tensors.
+            The tensors of a positional network do not determine its SDE; if neither do the names of the folders above it
             (`vp/cifar10_ddpmpp_continuous/checkpoint_26.pth`) nor the decay of its average (0.999 for most VE networks,
             0.9999 for the others), a guess is made with a warning that names the others.
         use_ema: take the averaged weights, which all published figures are of, instead of the last ones.

@@ -61,7 +61,7 @@ def preset_from_official_config(config: Mapping[str, Any]) -> Preset:
             and `training`; `sampling` is optional.
 
     Raises:
-        ValueError: a section or entry is missing, or has a value that the official code does not know.
+        ValueError: a section or entry is missing, or has a value that the official code does not have.
     """
     data, model, training = (_Section(config, name) for name in ("data", "model", "training"))
     sde = training.choose("sde", {name: name for name in _DEFAULT_SAMPLERS})

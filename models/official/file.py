@@ -1,4 +1,4 @@
-"""Reading the file of an official checkpoint: nothing in it is executed, and damage does not pass for weights.
+"""Reading the file of an official checkpoint: nothing in it is executed, and damaged files are refused.
 
 `torch.save` of torch 1.6 and later writes an uncompressed zip archive, whose checksums `torch.load` does not look at: they
 are verified here first. Older files are a bare pickle stream without any, so there only its structure can tell.

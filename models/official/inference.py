@@ -1,9 +1,9 @@
-"""Reading the architecture of an official network off its tensors, for checkpoints that come without a configuration.
+"""The architecture of an official network, inferred from its tensors, for checkpoints that come without a configuration.
 
 The flat list `all_modules` is a sequence of residual blocks (R), attentions (A), resampling layers (D), pyramid junctions
-(C), plain convolutions and normalisations, which `infer_architecture` parses. What cannot be read off the tensors is taken
+(C), plain convolutions and normalisations, which `infer_architecture` parses. What the tensors do not determine is taken
 as published: attention is at 16 px (which gives the image size), FIR filters go with pyramids, skip
-rescaling with everything but the DDPM network. Nor do they tell which SDE a positional network belongs to:
+rescaling with everything but the DDPM network. Nor do they determine the SDE of a positional network:
 `infer_preset` takes it from the folder's name or the EMA's decay, or guesses and says so.
 """
 
@@ -20,7 +20,7 @@ from .presets import PRESETS, Preset
 
 
 ATTENTION_RESOLUTION = 16
-# Among published configurations that the tensors cannot tell apart, the first of these is taken.
+# Of published configurations with equal tensors, the first of these is taken.
 PREFERENCE = ("vp/ddpm/", "ve/ncsnv2/cifar10", "ve/", "vp/cifar10_ddpmpp_continuous", "vp/", "subvp/")
 _FAMILY = ("time_embedding_type", "resnet_type", "input_pyramid", "output_pyramid")
 
@@ -65,7 +65,7 @@ def _entries(state: Mapping[str, torch.Tensor]) -> list[_Entry]:
 
 
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
-    """The family (`NCSNpp` or `NCSNv2`) and the arguments that the tensors of an official network tell.
+    """The family (`NCSNpp` or `NCSNv2`) and the arguments that the tensors of an official network determine.
 
     Args:
         state: official tensors without the `module.` prefix.
@@ -102,7 +102,7 @@ def _ncsnv2(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "block_out_channels": (base, *widths[1:]),
         "dilations": (1,) * (len(stages) - 2) + (2, 4),
     }
-    # The tensors do not tell the size of the images; no preset has six stages, which the official code makes for 256 px.
+    # The tensors do not determine the image size; no preset has six stages, which the official code makes for 256 px.
     return found | {"sample_size": 256} if len(stages) == 6 else found
 
 
@@ -127,7 +127,7 @@ def _ncsnpp(entries: list[_Entry]) -> dict[str, Any]:
         "time_embedding_type": "fourier" if fourier else "positional",
         "time_conditioning": linears > 0,
         "output_pyramid": output,
-        # The names of resampling layers tell the filter; BigGAN blocks do not.
+        # The names of resampling layers determine the filter; those of BigGAN blocks do not.
         "fir": any(filtered) if filtered else output != "none" or down["input_pyramid"] != "none",
         "skip_rescale": not plain,
         "norm_num_groups": 32 if plain and all(width % 32 == 0 for width in (base, *widths)) else None,
@@ -201,7 +201,7 @@ def _parse_down(body: list[_Entry], layers: int) -> dict[str, Any]:
 
 
 def infer_preset(state: Mapping[str, torch.Tensor], path: Path, ema_decay: Any = None) -> Preset:
-    """The published configuration nearest to an official network's tensors, with the architecture that they tell.
+    """The published configuration nearest to an official network's tensors, with the architecture that they determine.
 
     Args:
         state: official tensors without the `module.` prefix.

@@ -48,7 +48,7 @@ def _ordered(model: NCSNv2) -> Iterator[str]:
     for head in ("conv_in", "norm_out", "conv_out"):
         module = getattr(model, head)
         yield from (f"{head}.{name}" for name, _ in module.named_parameters())
-    down_blocks: Any = model.down_blocks  # nested lists, of which a checker sees the outer one
+    down_blocks: Any = model.down_blocks  # nested lists, of which a type checker has only the outer one
     for i, blocks in enumerate(down_blocks):
         for j, block in enumerate(blocks):
             parts = [("conv1", ("weight", "bias")), ("norm2", _NORM), ("conv2", ("weight", "bias"))]

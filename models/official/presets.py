@@ -1,4 +1,4 @@
-"""Every configuration published with the paper, as one table in which each row is a difference from another.
+"""31 of the 39 published configurations (all but the 8 of NCSNv1), each as its differences from another one.
 
 A preset says which network and which scheduler a published checkpoint needs, and how it was trained. Names are those of the
 official repository's configuration files, which also name the folders of the published checkpoints.

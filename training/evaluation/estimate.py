@@ -24,7 +24,7 @@ class Estimate:
     per_seed: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, float | list[float] | None]:
-        """For JSON, which knows no NaN: null instead."""
+        """For JSON, which has no NaN: null instead."""
         found: dict[str, float | list[float] | None] = {"value": _finite(self.value), "se": _finite(self.se)}
         return {**found, "per_seed": list(self.per_seed)} if self.per_seed else found
 

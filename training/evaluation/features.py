@@ -103,7 +103,7 @@ class ClassifierFeatures(FeatureExtractor):
         return cls(FeatureClassifier.from_pretrained(folder), name or Path(folder).name)
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> features; a classifier of gray images sees their luminance."""
+        """uint8 (B, 3, H, W) -> features; a classifier of gray images gets their luminance."""
         config = self.classifier.config
         if config["in_channels"] == 1:
             weights = torch.tensor(LUMA, device=images.device).reshape(3, 1, 1)

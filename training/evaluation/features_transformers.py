@@ -17,7 +17,7 @@ RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, which processors ar
 class TransformersFeatures(FeatureExtractor):
     """Features of `AutoModel.from_pretrained(name)` with the normalisation of its `AutoImageProcessor`.
 
-    The whole image is resized to the size that the network sees after its processor's crop (nothing is cut off), in float
+    The whole image is resized to the network's input size after its processor's crop (nothing is cut off), in float
     and antialiased. The features are, in this order: the projected image embedding of a model that has one (CLIP); the mean
     over the pixels of a convolutional network (ResNet); the class token (ViT, DINOv2), or else the mean over all tokens.
 
@@ -66,7 +66,7 @@ class TransformersFeatures(FeatureExtractor):
 
 
 def _input_size(processor: Any) -> tuple[int, int]:
-    """Height and width of what the network sees."""
+    """Height and width of the network's input."""
     crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
     for size in (crop, processor.size):
         if size is None:

@@ -1,6 +1,6 @@
 """The table: every row's images generated or found on disk, measured against real ones.
 
-Sampling comes in as a function, so this module knows no pipelines:
+Sampling comes in as a function, so this module does not depend on pipelines:
 
     generate(row, seed, indices) -> (uint8 images (B, C, H, W), network calls per image)
 

@@ -45,7 +45,7 @@ class Plan:
         metrics: names, of `METRICS` (or `table`), "bpd" or "nn".
         output: folder of everything that is written.
         settings: what decides the figures of the whole table, to be held against the folder's.
-        notes: what the result says besides.
+        notes: further entries of the result.
         row_settings: what decides a row's images (weights, sampler), by `Row.folder`.
         num_bpd_images: how many reference images "bpd" is measured on.
         table: the known metrics.

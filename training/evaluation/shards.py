@@ -5,7 +5,7 @@
     output/samples/<row>/seed-0/000003.safetensors        images uint8 (B, C, H, W), features float32 (B, D)
 
 Batches are a fixed partition of the image indices, whatever the number of processes: the images of two processes are those
-of one, bit for bit, and an interrupted evaluation goes on with the batches that are missing.
+of one, bit for bit, and an interrupted evaluation continues with the missing batches.
 """
 
 from __future__ import annotations
