@@ -1,6 +1,7 @@
 r"""Measurements while a network trains: held-out loss per band of noise levels, KID of few images, the best weights so far.
 
-Nothing here depends on a trainer: networks come in as functions of state and time, sampling as a function of a number of images.
+Nothing here depends on a trainer: networks come in as functions of state and time, sampling as a function of a number of
+images.
 
 What it costs, in network calls: `HeldOutLoss` one per image and band (256 images, 4 bands: as much as 4 training batches of
 256, without backward passes); `FewImageKID` `num_images` times the sampler's steps, so 200 images at 20 steps are 4000.
