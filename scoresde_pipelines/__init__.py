@@ -11,8 +11,8 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
 # diffusers looks the base classes of a saved component up in the namespace of the package that the index names.
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
 
 from .evaluation import evaluate
 from .models import (
@@ -39,14 +39,30 @@ from .schedulers import (
     SDE,
     VESDE,
     VPSDE,
+    AveragePoolOperator,
+    BlurOperator,
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    Composition,
+    DenoisedClassifierGuidance,
     DiscreteVPSDE,
+    GrayOperator,
+    LinearOperator,
+    MaskOperator,
+    MomentMatching,
+    PerSample,
+    Replacement,
     SDEScheduler,
     SubVPSDE,
     SubVPSDEScheduler,
+    TwistedSMC,
     VESDEScheduler,
     VPSDEScheduler,
     log_likelihood,
+    posterior_start,
+    sampling_loop,
     solve_probability_flow,
+    to_sde_scheduler,
 )
 from .shipped import shipped
 
@@ -62,17 +78,27 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "AveragePoolOperator",
+    "BlurOperator",
+    "ClassifierFreeGuidance",
+    "ClassifierGuidance",
+    "Composition",
     "DDPMpp",
+    "DenoisedClassifierGuidance",
     "DiscreteVPSDE",
     "GaussianMixtureScoreModel",
     "GaussianScoreModel",
-    "ModelMixin",
+    "GrayOperator",
+    "LinearOperator",
+    "MaskOperator",
+    "MomentMatching",
     "NCSNpp",
     "NCSNv2",
     "NoiseConditionalClassifier",
+    "PerSample",
+    "Replacement",
     "SDE",
     "SDEScheduler",
-    "SchedulerMixin",
     "ScoreSdeClassConditionalPipeline",
     "ScoreSdeColorizationPipeline",
     "ScoreSdeInpaintPipeline",
@@ -83,6 +109,7 @@ __all__ = [
     "ScoreSdePipelineOutput",
     "SubVPSDE",
     "SubVPSDEScheduler",
+    "TwistedSMC",
     "VESDE",
     "VESDEScheduler",
     "VPSDE",
@@ -91,8 +118,11 @@ __all__ = [
     "from_unet2d",
     "load_official_checkpoint",
     "log_likelihood",
+    "posterior_start",
+    "sampling_loop",
     "shipped",
     "solve_probability_flow",
+    "to_sde_scheduler",
     "to_unet2d",
     "with_classes",
 ]
