@@ -24,7 +24,7 @@ class LinearPosterior(MomentMatching):
 
     def __init__(self, sde: SDE, operator: Any, measurement: Tensor, *args: Any, data_std: float = 1.0, **kwargs: Any):
         _warn("LinearPosterior", "MomentMatching")
-        super().__init__(None, sde, operator, measurement, *args, data_std=data_std, **kwargs)  # type: ignore[arg-type]
+        super().__init__(None, sde, operator, measurement, *args, data_std=data_std, **kwargs)  # type: ignore[arg-type, misc]
 
     def __call__(self, score_fn: ScoreFunction, x: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
         self.score_fn = score_fn

@@ -135,5 +135,5 @@ def _element(entry: Tensor, entries: Tensor) -> int | None:
         return None
     if entry.untyped_storage().data_ptr() != entries.untyped_storage().data_ptr():
         return None
-    place = entry.storage_offset() - entries.storage_offset()
+    place = int(entry.storage_offset() - entries.storage_offset())
     return place if 0 <= place < len(entries) else None
