@@ -68,8 +68,8 @@ class Case:
         call = f"{self.entry.source}({', '.join(f'{name}={text}' for name, text in self.arguments.items())})"
         return f"{self.entry.then}({call})" if self.entry.then else call
 
-    def __repr__(self) -> str:
-        return self.text
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.text)  # how Hypothesis prints what it found
 
 
 def cases(entries: Sequence[Entry]) -> SearchStrategy[Case]:
