@@ -73,7 +73,7 @@ class Contestant:
         return torch.autocast(self.args.device, torch.bfloat16)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> float:
-        """Milliseconds of one evaluation; the one before it has settled the memory after the last contestant."""
+        """Milliseconds of one evaluation; one call before it warms the memory up."""
         with torch.no_grad():
             self(x, t)
             return min(timed(self.args, lambda: self(x, t)) for _ in range(2))

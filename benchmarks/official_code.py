@@ -26,10 +26,10 @@ class ConfigDict(dict):
 
 
 def import_official(folder: Path) -> None:
-    """Make the packages ``models``, ``configs`` and ``op`` of the checkout importable.
+    """Make the packages `models`, `configs` and `op` of the checkout importable.
 
     Raises:
-        FileNotFoundError: ``folder`` is no checkout of the official code.
+        FileNotFoundError: `folder` is no checkout of the official code.
     """
     if not (folder / "models" / "ncsnpp.py").is_file():
         raise FileNotFoundError(f"{folder} is no checkout of yang-song/score_sde_pytorch")
@@ -42,7 +42,7 @@ def import_official(folder: Path) -> None:
 
 
 def official_config(name: str) -> Any:
-    """The official configuration called ``name``, such as ``ve/cifar10_ncsnpp_continuous``."""
+    """The official configuration called `name`, such as `ve/cifar10_ncsnpp_continuous`."""
     config = importlib.import_module("configs." + name.replace("/", ".")).get_config()
     if "num_channels" in config.data:
         config.data.channels = config.data.num_channels  # NCSNv2 reads a name that its configurations lack

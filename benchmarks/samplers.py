@@ -12,7 +12,7 @@ Two truths, both under the VP SDE with the exact score:
 
 Everyone starts from the exact marginal at the first noise level, is told the exact noise of its state at its own noise
 levels, unrounded, and gets the best of its grids at every number of calls. Compares with azula where it is installed
-(`pip install --no-deps azula einops`). With ``--model`` the score is that of a trained network (a shipped one, or the folder
+(`pip install --no-deps azula einops`). With `--model` the score is that of a trained network (a shipped one, or the folder
 of a continuous VP model), and the truth the solution of the same ODE with 400 calls.
 """
 
@@ -71,7 +71,7 @@ class Truth:
     """A score, starts, and a distance of the result.
 
     Args:
-        score: ``(x, t) -> score``.
+        score: `(x, t) -> score`.
         start: states (B, *D) on the marginal at alpha, sigma.
         distance: of the samples (B, *D).
     """
@@ -85,7 +85,7 @@ class Truth:
         self.score, self.start, self.distance, self.calls = score, start, distance, 0
 
     def noise(self, x: Tensor, ratio: float) -> Tensor:
-        """E[noise | x] of the state alpha x_0 + sigma noise where sigma / alpha = ``ratio``."""
+        """E[noise | x] of the state alpha x_0 + sigma noise where sigma / alpha = `ratio`."""
         self.calls += 1
         t = SDE.t_from_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))
         return -SDE.sigma(t) * self.score(x.double(), t)

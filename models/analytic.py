@@ -36,14 +36,14 @@ class GaussianMixtureScoreModel(nn.Module):
 
     Example:
 
-    ``python
+    ```python
     >>> import torch
     >>> from scoresde_pipelines import GaussianMixtureScoreModel, VESDEScheduler
     >>> data = GaussianMixtureScoreModel(weights=[0.3, 0.7], means=[[-0.7], [0.8]], variances=[0.01, 0.04])
     >>> scheduler = VESDEScheduler(sigma_max=50.0)
     >>> score = data.score(scheduler.sde, torch.zeros(5, 1), t=0.5)
     >>> unet = data.network(scheduler)
-    ``
+    ```
     """
 
     means: Tensor

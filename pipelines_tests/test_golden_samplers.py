@@ -91,7 +91,7 @@ def official_table(n: int) -> DiscreteVPSDE | None:
     return DiscreteVPSDE(torch.linspace(0.1 / n, 20 / n, n, dtype=torch.float64)) if n > 20 else None
 
 
-class OfficialWalk:
+class OfficialSampler:
     """One recorded case: the official loop around our steps."""
 
     def __init__(self, case: dict, bank: Tensor, score: Score):
@@ -123,7 +123,7 @@ class OfficialWalk:
 
     def predict(self, mean: Tensor, x: Tensor, t: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if self.case["predictor"] == "none":
-            return x, x  # the official "none" forgets the mean
+            return x, x  # the official "none" discards the mean
         score, noise, flow = self.score(x, t), next(self.noise), self.case["probability_flow"]
         if self.case["predictor"] == "euler_maruyama" or self.name == "subvp":
             step = probability_flow_euler if flow else euler_maruyama
@@ -157,13 +157,13 @@ class DiscreteToys(Golden):
         return tuple(value.reshape(-1, 1, 1, 1) for value in (process.alpha(time), process.sigma(time)))
 
 
-def compare(golden: Golden, name: str, walk: OfficialWalk, shared_dir, tolerance: float) -> None:
-    result, trajectory = walk.run()
-    result, dtype = golden.data_scale(walk.name, result), result.dtype
+def compare(golden: Golden, name: str, sampler: OfficialSampler, shared_dir, tolerance: float) -> None:
+    result, trajectory = sampler.run()
+    result, dtype = golden.data_scale(sampler.name, result), result.dtype
     expected = golden.outputs[f"{name}.{'f64' if dtype == torch.float64 else 'f32'}"]
     scale = float(expected.abs().max())
     torch.testing.assert_close(result, expected, rtol=0, atol=tolerance * scale)
-    recorded = load_file(shared_dir / "golden" / "samplers" / f"trajectories_{walk.name}.safetensors").get(name)
+    recorded = load_file(shared_dir / "golden" / "samplers" / f"trajectories_{sampler.name}.safetensors").get(name)
     if recorded is not None and dtype == torch.float64:
         for ours, theirs in zip(trajectory, recorded, strict=True):
             torch.testing.assert_close(ours.float(), theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
@@ -173,8 +173,8 @@ def compare(golden: Golden, name: str, walk: OfficialWalk, shared_dir, tolerance
 def test_toy_scores_in_float64(golden, shared_dir, name):
     case = golden.cases[name]
     toys = golden if case["continuous"] else DiscreteToys(shared_dir, case["N"])
-    walk = OfficialWalk(case, golden.inputs["bank"], toys.score(case["model"], case["sde"]))
-    compare(golden, name, walk, shared_dir, 1e-9)
+    sampler = OfficialSampler(case, golden.inputs["bank"], toys.score(case["model"], case["sde"]))
+    compare(golden, name, sampler, shared_dir, 1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,8 +186,8 @@ def test_toy_scores_in_float32(golden, shared_dir, name):
     def score(x: Tensor, t: Tensor) -> Tensor:
         return exact(x.double(), t.double()).float()
 
-    walk = OfficialWalk(case, golden.inputs["bank"].float(), score)
-    compare(golden, name, walk, shared_dir, 1e-5)
+    sampler = OfficialSampler(case, golden.inputs["bank"].float(), score)
+    compare(golden, name, sampler, shared_dir, 1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -206,8 +206,8 @@ def test_small_networks(golden, shared_dir, name):
     }
     with torch.no_grad():
         score = schedulers[case["sde"]].score_fn(network.eval().double())
-        walk = OfficialWalk(case, golden.inputs["bank"], score)
-        compare(golden, name, walk, shared_dir, 1e-9)
+        sampler = OfficialSampler(case, golden.inputs["bank"], score)
+        compare(golden, name, sampler, shared_dir, 1e-9)
 
 
 def test_every_recorded_case_is_replayed_or_has_a_reason(golden):

@@ -38,7 +38,7 @@ def network(**arguments: Any) -> NCSNpp:
 
 
 def official_file(model: NCSNpp) -> dict[str, Any]:
-    """What the official code would have saved: averaged weights = ``model``, last weights = twice those."""
+    """What the official code would have saved: averaged weights = `model`, last weights = twice those."""
     averaged = to_official(model)
     frozen = {tensor.key for tensor in official_tensors(model) if not tensor.trained}
     last = OrderedDict((f"module.{key}", value if key in frozen else 2 * value) for key, value in averaged.items())

@@ -166,7 +166,7 @@ def test_noise_level_table() -> None:
 
 
 def dense_fir(x: torch.Tensor, kernel: list[float], up: int, down: int) -> torch.Tensor:
-    """Zero-stuff, pad as StyleGAN2 does, convolve, keep every ``down``-th: the definition, by one-dimensional loops."""
+    """Zero-stuff, pad as StyleGAN2 does, convolve, keep every `down`-th: the definition, by one-dimensional loops."""
     taps = torch.tensor(kernel, dtype=x.dtype) / sum(kernel) * up
     length, extra = len(kernel), len(kernel) - 2
     front, back = ((extra + 1) // 2 + up - 1, extra // 2) if up == 2 else ((extra + 1) // 2, extra // 2)

@@ -50,8 +50,8 @@ def probe(predictor, sde: SDE, t: list[float], s: list[float], m: float, v: floa
     return [Linear(*row) for row in torch.stack([means[1] - means[0], means[0], stds[0]], 1).tolist()]
 
 
-def walk(predictor, sde: SDE, levels: list[float], m: float, v: float) -> tuple[float, float]:
-    """Mean and variance at the last level of a walk that starts from the exact marginal at the first."""
+def recursion(predictor, sde: SDE, levels: list[float], m: float, v: float) -> tuple[float, float]:
+    """Mean and variance at the last level of a chain that starts from the exact marginal at the first."""
     start = torch.tensor(levels[0], dtype=DOUBLE)
     alpha, sigma = float(sde.alpha(start)), float(sde.sigma(start))
     mean, variance = alpha * m, alpha**2 * v + sigma**2
@@ -83,7 +83,7 @@ def test_convergence_is_of_first_order_to_the_truth(predictor, name):
     truth_mean, truth_std = form.alpha(end) * m, math.sqrt(form.variance(end, v))
     for n in (400, 800):
         levels = [0.8 + i * (end - 0.8) / n for i in range(n + 1)]
-        mean, variance = walk(PREDICTORS[predictor], sde, levels, m, v)
+        mean, variance = recursion(PREDICTORS[predictor], sde, levels, m, v)
         errors.append((abs(mean - truth_mean), abs(math.sqrt(variance) - truth_std)))
     for (coarse, fine), scale in zip(zip(*errors), (m, math.sqrt(v))):
         assert fine < 0.06 * scale

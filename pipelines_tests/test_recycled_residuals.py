@@ -17,7 +17,7 @@ def systems(levels):
         yield ratio, (basis * (values * ratio**2 / (values + ratio**2) + 0.01)) @ basis.T
 
 
-def walk(right, memory, tolerance=1e-4):
+def solve_levels(right, memory, tolerance=1e-4):
     """Solutions (levels, B, 32) and the number of products, with and without memory."""
     solver, products, solutions, last = RecycledResiduals(), 0, [], float("inf")
     for ratio, matrix in systems(10):
@@ -43,7 +43,7 @@ def walk(right, memory, tolerance=1e-4):
 
 def test_every_system_is_solved_and_memory_saves_most_products():
     right = torch.randn(4, 32, dtype=torch.float64)
-    plain, recycled = walk(right, memory=False)[1], walk(right, memory=True)[1]
+    plain, recycled = solve_levels(right, memory=False)[1], solve_levels(right, memory=True)[1]
     # With A = I the ageing is exact: only the first system costs what each of ten costs without memory.
     assert recycled < 0.45 * plain
 
@@ -51,7 +51,7 @@ def test_every_system_is_solved_and_memory_saves_most_products():
 def test_a_sample_does_not_depend_on_its_neighbours():
     right = torch.randn(3, 32, dtype=torch.float64)
     right[1] *= 1e3
-    together = walk(right, memory=True)[0]
+    together = solve_levels(right, memory=True)[0]
     for k in range(3):
-        alone = walk(right[k : k + 1], memory=True)[0]
+        alone = solve_levels(right[k : k + 1], memory=True)[0]
         torch.testing.assert_close(together[:, k : k + 1], alone, rtol=1e-9, atol=1e-9)

@@ -21,16 +21,16 @@ def noise_to_signal(sde, t):
 @pytest.mark.parametrize("grid", TIME_GRIDS)
 def test_levels_run_from_the_prior_to_eps_and_targets_follow_them(name, n, grid):
     sde = SDES[name]
-    walk = TIME_GRIDS[grid](sde, n, EPS)
-    assert walk.levels.dtype == walk.targets.dtype == torch.float64
-    assert len(walk.levels) == len(walk.targets) == n
-    assert bool((walk.levels.diff() < 0).all()) and bool((walk.targets < walk.levels).all())
+    times = TIME_GRIDS[grid](sde, n, EPS)
+    assert times.levels.dtype == times.targets.dtype == torch.float64
+    assert len(times.levels) == len(times.targets) == n
+    assert bool((times.levels.diff() < 0).all()) and bool((times.targets < times.levels).all())
     if grid != "leading":
-        assert float(walk.levels[0]) == 1.0
+        assert float(times.levels[0]) == 1.0
     if grid in ("linspace", "log_snr", "karras", "official") and n > 1:
-        assert float(walk.levels[-1]) == pytest.approx(EPS, abs=1e-12)
+        assert float(times.levels[-1]) == pytest.approx(EPS, abs=1e-12)
     if grid != "official":
-        assert torch.equal(walk.targets[:-1], walk.levels[1:]) and float(walk.targets[-1]) == 0 and walk.denoise
+        assert torch.equal(times.targets[:-1], times.levels[1:]) and float(times.targets[-1]) == 0 and times.denoise
 
 
 def test_uniform_leading_and_trailing_are_diffusers_spacings():
@@ -62,12 +62,12 @@ def test_a_uniform_ve_grid_is_geometric_in_sigma():
 
 
 def test_official_grid_steps_by_one_nth_whatever_its_levels_do():
-    walk = TIME_GRIDS["official"](SDES["vp"], 5, EPS)
-    assert walk.levels.tolist() == pytest.approx([1.0, 0.75025, 0.5005, 0.25075, 0.001], abs=1e-12)
-    assert (walk.levels - walk.targets).tolist() == pytest.approx([0.2] * 5, abs=1e-12)
-    assert not walk.denoise
+    times = TIME_GRIDS["official"](SDES["vp"], 5, EPS)
+    assert times.levels.tolist() == pytest.approx([1.0, 0.75025, 0.5005, 0.25075, 0.001], abs=1e-12)
+    assert (times.levels - times.targets).tolist() == pytest.approx([0.2] * 5, abs=1e-12)
+    assert not times.denoise
 
 
 def test_a_grid_through_levels_ends_at_the_clean_image():
-    walk = TimeGrid.through(torch.tensor([0.9, 0.4], dtype=torch.float64))
-    assert walk.targets.tolist() == [0.4, 0.0] and walk.denoise
+    times = TimeGrid.through(torch.tensor([0.9, 0.4], dtype=torch.float64))
+    assert times.targets.tolist() == [0.4, 0.0] and times.denoise

@@ -173,7 +173,7 @@ def test_a_full_disk_is_said_and_older_checkpoints_stay(failing, error, tmp_path
             run.manager.save(10, {})
     assert caught.value.errno == errno.ENOSPC and "checkpoint-5 is intact" in str(caught.value)
     assert names(tmp_path) == ["checkpoint-5", "run_settings.json"]
-    run.manager.save(10, {})  # room was made
+    run.manager.save(10, {})  # an old checkpoint was removed first
     assert names(tmp_path) == ["checkpoint-10", "run_settings.json"]
 
 

@@ -42,7 +42,7 @@ def encoded(image):
 
 
 def write_parquet(path, images, bare=False):
-    """A parquet file as `datasets` writes it, or (bare) one whose images are just ``{"bytes": ...}``."""
+    """A parquet file as `datasets` writes it, or (bare) one whose images are just `{"bytes": ...}`."""
     if bare:
         pandas = pytest.importorskip("pandas")
         pandas.DataFrame({"image": [{"bytes": encoded(image), "path": ""} for image in images]}).to_parquet(path)

@@ -47,7 +47,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(params=sorted(SCRIPTS))
 def train(request, images, tmp_path, monkeypatch):
-    """Runs a script in this process: ``train(output_name, *arguments)`` returns what it logged, by step."""
+    """Runs a script in this process: `train(output_name, *arguments)` returns what it logged, by step."""
     logged = {}
     monkeypatch.setattr(Accelerator, "log", lambda self, values, step: logged.__setitem__(step, values))
 

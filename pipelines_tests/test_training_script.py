@@ -45,7 +45,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def train(images, tmp_path):
-    """Runs the script in this process: ``train(output_name, *arguments) -> output folder``."""
+    """Runs the script in this process: `train(output_name, *arguments) -> output folder`."""
 
     def run(name, *arguments):
         AcceleratorState._reset_state(reset_partial_state=True)

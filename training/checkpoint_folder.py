@@ -1,9 +1,9 @@
 """Checkpoint folders that are either complete or invisible.
 
-A checkpoint is written into ``.incomplete-checkpoint-<step>``. Its ``trainer_state.json`` comes last and lists every
-file with its size and SHA-256; then all is waited for on the disk and the folder is renamed to ``checkpoint-<step>``
-in one step. Old checkpoints are renamed to ``.deleted-...`` before they are deleted, and one of the same step to
-``.replaced-...``: whenever the run is killed, a folder named ``checkpoint-<step>`` is whole, and the next start
+A checkpoint is written into `.incomplete-checkpoint-<step>`. Its `trainer_state.json` comes last and lists every
+file with its size and SHA-256; then all is waited for on the disk and the folder is renamed to `checkpoint-<step>`
+in one step. Old checkpoints are renamed to `.deleted-...` before they are deleted, and one of the same step to
+`.replaced-...`: whenever the run is killed, a folder named `checkpoint-<step>` is whole, and the next start
 removes the rest.
 """
 
@@ -25,12 +25,12 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def working_folder(output_dir: str | Path, step: int) -> Path:
-    """The folder in which the checkpoint of ``step`` is assembled."""
+    """The folder in which the checkpoint of `step` is assembled."""
     return Path(output_dir) / f".incomplete-checkpoint-{step}"
 
 
 def commit(output_dir: str | Path, step: int, state: dict[str, Any]) -> Path:
-    """Completes the working folder of ``step`` with ``state`` and gives it its final name, which is returned."""
+    """Completes the working folder of `step` with `state` and gives it its final name, which is returned."""
     source, target = working_folder(output_dir, step), Path(output_dir) / f"checkpoint-{step}"
     write_manifest(source, step, state)
     replaced = target.with_name(f".replaced-{target.name}")
@@ -44,7 +44,7 @@ def commit(output_dir: str | Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def read_state(checkpoint: str | Path) -> dict[str, Any] | None:
-    """The ``trainer_state.json`` of a checkpoint, or None where `inspect` finds fault with it."""
+    """The `trainer_state.json` of a checkpoint, or None where `inspect` finds fault with it."""
     try:
         return inspect(checkpoint)
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def read_state(checkpoint: str | Path) -> dict[str, Any] | None:
 
 
 def _numbered(output_dir: str | Path) -> list[Path]:
-    """Everything named ``checkpoint-<step>``, oldest first; other folders (``checkpoint-best``) are not touched."""
+    """Everything named `checkpoint-<step>`, oldest first; other folders (`checkpoint-best`) are not touched."""
     folder = Path(output_dir)
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=_step)
@@ -63,7 +63,7 @@ def _step(path: Path) -> int:
 
 
 def complete_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Checkpoints with all files at their full size in ``output_dir``, oldest first; hashes are not compared."""
+    """Checkpoints with all files at their full size in `output_dir`, oldest first; hashes are not compared."""
     complete = []
     for path in _numbered(output_dir):
         try:
@@ -95,13 +95,13 @@ def delete_checkpoint(checkpoint: Path) -> None:
 
 
 def delete_all_checkpoints(output_dir: str | Path) -> None:
-    """Deletes everything named ``checkpoint-<step>``, complete or not."""
+    """Deletes everything named `checkpoint-<step>`, complete or not."""
     for path in _numbered(output_dir):
         delete_checkpoint(path)
 
 
 def rotate(output_dir: str | Path, total_limit: int | None, newest: int | None = None) -> None:
-    """Deletes the oldest complete checkpoints beyond ``total_limit``, and what interrupted saves left behind.
+    """Deletes the oldest complete checkpoints beyond `total_limit`, and what interrupted saves left behind.
 
     Args:
         newest: the step of the checkpoint that was just written. Those of later steps, which a run has that went back
@@ -115,11 +115,11 @@ def rotate(output_dir: str | Path, total_limit: int | None, newest: int | None =
 
 
 def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
-    """The checkpoint that ``--resume_from_checkpoint`` means. What "latest" passes over is logged as a warning.
+    """The checkpoint that `--resume_from_checkpoint` means. What "latest" passes over is logged as a warning.
 
     Args:
         resume_from: "latest" (the newest one that `inspect` finds complete; None where there are no checkpoints), a
-            name inside ``output_dir``, or a path.
+            name inside `output_dir`, or a path.
 
     Raises:
         ValueError: the named checkpoint does not exist or is not complete, or no checkpoint is; the reason is given.

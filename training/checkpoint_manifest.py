@@ -1,4 +1,4 @@
-"""What a complete checkpoint consists of: ``trainer_state.json`` lists every file with its size and SHA-256.
+"""What a complete checkpoint consists of: `trainer_state.json` lists every file with its size and SHA-256.
 
 A file that it does not list, a pickled file, a link or a path out of the folder is refused by name before anything of
 the checkpoint is read.
@@ -25,7 +25,7 @@ _LARGEST_STATE = 64 << 20  # bytes
 
 
 def write_manifest(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Writes ``trainer_state.json`` of all files in ``folder`` and waits until all of them are on the disk."""
+    """Writes `trainer_state.json` of all files in `folder` and waits until all of them are on the disk."""
     files = {}
     for path in content_files(folder):
         sync_file(path)
@@ -40,7 +40,7 @@ def write_manifest(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def inspect(checkpoint: str | Path, hashes: bool = True) -> dict[str, Any]:
-    """The ``trainer_state.json`` of a complete checkpoint.
+    """The `trainer_state.json` of a complete checkpoint.
 
     Args:
         hashes: also compare the SHA-256 of every file; without it only names and sizes are compared.

@@ -53,9 +53,9 @@ class CheckpointManager:
     Args:
         accelerator: of the run, with everything prepared.
         output_dir: where checkpoints go, on a file system that all processes see.
-        networks: by name, not wrapped; stored as ``<name>.safetensors``.
-        optimizer, lr_scheduler: anything with ``state_dict`` and ``load_state_dict`` of tensors and numbers.
-        emas: averages by name, stored as ``<name>_ema.safetensors``.
+        networks: by name, not wrapped; stored as `<name>.safetensors`.
+        optimizer, lr_scheduler: anything with `state_dict` and `load_state_dict` of tensors and numbers.
+        emas: averages by name, stored as `<name>_ema.safetensors`.
         total_limit: how many checkpoints are kept; None for all.
         settings: see `run_settings.run_settings`.
 
@@ -100,7 +100,7 @@ class CheckpointManager:
             allow_changed: settings that may differ from the checkpoint's.
 
         Returns:
-            what `save` was given as ``state``, with "step" and "process_state"; None for a new run.
+            what `save` was given as `state`, with "step" and "process_state"; None for a new run.
 
         Raises:
             ValueError: another run writes into the folder or is stored there, or the checkpoint cannot be used.
@@ -193,7 +193,7 @@ class CheckpointManager:
     # ------------------------------------------------------------------ saving
 
     def save(self, step: int, state: Mapping[str, Any], process_state: Mapping[str, Any] | None = None) -> Path:
-        """Writes ``checkpoint-<step>`` and returns it.
+        """Writes `checkpoint-<step>` and returns it.
 
         Args:
             state: JSON values that all processes share; `start` returns them.

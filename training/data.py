@@ -123,7 +123,7 @@ class ImageStore(Dataset):
 class ShuffledBatches(Sampler):
     """An endless stream of index batches: epoch after epoch, each in its own order, sliced among processes.
 
-    The stream is a fixed sequence of image indices; ``start`` is the number of images that all processes together
+    The stream is a fixed sequence of image indices; `start` is the number of images that all processes together
     have consumed. No image is dropped at the end of an epoch.
 
     Args:
@@ -158,7 +158,7 @@ class ShuffledBatches(Sampler):
 def image_batches(
     store: ImageStore, stream: ShuffledBatches, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[torch.Tensor]:
-    """Endless iterator over uint8 batches (B, C, H, W) in the order of ``stream``."""
+    """Endless iterator over uint8 batches (B, C, H, W) in the order of `stream`."""
     # A generator of its own: the loader would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(stream.seed)
     loader = DataLoader(
@@ -174,12 +174,12 @@ def image_batches(
 
 
 def to_data_range(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Tensor:
-    """uint8 images as float32 in ``data_range`` (0 -> its lower end, 255 -> its upper end)."""
+    """uint8 images as float32 in `data_range` (0 -> its lower end, 255 -> its upper end)."""
     low, high = data_range
     return images.float().mul_((high - low) / 255).add_(low)
 
 
 def to_uint8(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Tensor:
-    """Float images in ``data_range`` as uint8, clipped and rounded."""
+    """Float images in `data_range` as uint8, clipped and rounded."""
     low, high = data_range
     return ((images.float() - low) * (255 / (high - low))).round_().clamp_(0, 255).to(torch.uint8)

@@ -5,7 +5,7 @@ How close a pipeline's images are to held-out data: the Frechet distance in the 
     python -m scoresde_pipelines.training.evaluate --pretrained_model_name_or_path runs/fashion --train_data_dir \
         fashion_mnist --classifier scoresde_pipelines/shipped_classifiers/fashion-mnist-32 --num_images 2000
 
-Prints one JSON object. ``generated`` is the distance of N generated images to the test split, ``real`` that of N
+Prints one JSON object. `generated` is the distance of N generated images to the test split, `real` that of N
 training images to the same split: what a perfect model would score. Both are biased alike, by their N.
 """
 
@@ -35,7 +35,7 @@ warnings.warn(
 
 
 def generate(components: Components, count: int, batch_size: int, steps: int, seed: int, device: str) -> torch.Tensor:
-    """``count`` images as uint8 (count, C, H, W); image k is the one of seed ``seed + k``."""
+    """`count` images as uint8 (count, C, H, W); image k is the one of seed `seed + k`."""
     config = components.unet.config
     size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
     batches = []
@@ -47,7 +47,7 @@ def generate(components: Components, count: int, batch_size: int, steps: int, se
 
 
 def real_images(train_data_dir: str, split: str, classifier: FeatureClassifier, count: int | None) -> torch.Tensor:
-    """uint8 images of a split in the classifier's form: all, or ``count`` of them chosen at random (seed 0)."""
+    """uint8 images of a split in the classifier's form: all, or `count` of them chosen at random (seed 0)."""
     table = load_images(train_data_dir=train_data_dir, split=split)
     if count is not None and count < len(table):
         table = table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:count].tolist())

@@ -82,7 +82,7 @@ class Interruption:
 def ignore_signals(_: int = 0) -> None:
     """Lets a data-loading process live until the run ends it, when a signal goes to all processes of a job.
 
-    Given to a `DataLoader` as its ``worker_init_fn``.
+    Given to a `DataLoader` as its `worker_init_fn`.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

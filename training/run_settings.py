@@ -93,7 +93,7 @@ def data_fingerprint(images: Any, labels: torch.Tensor | None = None, samples: i
 
     Args:
         images: a data set with `len`, whose items for a list of indices are uint8 tensors (B, C, H, W). Where it
-            holds all of them in memory (`cache`), all are hashed, otherwise ``samples`` of them, evenly spaced.
+            holds all of them in memory (`cache`), all are hashed, otherwise `samples` of them, evenly spaced.
         labels: hashed besides.
     """
     digest, count = hashlib.sha256(), len(images)

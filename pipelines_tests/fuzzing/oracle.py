@@ -31,7 +31,7 @@ from scoresde_pipelines.schedulers import ODEError
 
 from .case import Case
 from .pieces import NAMESPACE
-from .pieces_files import Refused
+from .pieces_files import Refused, workspace
 
 
 LIMIT_S = 5.0  # CPU seconds of one call, which another process on the machine does not use up
@@ -188,6 +188,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     with (
+        contextlib.chdir(workspace()),  # what a call writes must not land in the user's folder
         warnings.catch_warnings(),
         mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
         contextlib.redirect_stdout(io.StringIO()),
