@@ -83,6 +83,10 @@ def convert() -> list[Entry]:
     ]
 
 
+# The comparison of real images with real ones is NaN where there are no others.
+ROWS = "(lambda result: result.rows)"
+
+
 def evaluate() -> list[Entry]:
     """`evaluate` on two images of one step."""
     fixed = {
@@ -126,7 +130,7 @@ def evaluate() -> list[Entry]:
         "features": instance("'emoji-32'", extra=("'nope'", "''", "lambda x: None", "lambda x: 'a'")),
         "sampler_settings": instance("None", extra=("{'mine': 3}", "{3: {}}", "{'mine': {'nope': 3}}")).optional(),
     }
-    return [Entry("evaluate", {**fixed, option: kind}, aliases=told) for option, kind in options.items()]
+    return [Entry("evaluate", {**fixed, option: kind}, then=ROWS, aliases=told) for option, kind in options.items()]
 
 
 ENTRIES = {"commands": likelihood() + convert(), "evaluation": evaluate()}
