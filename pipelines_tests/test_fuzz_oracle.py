@@ -69,14 +69,19 @@ def test_which_messages_name_an_argument(message, name, expected):
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ("Usage: scoresde likelihood --model M ─ Error ─ Invalid value for '--seed'", False),
-        ("Usage: scoresde likelihood ─ Error ─ Invalid value for '--model'", True),
-        ("error: no file model.safetensors", False),
+        ("Invalid value for '--seed'", False),
+        ("Invalid value for '--model'", True),
+        ("no file model.safetensors", False),
         ("model must be a folder", True),
     ],
 )
 def test_which_command_line_messages_name_an_option(message, expected):
     assert names_argument(Refused(message), "model") is expected
+
+
+def test_the_message_of_a_command_is_its_error():
+    with pytest.raises(Refused, match=r"^Invalid value for '--limit': "):
+        repeat("likelihood_command(model='m', data='d', output='o', limit='a')")
 
 
 def test_a_printed_call_repeats_the_result():

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from .entries import FAMILIES
+from .oracle import repeat
 from .survey import Survey, run
 
 
@@ -21,7 +22,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="how many groups are printed")
     parser.add_argument("--report", type=Path, help="file for the full report")
     parser.add_argument("--times", action="store_true", help="print the CPU seconds of each family")
+    parser.add_argument("--repeat", metavar="CALL", help="make one call, as a report prints it, and print its result")
     args = parser.parse_args()
+    if args.repeat is not None:
+        print(repeat(args.repeat))
+        return
     torch.set_num_threads(1)  # tiny tensors: more threads cost more than they bring
     end, number, survey = time.monotonic() + args.seconds, args.seed, Survey()
     while True:

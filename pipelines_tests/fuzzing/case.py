@@ -68,8 +68,8 @@ class Case:
         call = f"{self.entry.source}({', '.join(f'{name}={text}' for name, text in self.arguments.items())})"
         return f"{self.entry.then}({call})" if self.entry.then else call
 
-    def __repr__(self) -> str:
-        return self.text
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.text)  # how Hypothesis prints what it found
 
 
 def cases(entries: Sequence[Entry]) -> SearchStrategy[Case]:
@@ -102,15 +102,19 @@ def like(name: str, dtype: bool = True) -> Check:
             return None
         if not isinstance(result, torch.Tensor) or result.shape != expected.shape:
             return f"shape {shape_of(result)} for {name} of shape {tuple(expected.shape)}"
-        # Of arguments with several dtypes the result has the larger one.
-        others = {value.dtype for value in arguments.values() if hasattr(value, "dtype") and value.ndim} | {
-            type(value) for value in arguments.values() if isinstance(value, complex)
-        }
-        if dtype and others == {expected.dtype} != {result.dtype}:
+        # Of arguments with several dtypes the result has the larger one, and a complex argument makes it complex.
+        dtypes = {value.dtype for value in arguments.values() if hasattr(value, "dtype") and value.ndim}
+        unmixed = dtypes == {expected.dtype} and not any(is_complex(value) for value in arguments.values())
+        if dtype and unmixed and expected.is_floating_point() and result.dtype != expected.dtype:
             return f"dtype {result.dtype} for {name} of dtype {expected.dtype}"
         return None
 
     return check
+
+
+def is_complex(value: Any) -> bool:
+    """Whether a value is a complex number or tensor."""
+    return isinstance(value, complex) or (isinstance(value, torch.Tensor) and value.is_complex())
 
 
 def first_like(name: str) -> Check:

@@ -171,12 +171,12 @@ def conversions() -> list[Entry]:
         .plus(hopeless=("'nope'", "{'model': 3}", "{'model': {}}", "{'data': None}", "['a']", "{'a': {'b': nan}}"))
     )
     names = (
-        name("cifar10_ncsnpp_continuous", "cifar10_ddpmpp")
+        name("ve/cifar10_ncsnpp_continuous", "vp/cifar10_ddpmpp")
         .tolerant()
         .plus(hopeless=("'nope'", "None", "[]", "3", "''"))
     )
     told = {
-        "path": ("damaged.pth", "text.txt", "checkpoint", "ema", "model", "shadow_params"),
+        "path": ("weights", "damaged.pth", "text.txt", "checkpoint", "ema", "model", "shadow_params"),
         "config": ("model", "data"),
     }
     return [

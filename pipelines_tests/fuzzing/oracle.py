@@ -31,7 +31,7 @@ from scoresde_pipelines.schedulers import ODEError
 
 from .case import Case
 from .pieces import NAMESPACE
-from .pieces_files import Refused
+from .pieces_files import Refused, workspace
 
 
 LIMIT_S = 5.0  # CPU seconds of one call, which another process on the machine does not use up
@@ -74,7 +74,7 @@ def judge(case: Case) -> Outcome:
         except Hang:
             return Outcome(False, "hang", f"more than {LIMIT_S:g} s")
         except Exception as error:
-            return _judge_error(case, error)
+            return _judge_error(case, kwargs, error)
         finally:
             torch.set_grad_enabled(True)
         return _judge_result(case, result, kwargs, finite)
@@ -91,7 +91,7 @@ def _evaluate(text: str) -> Any:
     return eval(text, NAMESPACE)
 
 
-def _judge_error(case: Case, error: Exception) -> Outcome:
+def _judge_error(case: Case, kwargs: dict[str, Any], error: Exception) -> Outcome:
     words = _words(error)
     if not case.corrupted:
         return Outcome(False, "valid call refused", words)
@@ -100,7 +100,14 @@ def _judge_error(case: Case, error: Exception) -> Outcome:
     names = {alias for name in case.corrupted for alias in (name, *case.entry.aliases.get(name, ()))}
     if any(names_argument(error, name) for name in names):
         return Outcome(True, "refused", words)
+    if any(is_path(kwargs[name]) and str(kwargs[name]) in str(error) for name in case.corrupted):
+        return Outcome(True, "refused", words)
     return Outcome(False, "unnamed", words)
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value is the path of a file or folder, which names itself in a message."""
+    return isinstance(value, str | Path) and len(str(value)) > 3 and ("/" in str(value) or Path(value).suffix != "")
 
 
 def _judge_result(case: Case, result: Any, kwargs: dict[str, Any], finite: bool) -> Outcome:
@@ -120,8 +127,8 @@ def names_argument(error: BaseException, name: str) -> bool:
     """
     message, escaped = str(error), re.escape(name)
     if isinstance(error, Refused):
-        message, escaped = message.rpartition("─ Error")[2], escaped.replace("_", "[-_]")
-        if re.search(rf"--{escaped}(?![\w-])", message):
+        escaped = escaped.replace("_", "[-_]")
+        if re.search(rf"(--|for ){escaped}(?![\w-])", message):
             return True
     elif _is_deliberate(error) and len(name) > 2:
         return re.search(rf"(?<![\w']){escaped}(?![\w'])|['`]{escaped}['`]", message) is not None
@@ -181,6 +188,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     with (
+        contextlib.chdir(workspace()),  # what a call writes must not land in the user's folder
         warnings.catch_warnings(),
         mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
         contextlib.redirect_stdout(io.StringIO()),

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import tempfile
 from functools import cache
 from math import nan
@@ -143,7 +144,8 @@ def command(name: str, *arguments: str, **options: str) -> str:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     if result.exit_code:
-        raise Refused(" ".join(result.output.split()))
+        output = " ".join(result.output.split())
+        raise Refused(re.split(r"─ Error ─+╮|\berror: ", output)[-1].strip(" │╰─╯"))
     return result.output
 
 

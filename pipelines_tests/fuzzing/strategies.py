@@ -64,8 +64,8 @@ def only(*texts: str) -> Kind:
 
 
 def count(low: int = 1, high: int = 4, huge: bool = True) -> Kind:
-    """An integer of at least `low`; `high` bounds the cost of a right call."""
-    below = (str(low - 1), str(low - 2), "-100")
+    """An integer: right calls have one from `low` to `high`, and it must be at least 1, or 0 where `low` is 0."""
+    below = (str(min(low, 1) - 1), "-1", "-100")
     hopeless = some(
         "None", "1.5", "np.float64(2.5)", *below, *NOT_NUMBERS, *NOT_FINITE, *(HUGE_INTEGERS if huge else ())
     )
