@@ -26,6 +26,7 @@ from scoresde_pipelines import (
 )
 from scoresde_pipelines.cli import app
 from scoresde_pipelines.evaluation_models import PipelineSource, find_models
+from scoresde_pipelines.training.checkpoint_manifest import write_manifest
 from scoresde_pipelines.training.evaluation import Row
 from scoresde_pipelines.training.feature_classifier import FeatureClassifier
 from scoresde_pipelines.training.seeding import combined_seed
@@ -200,13 +201,12 @@ def load_image(folder, index):
 
 
 def save_checkpoint(run_folder, step, scale=1.0):
-    """What training writes: averaged weights, and a list of files with their sizes."""
+    """What training writes: averaged weights, and a manifest of the files."""
     path = run_folder / f"checkpoint-{step}"
     path.mkdir()
     weights = ScoreSdePipeline.from_pretrained(run_folder).unet.state_dict()
     save_file({name: value * scale for name, value in weights.items()}, path / "unet_ema.safetensors")
-    size = (path / "unet_ema.safetensors").stat().st_size
-    (path / "trainer_state.json").write_text(json.dumps({"step": step, "files": {"unet_ema.safetensors": size}}))
+    write_manifest(path, step, {})
     return path
 
 

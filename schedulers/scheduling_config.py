@@ -55,7 +55,7 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
         if not self._compatibles:
             config["beta_schedule"] = type(self).__name__ + NO_TABLE
         twin = copy.copy(self)
-        twin._internal_dict = FrozenDict(config)
+        twin._internal_dict = FrozenDict(config)  # type: ignore[has-type]
         return super(SDEConfigMixin, twin).to_json_string()
 
     def save_config(self, *args: Any, **kwargs: Any) -> None:
