@@ -368,7 +368,9 @@ def test_nan_images_are_named(folder, tmp_path, monkeypatch):
         return output
 
     monkeypatch.setattr(NCSNpp, "forward", broken_forward)
-    with pytest.raises(ValueError, match=r"images must be finite, got NaN in image 5 of .*vp with default, 2 steps"):
+    with pytest.raises(
+        ValueError, match=r"images 4 to 6 of .*vp with default, 2 steps: images must be finite, .* in 1 of"
+    ):
         source.generate(rows[0], 0, [4, 5, 6])
 
 

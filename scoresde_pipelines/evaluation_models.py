@@ -147,7 +147,9 @@ class PipelineSource:
         Raises:
             ValueError: a model cannot be loaded, or a sampler does not fit its scheduler.
         """
-        rows, settings, shapes = [], {}, []
+        rows: list[Row] = []
+        settings: dict[str, dict[str, Any]] = {}
+        shapes: list[tuple[int, ...]] = []
         for name in self.models:
             pipe, original = self.pipeline(name)
             weights = fingerprint(pipe.unet)
@@ -188,19 +190,17 @@ class PipelineSource:
         pipe, original = self.pipeline(row.model)
         generators = [torch.Generator().manual_seed(combined_seed(seed, index)) for index in indices]
         pipe.scheduler, tolerance = self._scheduler(original, row.sampler)
-        output: Any = pipe(
-            batch_size=len(generators),
-            num_inference_steps=row.steps,
-            generator=generators,
-            output_type="pt",
-            ode_tolerance=tolerance,
-        )
-        finite = torch.isfinite(output.images).flatten(1).all(dim=1)
-        if not bool(finite.all()):
-            index = indices[int((~finite).nonzero()[0])]
-            raise ValueError(
-                f"images must be finite, got NaN in image {index} of {row.model} with {row.sampler}, {row.steps} steps"
+        try:
+            output: Any = pipe(
+                batch_size=len(generators),
+                num_inference_steps=row.steps,
+                generator=generators,
+                output_type="pt",
+                ode_tolerance=tolerance,
             )
+        except ValueError as error:
+            where = f"images {indices[0]} to {indices[-1]} of {row.model} with {row.sampler}, {row.steps} steps"
+            raise ValueError(f"{where}: {error}") from error
         images = (output.images * 255).round().to(torch.uint8).cpu()
         return images, float(torch.as_tensor(output.nfe, dtype=torch.float64).mean())
 
@@ -215,7 +215,8 @@ class PipelineSource:
         channels = pipe.sample_shape[0]
         if images.shape[1] != channels:
             images = images.expand(-1, 3, -1, -1) if channels == 3 else images.float().mean(1, keepdim=True).byte()
-        return likelihood(images, tolerance=BPD_TOLERANCE, generator=generators).bits_per_dim
+        output: Any = likelihood(images, tolerance=BPD_TOLERANCE, generator=generators)
+        return output.bits_per_dim
 
 
 def _slug(name: str) -> str:

@@ -34,7 +34,7 @@ def open_split(data: str, split: str) -> Any:
     files = sorted(file.name for file in folder.rglob("*.parquet")) if folder.is_dir() else []
     if files and not any(name.startswith(split) for name in files):
         raise ValueError(f"split must be the beginning of the name of a file in {data}, {files}, got {split!r}")
-    source = {"train_data_dir": data} if folder.exists() else {"dataset_name": data}
+    source: dict[str, Any] = {"train_data_dir": data} if folder.exists() else {"dataset_name": data}
     try:
         return load_images(**source, split=split)
     except (ValueError, KeyError, OSError) as error:
