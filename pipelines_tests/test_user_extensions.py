@@ -46,7 +46,7 @@ class PowerSDE(SDE):
         return torch.sin(1.55 * t**self.power)
 
 
-class PowerScheduler(SDEScheduler):
+class TunedPowerScheduler(SDEScheduler):
     @register_to_config
     def __init__(self, power: float = 2.0, **kwargs):
         super().__init__(**kwargs)
@@ -146,12 +146,12 @@ def test_a_parameter_of_one_s_own_is_saved_with_all_the_others(tmp_path):
         "data_mean": 0.1,
     }
     assert set(common) == set(inspect.signature(SDEScheduler.__init__).parameters) - {"self"}
-    scheduler = PowerScheduler(power=3.0, **common)
+    scheduler = TunedPowerScheduler(power=3.0, **common)
     for one in (scheduler, *reloaded(scheduler, tmp_path)):
         assert one.config.power == one.sde.power == 3.0
         assert {key: one.config[key] for key in common} == common
         assert (one.order, len(one.timesteps)) == (3, 121)
-    for one in (PowerScheduler(snr=0.05), *reloaded(PowerScheduler(snr=0.05), tmp_path)):
+    for one in (TunedPowerScheduler(snr=0.05), *reloaded(TunedPowerScheduler(snr=0.05), tmp_path)):
         assert (one.sde.power, one.config.snr, one.config.corrector) == (2.0, 0.05, None)
     scheduler = ScaledVPScheduler(extra=5, beta_end=0.03, continuous=True, snr=0.2)
     for one in (scheduler, *reloaded(scheduler, tmp_path)):
@@ -161,7 +161,8 @@ def test_a_parameter_of_one_s_own_is_saved_with_all_the_others(tmp_path):
 
 def test_a_pipeline_with_one_s_own_sde_loads_back_and_draws_the_same(tmp_path):
     pipe = ScoreSdePipeline(
-        DDPMpp(sample_size=8, block_out_channels=(8,), layers_per_block=1).eval(), PowerScheduler(power=3.0, snr=0.05)
+        DDPMpp(sample_size=8, block_out_channels=(8,), layers_per_block=1).eval(),
+        TunedPowerScheduler(power=3.0, snr=0.05),
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.save_pretrained(tmp_path)

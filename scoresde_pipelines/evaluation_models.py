@@ -149,11 +149,11 @@ class PipelineSource:
         """
         rows: list[Row] = []
         settings: dict[str, dict[str, Any]] = {}
-        shapes: list[tuple[int, ...]] = []
+        shapes: list[tuple[int, int, int]] = []
         for name in self.models:
             pipe, original = self.pipeline(name)
             weights = fingerprint(pipe.unet)
-            shapes.append(tuple(pipe.sample_shape))
+            shapes.append(pipe.sample_shape)
             for sampler in self.samplers:
                 scheduler, tolerance = self._scheduler(original, sampler)
                 for count in steps:
