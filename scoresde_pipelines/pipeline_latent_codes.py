@@ -129,7 +129,10 @@ class LatentCodePipeline(SDEPipelineBase):
         return check_number("sampling_eps", sampling_eps, 0, self.scheduler.sde.T, ends="()")
 
     def _checked_labels(self, class_labels: Any, count: int) -> Tensor:
-        labels = torch.as_tensor(class_labels, device=self._execution_device)
+        try:
+            labels = torch.as_tensor(class_labels, device=self._execution_device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"class_labels must be integers, got {class_labels!r}") from error
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"class_labels must be integers, got dtype {labels.dtype}")
         if tuple(labels.shape) != (count,):
