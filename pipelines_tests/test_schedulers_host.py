@@ -370,5 +370,5 @@ def test_a_scheduler_needs_a_predictor_or_a_corrector():
 
 
 def test_integer_noise_levels_are_no_sigmas():
-    with pytest.raises(ValueError, match="timesteps of a VE scheduler are noise levels"):
+    with pytest.raises(ValueError, match="timesteps must be noise levels"):
         VESDEScheduler().add_noise(torch.zeros(1, 3), torch.zeros(1, 3), torch.tensor([3]))

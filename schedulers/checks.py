@@ -73,6 +73,21 @@ def check_finite(name: str, value: Any) -> Tensor:
     return value
 
 
+def check_timesteps(timesteps: Any, count: int) -> Tensor:
+    """`timesteps`, if they are a tensor of real numbers with one for all or one for each of `count` samples.
+
+    Raises:
+        TypeError: for anything but a tensor of integers or floating-point numbers.
+        ValueError: for another shape.
+    """
+    if not isinstance(timesteps, Tensor) or timesteps.is_complex() or timesteps.dtype == torch.bool:
+        found = getattr(timesteps, "dtype", type(timesteps).__name__)
+        raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {found}")
+    if tuple(timesteps.shape) not in {(), (1,), (count,)}:
+        raise ValueError(f"timesteps must have shape () or ({count},), got {tuple(timesteps.shape)}")
+    return timesteps
+
+
 def _range(low: float, high: float, ends: str) -> str:
     if math.isinf(low) and math.isinf(high):
         return ""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_integer
-from .sde import SDE
+from .sde import SDE, finest_dtype
 
 
 # Half the width of a cell in standard deviations of the truncated noise.
@@ -95,7 +95,7 @@ class Dequantized:
         Args:
             score: gradient of log p at x, (B, *D).
         """
-        return self.spread * (score.to(self.slope) - self.slope).flatten(1).norm(dim=1)
+        return self.spread * (score.cpu().to(self.slope) - self.slope).flatten(1).norm(dim=1)
 
 
 Dequantization = Callable[[SDE, Tensor, float, float, Sequence[torch.Generator]], Dequantized]
@@ -138,8 +138,10 @@ DEQUANTIZATIONS: dict[str, Dequantization] = {
 
 
 def _uniform(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    draws = [torch.rand(x.shape[1:], generator=g, device=g.device, dtype=torch.float64).cpu() for g in generators]
-    return torch.stack(draws).to(x.device)
+    draws = [
+        torch.rand(x.shape[1:], generator=g, device=g.device, dtype=finest_dtype(g.device)).cpu() for g in generators
+    ]
+    return torch.stack(draws).to(x)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .sde import SDE, VPSDE, SubVPSDE, as_time
+from .sde import SDE, VPSDE, SubVPSDE, as_time, finest_dtype
 
 
 class BetaTable:
@@ -45,9 +45,8 @@ class BetaTable:
         position = as_time(t) * len(self.betas)
         cell = position.detach().floor().clamp(0, len(self.betas) - 1)
         low = cell.long()
-        nodes, slopes = self.nodes.to(low.device), self.slopes.to(low.device)
-        values = (nodes[low], nodes[low + 1], slopes[low], slopes[low + 1])
-        return (position - cell, *(value.to(position.dtype) for value in values))
+        nodes, slopes = self.nodes.to(position), self.slopes.to(position)
+        return position - cell, nodes[low], nodes[low + 1], slopes[low], slopes[low + 1]
 
     def log_alpha(self, t: Tensor) -> Tensor:
         u, left, right, slope_left, slope_right = self._cell(t)
@@ -67,8 +66,8 @@ class BetaTable:
 
     def _t_from_integral(self, integral: Tensor) -> Tensor:
         # The cell by search, then Newton on its cubic, kept inside the bracket by bisection where it would leave.
-        target = (-0.5 * integral.double()).clamp_min(float(self.nodes[-1]))
-        nodes, slopes = self.nodes.to(target.device), self.slopes.to(target.device)
+        target = (-0.5 * integral.to(finest_dtype(integral.device))).clamp_min(float(self.nodes[-1]))
+        nodes, slopes = self.nodes.to(target), self.slopes.to(target)
         low = (torch.searchsorted(-nodes, -target) - 1).clamp(0, len(self.betas) - 1)
         start, first, last = nodes[low], slopes[low], slopes[low + 1]
         rise = nodes[low + 1] - start
@@ -115,6 +114,13 @@ class DiscreteVESDE(SDE):
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.exp(-0.5 * self.vp.log_snr(t))
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(as_time(t))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        # d(x / alpha) = g / alpha dw
+        return self.vp.diffusion(t) / self.vp.alpha(t)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return self.vp.t_from_log_snr(log_snr)

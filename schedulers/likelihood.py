@@ -30,11 +30,10 @@ from .probability_flow import (
     check_flow,
     noise_ratio,
     noise_ratio_slope,
-    state_dtype,
 )
 from .runge_kutta import Step, integrate
 from .score_function import ScoreFunction
-from .sde import DATA_STD, SDE, expand_to
+from .sde import DATA_STD, SDE, expand_to, finest_dtype
 
 
 NODES, PANEL = 4, 0.5
@@ -109,7 +108,7 @@ def log_likelihood(
     integral = _TraceIntegral(flow, estimator, len(x))
     solution = integrate(
         flow,
-        x.to(state_dtype(x)) / scales[0],
+        x.to(finest_dtype(x.device)) / scales[0],
         start,
         end,
         tolerance=tolerance,
@@ -177,7 +176,7 @@ class _TraceIntegral:
             there = panels > panel
             width = ((high - low) / panels)[there]
             self._add_panel(step.select(there), low[there] + panel * width, width)
-        self.solver_error[step.rows] += self._solver_error(step).double().cpu()
+        self.solver_error[step.rows] += self._solver_error(step).cpu().double()
 
     def _add_panel(self, step: Step, low: Tensor, width: Tensor) -> None:
         estimates = torch.stack([self._estimate(step, low + node * width) for node in self.nodes])  # (m, K, b)
@@ -195,7 +194,7 @@ class _TraceIntegral:
         u = torch.atan(torch.exp(log_ratio / 2))
         z = step.at((u - step.start) / step.width)
         value = self.divergence(lambda z: self.flow(z, u, step.rows), z, step.rows)
-        return value.double().cpu() * noise_ratio(u) / noise_ratio_slope(u)
+        return value.cpu().double() * noise_ratio(u) / noise_ratio_slope(u)
 
     def _variance(self, estimates: Tensor) -> Tensor:
         # Variance of the step's quadrature sum per unit width: from K independent estimates at each node or, with one, from

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_choice, check_number
-from .sde import DATA_STD, SDE, as_time, expand_to
+from .sde import DATA_STD, SDE, as_time, expand_to, finest_dtype
 
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "edm")
@@ -72,8 +72,9 @@ class Parameterization:
         return (t * self.num_train_timesteps - 1).clamp_min(0)
 
     def t_from_network_time(self, sde: SDE, time: Tensor) -> Tensor:
-        """The SDE's time for a network's time argument (the inverse of `network_time`), float64."""
-        time = as_time(time).to(torch.float64)
+        """The SDE's time for a network's time argument (the inverse of `network_time`), in `finest_dtype`."""
+        time = as_time(time)
+        time = time.to(finest_dtype(time.device))
         if self.time == "sigma":
             return sde.t_from_log_snr(-2 * torch.log(time))
         if self.time == "scaled":

@@ -29,7 +29,7 @@ from torch import Tensor
 from .checks import check_integer, check_number
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
 from .score_function import PerSample, ScoreFunction, check_score, select_rows
-from .sde import DATA_STD, SDE, as_time, expand_to
+from .sde import DATA_STD, SDE, as_time, expand_to, finest_dtype
 
 
 # Start with small steps from data: a large one would skip its structure unnoticed. Errors grow from data to noise, so the
@@ -125,11 +125,6 @@ def check_flow(sde: SDE, x: Tensor, tolerance: float, max_steps: int, *times: fl
             raise ValueError(f"times must lie in (0, T = {sde.T}], got {t!r}")
 
 
-def state_dtype(x: Tensor) -> torch.dtype:
-    """float64, except on devices that do not have it."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
-
-
 @torch.no_grad()
 def solve_probability_flow(
     score_fn: ScoreFunction,
@@ -166,7 +161,7 @@ def solve_probability_flow(
     check_flow(sde, x, tolerance, max_steps, t_start, t_end)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)
     start, end = flow.variable(t_start), flow.variable(t_end)
-    z = x.to(state_dtype(x)) / float(flow.scale(start))
+    z = x.to(finest_dtype(x.device)) / float(flow.scale(start))
     from_data = start < end
     if tableau is None:
         # A network's score is not smooth: at loose tolerances order five pays only from data, where errors grow.

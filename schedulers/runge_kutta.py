@@ -210,7 +210,7 @@ def integrate(
         step, landing = take_step(function, step)
         scale = tolerance * (1 + torch.maximum(origin.abs(), landing.abs()))
         ratio = (step.error / scale).flatten(1).square().mean(1).sqrt()
-        accepted = controller.judge(rows, width, ratio.double().cpu())
+        accepted = controller.judge(rows, width, ratio.cpu().double())
         done = accepted.to(z.device)
         z[there[done]], slope[there[done]] = landing[done], step.slopes[-1][done]
         position[rows[accepted]] = torch.where(last, torch.full_like(width, end), position[rows] + width)[accepted]

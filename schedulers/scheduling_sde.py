@@ -19,7 +19,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .checks import check_choice, check_integer, check_number
+from .checks import check_choice, check_integer, check_number, check_timesteps
 from .correctors import CORRECTORS, Corrector, langevin
 from .parameterization import Parameterization
 from .predictors import Predictor, make_predictor
@@ -31,6 +31,7 @@ from .time_grids import TIME_GRIDS, TimeGrid
 
 
 Generator = torch.Generator | list[torch.Generator] | None
+ROUNDING = 1e-5  # relative error of time arguments in single precision, with a margin
 
 
 LARGEST_SNR = 100.0  # a Langevin step of this size has no signal left
@@ -410,20 +411,35 @@ class SDEScheduler(SDEConfigMixin):
         Args:
             original_samples (`torch.Tensor`): clean samples x_0, shape (B, *D).
             noise (`torch.Tensor`): standard normal noise, same shape.
-            timesteps (`torch.Tensor`): noise levels in the network's convention, as in `timesteps`, shape (B,) or ().
+            timesteps (`torch.Tensor`): noise levels in the network's convention, as in `timesteps`, shape (B,), (1,) or ().
+
+        Raises:
+            TypeError, ValueError: for `timesteps` that are no real numbers, have another shape or are unknown to the
+                network, and for `noise` of another shape.
         """
         t = self._time_of(timesteps, original_samples)
+        _check_shape("noise", noise, original_samples, "original_samples")
         mean, std = self.sde.marginal(original_samples, t)
         return mean + expand_to(std, original_samples) * noise
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The v-prediction target alpha noise - sigma x_0 of clean samples (B, *D) at `timesteps` (B,)."""
+        """The v-prediction target alpha noise - sigma x_0 of clean samples (B, *D) at `timesteps`; errors as `add_noise`."""
         t = self._time_of(timesteps, sample)
+        _check_shape("noise", noise, sample)
         return Parameterization("v_prediction").target(self.sde, sample, noise, t)
 
     def _time_of(self, timesteps: Tensor, samples: Tensor) -> Tensor:
-        # float64: index arithmetic and small times stay exact whatever dtype the samples have.
-        return self.parameterization.t_from_network_time(self.sde, timesteps.to(samples.device))
+        # float64: index arithmetic and small times stay exact whatever dtype the samples have. On the CPU: Apple GPUs have
+        # no float64, and the values are read here anyway.
+        values = check_timesteps(timesteps, len(samples)).to("cpu", torch.float64)
+        ends = torch.tensor([0.0, self.sde.T], dtype=torch.float64)
+        low, high = self.parameterization.network_time(self.sde, ends).tolist()
+        inside = (values >= low * (1 - ROUNDING)) & (values <= high * (1 + ROUNDING))
+        if not bool(inside.all()):
+            raise ValueError(
+                f"timesteps must lie in {low:g} ... {high:g}, what the network knows, got {values[~inside][:3].tolist()}"
+            )
+        return self.parameterization.t_from_network_time(self.sde, values)
 
     def score_fn(self, model: Callable[..., Any], **model_kwargs: Any) -> ScoreFunction:
         """The score of a network as a function of the SDE's own time.
@@ -467,6 +483,8 @@ def _noise_like(x: Tensor, generator: Generator) -> Tensor:
     return randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
-def _check_shape(name: str, value: Tensor, sample: Tensor) -> None:
+def _check_shape(name: str, value: Tensor, sample: Tensor, sample_name: str = "sample") -> None:
     if value.shape != sample.shape:
-        raise ValueError(f"{name} must have the shape of sample, {tuple(sample.shape)}, got {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have the shape of {sample_name}, {tuple(sample.shape)}, got {tuple(value.shape)}"
+        )

@@ -5,6 +5,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from .checks import check_timesteps
 from .discrete_sdes import DiscreteVESDE
 from .scheduling_sde import SDEScheduler
 from .sde import DATA_STD, SDE, VESDE
@@ -66,9 +67,9 @@ class VESDEScheduler(SDEScheduler):
         return VESDE(self.config.sigma_min, self.config.sigma_max)
 
     def _time_of(self, timesteps: Tensor, samples: Tensor) -> Tensor:
-        if not timesteps.is_floating_point():
+        if not check_timesteps(timesteps, len(samples)).is_floating_point():
             raise ValueError(
-                "timesteps of a VE scheduler are noise levels sigma and must be floating point (entries of "
-                f"scheduler.timesteps), got {timesteps.dtype}"
+                "timesteps must be noise levels sigma in floating point (entries of scheduler.timesteps) for a VE "
+                f"scheduler, got {timesteps.dtype}"
             )
         return super()._time_of(timesteps, samples)

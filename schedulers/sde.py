@@ -34,6 +34,11 @@ def as_time(t: Tensor | float) -> Tensor:
     return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
 
 
+def finest_dtype(device: torch.device) -> torch.dtype:
+    """float64, except on devices that do not have it (Apple GPUs)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def expand_to(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient of shape () or (B,) in a form that multiplies the state `x` of shape (B, *D) and keeps its dtype."""
     if coefficient.ndim == 0:
@@ -131,7 +136,7 @@ class SDE:
         By bisection in float64; a subclass may override it with a closed form.
         """
         target = as_time(log_snr)
-        low = torch.zeros_like(target, dtype=torch.float64)
+        low = torch.zeros_like(target, dtype=finest_dtype(target.device))
         high = torch.full_like(low, self.T)
         for _ in range(64):
             middle = 0.5 * (low + high)

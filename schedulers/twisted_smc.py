@@ -23,7 +23,7 @@ from .inference_mode import differentiates
 from .operators import LinearOperator, inner
 from .predictors import Predictor, ancestral
 from .score_function import ScoreFunction
-from .sde import DATA_STD, SDE
+from .sde import DATA_STD, SDE, finest_dtype
 
 
 class TwistedSMC:
@@ -132,12 +132,13 @@ class TwistedSMC:
 
     def _weights(self) -> Tensor:
         """Normalised weights, (B / particles, particles)."""
-        return torch.softmax(self._log_weights.reshape(-1, self.particles).double(), dim=1)
+        log_weights = self._log_weights.reshape(-1, self.particles)
+        return torch.softmax(log_weights.to(finest_dtype(log_weights.device)), dim=1)
 
     def _ancestors(self) -> Tensor:
         """Indices (B,) into the batch: systematic resampling of every population."""
         weights = self._weights()
         n, device = self.particles, weights.device
-        positions = (torch.arange(n, device=device) + self.uniform().to(device, torch.float64)[:, None]) / n
+        positions = (torch.arange(n, device=device) + self.uniform().to(weights)[:, None]) / n
         chosen = torch.searchsorted(weights.cumsum(1), positions).clamp_max(n - 1)
         return (chosen + n * torch.arange(len(weights), device=device)[:, None]).flatten()

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,9 +23,13 @@ def in_use(*networks: nn.Module | None) -> Iterator[None]:
     Other threads wait. Gradients are recorded only where code enables them; this also works under `torch.inference_mode()`.
     Filters of convolutions stay packed between calls (see `packed_filters`).
     """
-    first, *others = [network for network in networks if network is not None]
-    with _lock_of(first), torch.inference_mode(False), torch.no_grad(), packed_filters(first):
-        training = [module for network in (first, *others) for module in network.modules() if module.training]
+    used = [network for network in networks if network is not None]
+    with ExitStack() as stack:
+        for network in sorted(used, key=id):  # in one order, or two threads could wait for each other
+            stack.enter_context(_lock_of(network))
+        for context in (torch.inference_mode(False), torch.no_grad(), packed_filters(used[0])):
+            stack.enter_context(context)
+        training = [module for network in used for module in network.modules() if module.training]
         for module in training:
             module.training = False
         try:

@@ -213,7 +213,13 @@ class SDEPipelineBase(DiffusionPipeline):
     # ------------------------------------------------------------------ sampling
 
     def network(self, x: Tensor, timestep: Tensor, **model_kwargs: Any) -> Tensor:
-        """The network's output in float32 at the state `x` (B, *D); the network itself runs in its own dtype."""
+        """The network's output in float32 at the state `x` (B, *D); the network itself runs in its own dtype.
+
+        A class-conditional `UNet2DModel` that is given no labels gets the one for "no class" (see `null_label`).
+        """
+        null = null_label(self.unet, self.config.id2label)
+        if null is not None and model_kwargs.get("class_labels") is None:
+            model_kwargs["class_labels"] = torch.full((len(x),), null, device=x.device)
         return self.unet(x.to(self.unet.dtype), timestep, **model_kwargs).sample.float()
 
     def score_fn(self, **model_kwargs: Any) -> ScoreFunction:
@@ -321,6 +327,16 @@ def check_components(unet: Any, scheduler: SDEScheduler) -> None:
             f"scheduler must be one that {type(unet).__name__} was trained with: it has a {embedding} time embedding for "
             f"{wanted}, got {type(scheduler).__name__}, which tells it {told}"
         )
+
+
+def null_label(unet: Any, id2label: dict[int, str] | None) -> int | None:
+    """The label for "no class" of a class-conditional `UNet2DModel`: its last embedding, where that has no name; else None.
+
+    Our own networks have one embedding more than `num_class_embeds`, and take `class_labels=None` for it.
+    """
+    embeddings = getattr(unet.config, "num_class_embeds", None)
+    there = getattr(getattr(unet, "class_embedding", None), "num_embeddings", None)
+    return len(id2label) if id2label and embeddings == there == len(id2label) + 1 else None
 
 
 def _label_names(id2label: Any) -> dict[int, str] | None:

@@ -38,7 +38,7 @@ class LatentCodePipeline(SDEPipelineBase):
         """
         x, _ = self.centres(images, levels)
         end = self.scheduler.sde.T
-        codes = self._flow(x.float(), self.start_time(sampling_eps, eps), end, tolerance, class_labels)[0]
+        codes = self._flow(x, self.start_time(sampling_eps, eps), end, tolerance, class_labels)[0]
         return codes / self.scheduler.sde.prior_std
 
     def decode(
@@ -63,7 +63,7 @@ class LatentCodePipeline(SDEPipelineBase):
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_number("temperature", temperature, 0)
         sde = self.scheduler.sde
-        x = self._continuous(latents, "latents").float() * (temperature * sde.prior_std)
+        x = self._continuous(latents, "latents") * (temperature * sde.prior_std)
         x, nfe = self._flow(x, sde.T, self.start_time(sampling_eps, eps), tolerance, class_labels)
         return ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
 
@@ -76,7 +76,7 @@ class LatentCodePipeline(SDEPipelineBase):
         pairs = [self.centres(image, 256, name=name)[0] for name, image in (("first", first), ("second", second))]
         if len(pairs[0]) != 1 or len(pairs[1]) != 1:
             raise ValueError(f"first and second must be one image each, got {len(pairs[0])} and {len(pairs[1])}")
-        codes, _ = self._flow(torch.cat(pairs).float(), self.start_time(), self.scheduler.sde.T, tolerance, None)
+        codes, _ = self._flow(torch.cat(pairs), self.start_time(), self.scheduler.sde.T, tolerance, None)
         codes = codes / self.scheduler.sde.prior_std
         path = spherical_path(codes[0], codes[1], num_images)
         return self.decode(path, tolerance, output_type=output_type)
@@ -86,7 +86,7 @@ class LatentCodePipeline(SDEPipelineBase):
     def centres(
         self, images: Any, levels: int | None, official_cells: bool = False, name: str = "images"
     ) -> tuple[Tensor, float]:
-        """Images in the model's range, (B, *D) float64, and the width of a pixel's cell there.
+        """Images in the model's range, (B, *D) float64 on the CPU, and the width of a pixel's cell there.
 
         Args:
             images: as in `ScoreSdeLikelihoodPipeline.__call__`.
@@ -95,11 +95,11 @@ class LatentCodePipeline(SDEPipelineBase):
             name: of the argument, for errors.
         """
         if levels is None:
-            return self._continuous(images, name).double(), 1.0
+            return self._continuous(images, name).cpu().double(), 1.0
         cells = PixelCells(self.config.data_min, self.config.data_max, levels, official_cells)
         channels, height, width = self.sample_shape
         pixels = images_to_pixels(images, channels, (height, width), levels, name)
-        return cells.centres(pixels).to(self._execution_device), cells.width
+        return cells.centres(pixels), cells.width
 
     def _continuous(self, x: Any, name: str) -> Tensor:
         # A finite floating-point batch (B, *D); one sample alone becomes a batch of one.
@@ -114,7 +114,7 @@ class LatentCodePipeline(SDEPipelineBase):
             )
         if not bool(torch.isfinite(batch).all()):
             raise ValueError(f"{name} must be finite, got {int((~torch.isfinite(batch)).sum())} values that are not")
-        return batch.to(self._execution_device)
+        return batch
 
     def start_time(self, sampling_eps: float | None = None, eps: float | None = None) -> float:
         """The smallest time: the one given, else 1e-5, or the first index of a network trained on a table.
@@ -129,7 +129,10 @@ class LatentCodePipeline(SDEPipelineBase):
         return check_number("sampling_eps", sampling_eps, 0, self.scheduler.sde.T, ends="()")
 
     def _checked_labels(self, class_labels: Any, count: int) -> Tensor:
-        labels = torch.as_tensor(class_labels, device=self._execution_device)
+        try:
+            labels = torch.as_tensor(class_labels, device=self._execution_device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"class_labels must be integers, got {class_labels!r}") from error
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"class_labels must be integers, got dtype {labels.dtype}")
         if tuple(labels.shape) != (count,):
@@ -155,9 +158,9 @@ class LatentCodePipeline(SDEPipelineBase):
     def _flow(self, x: Tensor, start: float, end: float, tolerance: float, class_labels: Any) -> tuple[Tensor, Tensor]:
         score_fn = self.conditioned_score_fn(class_labels, len(x))
         with self.running():
-            sde = self.scheduler.sde
+            sde, x = self.scheduler.sde, ordinary(x).to(self._execution_device, torch.float32)
             solution = solve_probability_flow(
-                score_fn, sde, ordinary(x), start, end, tolerance=tolerance, data_std=self.data_std
+                score_fn, sde, x, start, end, tolerance=tolerance, data_std=self.data_std
             )
         self.maybe_free_model_hooks()
         return solution.x, solution.nfe
@@ -165,13 +168,13 @@ class LatentCodePipeline(SDEPipelineBase):
 
 def spherical_path(first: Tensor, second: Tensor, count: int) -> Tensor:
     """`count` points (count, *D) from `first` to `second` along the great circle between them; norms blend linearly."""
-    a, b = first.flatten().double(), second.flatten().double()
+    a, b = first.flatten().cpu().double(), second.flatten().cpu().double()
     lengths = torch.stack([a.norm(), b.norm()])
     angle = torch.arccos((a @ b / lengths.prod()).clamp(-1, 1))
-    share = torch.linspace(0, 1, count, dtype=torch.float64, device=a.device)[:, None]
+    share = torch.linspace(0, 1, count, dtype=torch.float64)[:, None]
     if float(torch.sin(angle)) < 1e-6:
         path = (1 - share) * a + share * b
     else:
         direction = torch.sin((1 - share) * angle) * (a / lengths[0]) + torch.sin(share * angle) * (b / lengths[1])
         path = direction / torch.sin(angle) * ((1 - share) * lengths[0] + share * lengths[1])
-    return path.to(first.dtype).reshape(count, *first.shape)
+    return path.to(first.dtype).to(first.device).reshape(count, *first.shape)

@@ -95,7 +95,7 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
         )
         weights, single_draw_errors, results = zip(*draws)
         mass = combine(
-            torch.stack([w.double().cpu() for w in weights]),
+            torch.stack([w.cpu().double() for w in weights]),
             torch.stack([r.probe_error.cpu() for r in results]),
             torch.stack([r.solver_error.cpu() for r in results]),
             noisy=dequantization != "none" and levels is not None,
@@ -121,8 +121,8 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
         draws = []
         with self.running():
             for _ in range(count):
-                noisy = DEQUANTIZATIONS[dequantization](self.scheduler.sde, centres.cpu(), width, start, generators)
-                x = noisy.x.to(centres.device, torch.float32)
+                noisy = DEQUANTIZATIONS[dequantization](self.scheduler.sde, centres, width, start, generators)
+                x = noisy.x.to(self._execution_device, torch.float32)
                 result = log_likelihood(
                     score_fn,
                     self.scheduler.sde,

@@ -70,13 +70,13 @@ class ClassifierTrainer(TrainerCore):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy and accuracy of one batch."""
         assert batch.labels is not None
-        t = self.times(self.sde, batch.u).float()
+        t = self.times(self.sde, batch.u).to(batch.images.device, torch.float32)
         noise = batch.draws.noise(batch.images.shape[1:], batch.images.device)
         logits = self.noisy_logits(self.model, batch.images, t, noise)
         loss = F.cross_entropy(logits, batch.labels)
         count = len(logits)
         correct = (logits.argmax(1) == batch.labels).sum()
-        sums = torch.stack([loss.detach() * count, correct]).double()
+        sums = torch.stack([loss.detach() * count, correct.to(loss.dtype)])
         return loss, torch.stack([sums, torch.full_like(sums, count)], dim=1)
 
     def noisy_logits(self, model: Any, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:

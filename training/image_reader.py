@@ -90,7 +90,7 @@ def images_to_pixels(
     """
     white = None if levels == 256 else levels - 1
     unit = images_to_tensor(images, channels, size, name, integer_white=white)
-    return (unit.double() * (levels - 1)).round().long()
+    return (unit.cpu().double() * (levels - 1)).round().long()
 
 
 def _numbers(images: np.ndarray | Tensor, name: str) -> np.ndarray:

@@ -38,13 +38,12 @@ def _check_batch(x0: Tensor, noise: Tensor, t: Tensor) -> None:
 
 
 def score_slope(parameterization: Parameterization, sde: SDE, t: Tensor, channels: int = 1) -> Tensor:
-    """a(t) = d score / d output, shape of `t` (B,), float64: a network's output enters its score linearly.
+    """a(t) = d score / d output, shape and dtype of `t` (B,): a network's output enters its score linearly.
 
     Args:
         channels: of the data, where the parameterization has a mean for each.
     """
-    t = t.double()
-    zeros = torch.zeros(len(t), channels, dtype=torch.float64, device=t.device)
+    zeros = torch.zeros(len(t), channels, dtype=t.dtype, device=t.device)
     ends = [parameterization.score(sde, output, zeros, t) for output in (torch.ones_like(zeros), zeros)]
     return (ends[0] - ends[1])[:, 0]
 
@@ -66,7 +65,7 @@ def denoising_loss(
         output_fn: `(x, t) -> output` with x of shape (B, *D) and t of shape (B,): the network at the SDE's time.
         parameterization: what the output means.
         x0: clean data in the SDE's range, shape (B, *D).
-        t: times in (0, T], shape (B,).
+        t: times in (0, T], shape (B,), on the device of `x0` or, for weights in double precision, on the CPU.
         noise: standard normal, the shape of `x0`.
         weighting: `(sde, t) -> lambda`, see `objectives`.
         reduce_mean: mean over the dimensions instead of half the sum (the paper's |.|^2 / 2 of the likelihood bound).
@@ -80,10 +79,13 @@ def denoising_loss(
     _check_batch(x0, noise, t)
     x0 = _full_precision(x0)
     noise = noise.to(x0.dtype)
-    mean, std = sde.marginal(x0, t.to(x0.dtype))
+    time = t.to(x0.device, x0.dtype)
+    mean, std = sde.marginal(x0, time)
     x = mean + expand_to(std, x0) * noise
-    error = output_fn(x, t.to(x0.dtype)).to(x0.dtype) - parameterization.target(sde, x0, noise, t.to(x0.dtype))
-    scale = weighting(sde, t.double()).sqrt() * score_slope(parameterization, sde, t, x0.shape[1])
+    error = output_fn(x, time).to(x0.dtype) - parameterization.target(sde, x0, noise, time)
+    # Apple GPUs have no float64, and others are slow with it: times on the CPU are taken in double precision alone.
+    t = t.double() if t.device.type == "cpu" else t
+    scale = weighting(sde, t).sqrt() * score_slope(parameterization, sde, t, x0.shape[1])
     squares = (expand_to(scale, x0) * error).square().flatten(1)
     return squares.mean(dim=1) if reduce_mean else 0.5 * squares.sum(dim=1)
 

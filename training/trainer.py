@@ -161,8 +161,8 @@ class Trainer(TrainerCore):
     def _sums(self, losses: Tensor, t: Tensor) -> Tensor:
         """Sum and count of the losses in all and in each noise band, shape (1 + NOISE_BANDS, 2)."""
         band = torch.bucketize(self.components.scheduler.sde.log_snr(t), self.band_edges.to(t.device)) + 1
-        pairs = torch.stack([losses.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
-        sums = torch.zeros(1 + NOISE_BANDS, 2, dtype=torch.float64, device=losses.device).index_add_(0, band, pairs)
+        pairs = torch.stack([losses, torch.ones_like(losses)], dim=1)
+        sums = pairs.new_zeros(1 + NOISE_BANDS, 2).index_add_(0, band.to(pairs.device), pairs)
         sums[0] = pairs.sum(dim=0)
         return sums
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..schedulers.sde import finest_dtype
 from .checkpoints import CheckpointManager
 from .class_sampling import BalancedBatches
 from .data import ImageStore, ShuffledBatches, image_batches, load_images
@@ -44,7 +45,7 @@ class Batch:
     Attributes:
         images: uint8, shape (B, C, H, W), on the device, mirrored with `--random_flip`.
         labels: classes, int64, shape (B,), or None.
-        u: uniforms in [0, 1) for the times, float64, shape (B,), on the device.
+        u: uniforms in [0, 1) for the times, float64, shape (B,), on the CPU: Apple GPUs have no float64.
         draws: further random numbers of these images.
     """
 
@@ -152,7 +153,8 @@ class TrainerCore(ABC):
             run_settings(args, networks, data_fingerprint(self.images, self.labels)),
         )
         # Sums and counts of the metrics since the last log.
-        self.totals = torch.zeros(len(self.metric_names), 2, device=self.accelerator.device, dtype=torch.float64)
+        device = self.accelerator.device
+        self.totals = torch.zeros(len(self.metric_names), 2, device=device, dtype=finest_dtype(device))
         self.snapshots = SnapshotFolder(
             self.output_dir, self.averages, self.max_steps, getattr(args, "ema_snapshots", 1)
         )
@@ -248,7 +250,7 @@ class TrainerCore(ABC):
             mirrored = (draws.flip < 0.5).to(device).reshape(-1, 1, 1, 1)
             images = torch.where(mirrored, images.flip(-1), images)
         labels = None if self.labels is None else self.labels[indices].to(device)
-        return Batch(images, labels, u.to(device), draws)
+        return Batch(images, labels, u, draws)
 
     def _log(self, totals: Tensor) -> dict[str, float]:
         """Logs the means over all processes since the last call: the only synchronisation."""
@@ -280,7 +282,7 @@ class TrainerCore(ABC):
         else:
             self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
             if state["process_state"]:
-                self.totals = state["process_state"]["totals"].to(self.accelerator.device)
+                self.totals = state["process_state"]["totals"].to(self.totals)
             self.accelerator.print(f"resumed at step {self.step}")
         self.snapshots.drop_after(self.step, self.accelerator.is_main_process)
         self.restore({} if state is None else state.get("extra", {}))

@@ -115,11 +115,11 @@ class HeldOutLoss:
                 self.parameterization,
                 self.sde,
                 x0,
-                t.to(device, torch.float32),
+                t.float(),
                 noise.to(device),
                 weighting=self.weighting,
             )
-            total += float(losses.double().sum())
+            total += float(losses.cpu().double().sum())
         return total / len(self.images)
 
 

@@ -1,0 +1,80 @@
+"""What schedulers refuse by name: times that the network does not know, and noise of another shape."""
+
+import math
+
+import pytest
+import torch
+
+from scoresde_pipelines import SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+
+
+X, NOISE = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+SCHEDULERS = {
+    "table": VPSDEScheduler,
+    "vp": lambda: VPSDEScheduler(continuous=True),
+    "subvp": SubVPSDEScheduler,
+    "ve": VESDEScheduler,
+}
+METHODS = ("add_noise", "get_velocity")
+
+# ---------------------------------------------------------------------- times of training
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("timesteps", "found"),
+    [
+        (torch.tensor([1500.0, 1.0]), r"\[1500.0\]"),
+        (torch.tensor([-1.0, 1.0]), r"\[-1.0\]"),
+        (torch.tensor([1.0, math.nan]), r"\[nan\]"),
+        (torch.tensor(math.inf), r"\[inf\]"),
+    ],
+)
+def test_times_that_the_network_does_not_know_are_refused(name, method, timesteps, found):
+    with pytest.raises(ValueError, match=rf"timesteps must lie in .* got {found}"):
+        getattr(SCHEDULERS[name](), method)(X, NOISE, timesteps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("index", [1500, 1000, -1])
+def test_indices_out_of_the_table_are_refused(method, index):
+    with pytest.raises(ValueError, match=rf"timesteps must lie in 0 \.\.\. 999, .* got \[{index}.0\]"):
+        getattr(VPSDEScheduler(), method)(X, NOISE, torch.tensor([3, index]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("timesteps", [5, 0.5, [1, 2], None, "a", torch.tensor([True, False]), torch.ones(2) * 1j])
+def test_times_that_are_no_tensor_of_real_numbers_are_refused(name, method, timesteps):
+    with pytest.raises(TypeError, match="timesteps must be a tensor of integers or floating-point numbers, got "):
+        getattr(SCHEDULERS[name](), method)(X, NOISE, timesteps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (0,)])
+def test_times_of_another_shape_are_refused(name, method, shape):
+    with pytest.raises(ValueError, match=r"timesteps must have shape \(\) or \(2,\), got \("):
+        getattr(SCHEDULERS[name](), method)(X, NOISE, torch.ones(shape))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_noise_of_another_shape_is_refused(name, method):
+    with pytest.raises(
+        ValueError, match=r"noise must have the shape of .*sample.*, \(2, 3, 4, 4\), got \(1, 3, 4, 4\)"
+    ):
+        getattr(SCHEDULERS[name](), method)(X, NOISE[:1], torch.ones(2))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_first_and_the_last_time_are_known(name):
+    scheduler = SCHEDULERS[name]()
+    sde, ends = scheduler.sde, scheduler.timesteps[[0, -1]]
+    std = sde.sigma(scheduler.times[[0, -1]])
+    torch.testing.assert_close(scheduler.add_noise(X, NOISE, ends)[:, 0, 0, 0].double(), std, rtol=1e-5, atol=1e-7)
+    # One time for all, as inpainting loops of diffusers pass it.
+    torch.testing.assert_close(
+        scheduler.add_noise(X, NOISE, ends[:1]), std[0].float().expand(X.shape), rtol=1e-5, atol=0
+    )
