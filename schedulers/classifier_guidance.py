@@ -14,7 +14,7 @@ By Bayes' rule the label y adds one term to the score,
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from .score_function import ScoreFunction, select_rows
 from .sde import SDE
 
 
+Condition = TypeVar("Condition")
 NoiseRatio = Callable[[Tensor], Tensor]
 EVERYWHERE = (0.0, math.inf)
 
@@ -113,17 +114,12 @@ class ClassifierGuidance:
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             state = x if differentiable else x.detach().requires_grad_()
-            log_prob = self.log_prob(state, t)
-            if log_prob.shape != x.shape[:1]:
-                raise ValueError(f"log_prob must return shape ({len(x)},), got {tuple(log_prob.shape)}")
-            (gradient,) = torch.autograd.grad(log_prob.sum(), state, create_graph=differentiable)
+            gradient = _gradient(self.log_prob(state, t), state, differentiable)
         return self.score_fn(x, t) + scale * gradient
 
     def rows(self, index: Tensor) -> "ClassifierGuidance":
         """The same for the samples `index` (b,) alone."""
-        part = copy.copy(self)
-        part.score_fn, part.log_prob = select_rows(self.score_fn, index), select_rows(self.log_prob, index)
-        return part
+        return _part(self, index, "score_fn", "log_prob")
 
 
 class DenoisedClassifierGuidance:
@@ -165,15 +161,12 @@ class DenoisedClassifierGuidance:
         with torch.enable_grad():
             state = x if differentiable else x.detach().requires_grad_()
             score = self.score_fn(state, t)
-            log_prob = self.log_prob(self.sde.denoise(state, score, t))
-            (gradient,) = torch.autograd.grad(log_prob.sum(), state, create_graph=differentiable)
+            gradient = _gradient(self.log_prob(self.sde.denoise(state, score, t)), state, differentiable)
         return (score if differentiable else score.detach()) + scale * gradient
 
     def rows(self, index: Tensor) -> "DenoisedClassifierGuidance":
         """The same for the samples `index` (b,) alone."""
-        part = copy.copy(self)
-        part.score_fn, part.log_prob = select_rows(self.score_fn, index), select_rows(self.log_prob, index)
-        return part
+        return _part(self, index, "score_fn", "log_prob")
 
 
 class ClassifierFreeGuidance:
@@ -217,9 +210,22 @@ class ClassifierFreeGuidance:
 
     def rows(self, index: Tensor) -> "ClassifierFreeGuidance":
         """The same for the samples `index` (b,) alone."""
-        part = copy.copy(self)
-        part.with_label, part.without = select_rows(self.with_label, index), select_rows(self.without, index)
-        return part
+        return _part(self, index, "with_label", "without")
+
+
+def _gradient(log_prob: Tensor, state: Tensor, create_graph: bool) -> Tensor:
+    """The gradient (B, *D) of log-probabilities (B,) to the states that they were computed from."""
+    if log_prob.shape != state.shape[:1]:
+        raise ValueError(f"log_prob must return shape ({len(state)},), got {tuple(log_prob.shape)}")
+    return torch.autograd.grad(log_prob.sum(), state, create_graph=create_graph)[0]
+
+
+def _part(condition: Condition, index: Tensor, *names: str) -> Condition:
+    """`condition` with its functions of these names for the samples `index` (b,) alone."""
+    part = copy.copy(condition)
+    for name in names:
+        setattr(part, name, select_rows(getattr(condition, name), index))
+    return part
 
 
 def _check_functions(**functions: Any) -> None:

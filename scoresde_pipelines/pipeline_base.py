@@ -18,7 +18,7 @@ from torch import Tensor
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
 from .network_use import in_use, weights_not_finite
 from .registration import PACKAGE, stable_name
-from .schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from .schedulers import PerSample, SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
@@ -226,6 +226,14 @@ class SDEPipelineBase(DiffusionPipeline):
         """The network's score `(x, t) -> score`, (B, *D) to (B, *D); `model_kwargs` go to the network."""
         return self.scheduler.score_fn(self.network, **model_kwargs)
 
+    def labelled_score_fn(self, class_labels: Tensor) -> ScoreFunction:
+        """The network's score given one label for each sample, (B,); the labels follow the samples of a solver."""
+
+        def score(x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
+            return self.score_fn(class_labels=class_labels)(x, t)
+
+        return PerSample(score, class_labels=class_labels)
+
     def running(self) -> AbstractContextManager[None]:
         """The context of every run: see `network_use.in_use`."""
         return in_use(self.unet)
@@ -233,9 +241,11 @@ class SDEPipelineBase(DiffusionPipeline):
     def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
         """`scheduler`, by default the pipeline's, with its time steps set: a copy, whose steps belong to this run alone."""
         scheduler = scheduler or self.scheduler
-        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        self._num_timesteps = len(scheduler.timesteps)
-        return copy.copy(scheduler)
+        own = copy.copy(scheduler)  # first: another thread may plan with the same scheduler
+        for one in (own, scheduler):
+            one.set_timesteps(num_inference_steps, device=self._execution_device)
+        self._num_timesteps = len(own.timesteps)
+        return own
 
     def run_sampler(
         self,

@@ -225,7 +225,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         sde, data_range = self.scheduler.sde, (self.config.data_min, self.config.data_max)
         if self.classifier is None:
             no_class = torch.full_like(class_labels, self.num_classes)
-            given, without = (PerSample(self._labelled_score, class_labels=v) for v in (class_labels, no_class))
+            given, without = self.labelled_score_fn(class_labels), self.labelled_score_fn(no_class)
             return ClassifierFreeGuidance(given, without, scale, interval, sde.noise_ratio)
         if classifier_kind(self.classifier) == "noise":
             log_prob = PerSample(noisy_log_prob(self.classifier, sde, data_range), class_labels=class_labels)
@@ -233,6 +233,3 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         clean = clean_log_prob(self.classifier, self.image_processor, data_range)
         log_prob = PerSample(clean, class_labels=class_labels)
         return DenoisedClassifierGuidance(self.score_fn(), sde, log_prob, scale, interval)
-
-    def _labelled_score(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
-        return self.score_fn(class_labels=class_labels)(x, t)

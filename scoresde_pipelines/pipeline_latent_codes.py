@@ -11,7 +11,6 @@ from .image_inputs import images_to_pixels
 from .image_outputs import OUTPUT_TYPES
 from .pipeline_base import SDEPipelineBase
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers import PerSample
 from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.dequantization import PixelCells
 from .schedulers.inference_mode import ordinary
@@ -150,10 +149,7 @@ class LatentCodePipeline(SDEPipelineBase):
         """The score function, given checked `class_labels` (count,) or `None`."""
         if class_labels is None:
             return self.score_fn()
-        return PerSample(self._labelled_score, class_labels=self._checked_labels(class_labels, count))
-
-    def _labelled_score(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
-        return self.score_fn(class_labels=class_labels)(x, t)
+        return self.labelled_score_fn(self._checked_labels(class_labels, count))
 
     def _flow(self, x: Tensor, start: float, end: float, tolerance: float, class_labels: Any) -> tuple[Tensor, Tensor]:
         score_fn = self.conditioned_score_fn(class_labels, len(x))
