@@ -87,7 +87,7 @@ def test_moment_matching_in_the_ode_and_the_likelihood_is_the_exact_posterior(na
             for m, row in zip(exact, x)
         ]
     )
-    result = log_likelihood(score_fn, sde, x, divergence="exact", tolerance=1e-6, eps=eps)
+    result = log_likelihood(score_fn, sde, x, divergence="exact", tolerance=1e-6, sampling_eps=eps)
     # The flow's prior is N(0, prior_std^2), the posterior's at t = T is not: correct for it at the latents.
     z, top = result.latents, torch.tensor(sde.T, dtype=torch.float64)
     end = torch.stack(

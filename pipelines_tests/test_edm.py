@@ -86,7 +86,7 @@ def test_the_ode_samples_the_gaussian_and_its_likelihood_is_the_density(name):
     start = alpha_end * MEAN + torch.sqrt(p_end) * z
     x = solve_probability_flow(score, sde, start, 1.0, eps, tolerance=1e-7, data_std=0.3).x
     torch.testing.assert_close(x, alpha * MEAN + torch.sqrt(p) * z, rtol=1e-5, atol=1e-5)
-    found = log_likelihood(score, sde, x, divergence="exact", tolerance=1e-7, eps=eps, data_std=0.3)
+    found = log_likelihood(score, sde, x, divergence="exact", tolerance=1e-7, sampling_eps=eps, data_std=0.3)
     exact = sde.prior_log_prob(start) + 4 * torch.log(p_end / p)
     torch.testing.assert_close(found.log_prob, exact, rtol=0, atol=1e-3)
 

@@ -161,7 +161,7 @@ def test_networks_to_a_tightened_tolerance(golden, shared_dir, name):
     solution = solve_ivp(augmented, (begin, 1.0), np.append(x.numpy().ravel(), 0.0), rtol=1e-9, atol=1e-9)
     latents = torch.from_numpy(solution.y[:-1, -1]).reshape(x.shape)
     expected = float(sde.prior_log_prob(latents)) + float(solution.y[-1, -1])
-    result = log_likelihood(score, sde, x, divergence=GivenProbes(probe[None]), eps=begin, tolerance=1e-7)
+    result = log_likelihood(score, sde, x, divergence=GivenProbes(probe[None]), sampling_eps=begin, tolerance=1e-7)
     assert float((result.latents - latents).abs().max()) / sde.prior_std < 1e-5
     assert (float(result.log_prob) - expected) / (192 * math.log(2)) == pytest.approx(0.0, abs=1e-5)
 

@@ -232,7 +232,9 @@ def test_a_diffusers_network_and_scheduler():
     output = pipe(pixels, dequantization="none", tolerance=1e-2, generator=seeded(2))
     # The table's first index is at t = 1 / 1000, and pixels map to [-1, 1].
     sde, score, x = pipe.scheduler.sde, pipe.scheduler.score_fn(unet), (2 * pixels.double() / 255 - 1).float()
-    result = log_likelihood(score, sde, x, eps=1e-3, tolerance=1e-2, generator=seeded(2), data_std=pipe.data_std)
+    result = log_likelihood(
+        score, sde, x, sampling_eps=1e-3, tolerance=1e-2, generator=seeded(2), data_std=pipe.data_std
+    )
     bits = -(result.log_prob + 64 * math.log(2 / 255)) / (64 * math.log(2))
     assert torch.allclose(output.bits_per_dim, bits, atol=1e-5)
 

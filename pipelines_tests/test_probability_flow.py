@@ -344,3 +344,15 @@ def test_pipeline_refuses_a_bad_tolerance():
     pipe = ScoreSdePipeline(GaussianScoreModel([[[0.0]]], 1.0).network(scheduler), scheduler)
     with pytest.raises(ValueError, match="ode_tolerance"):
         pipe(ode_tolerance=0.0)
+
+
+def test_a_time_without_noise_is_refused():
+    class Cancelling(SDE):
+        def alpha(self, t):
+            return 1 - 0.95 * t**3.5  # 1 in float64 at t = 1e-5
+
+        def sigma(self, t):
+            return (1 - self.alpha(t) ** 2).sqrt()
+
+    with pytest.raises(ValueError, match="times must have a positive, finite sigma / alpha, got 0 at t = 1e-05"):
+        solve_probability_flow(lambda x, t: -x, Cancelling(), torch.zeros(1, 2), 1.0, 1e-5)

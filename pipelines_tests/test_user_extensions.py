@@ -183,7 +183,7 @@ def test_an_sde_of_one_s_own_has_a_likelihood():
     expected = sde.prior_log_prob(latents) + 1.5 * torch.log(p_end / p)
 
     score = CosineScheduler().score_fn(data.network(CosineScheduler()))
-    result = log_likelihood(score, sde, x, divergence="exact", tolerance=1e-7, eps=eps)
+    result = log_likelihood(score, sde, x, divergence="exact", tolerance=1e-7, sampling_eps=eps)
     torch.testing.assert_close(result.latents, latents, rtol=0, atol=1e-4)
     torch.testing.assert_close(result.log_prob, expected, rtol=0, atol=1e-4)
 

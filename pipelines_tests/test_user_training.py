@@ -1,6 +1,8 @@
-"""An SDE of one's own with a parameter of its own, in a file of its own: trained by its name, saved, loaded, sampled."""
+"""An SDE of one's own with a parameter of its own, in a file of its own: trained by its name, saved, loaded, sampled,
+measured and inpainted."""
 
 import importlib
+import math
 import sys
 
 import numpy as np
@@ -9,7 +11,12 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from scoresde_pipelines import GaussianScoreModel, ScoreSdePipeline
+from scoresde_pipelines import (
+    GaussianScoreModel,
+    ScoreSdeInpaintPipeline,
+    ScoreSdeLikelihoodPipeline,
+    ScoreSdePipeline,
+)
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.pipeline_folder import load_pipeline_folder
 from scoresde_pipelines.training.train_unconditional import main
@@ -24,7 +31,7 @@ from scoresde_pipelines import SDE, SDEScheduler
 class WarpSDE(SDE):
     def __init__(self, power): self.power = power
     def alpha(self, t): return 1 - 0.95 * t**self.power
-    def sigma(self, t): return (1 - self.alpha(t) ** 2).sqrt()
+    def sigma(self, t): return (0.95 * t**self.power * (1 + self.alpha(t))).sqrt()
 class WarpScheduler(SDEScheduler):
     @register_to_config
     def __init__(self, power: float = 2.0, **kwargs): super().__init__(**kwargs)
@@ -68,7 +75,7 @@ def test_it_takes_twelve_lines():
     assert len(SOURCE.strip().splitlines()) <= 12
 
 
-def test_it_trains_by_its_name_saves_loads_and_samples(module):
+def test_it_trains_by_its_name_saves_loads_samples_measures_and_inpaints(module):
     options = ["--train_data_dir", "images", "--output_dir", "run", *OPTIONS, "--scheduler_options", "power=3.5"]
     main([*options, "--sde", "my_sde:WarpScheduler", "--objective", "my_sde:FLAT"])
     loaded = load_pipeline_folder("run").scheduler
@@ -81,6 +88,23 @@ def test_it_trains_by_its_name_saves_loads_and_samples(module):
     pipeline.set_progress_bar_config(disable=True)
     x = pipeline(64, 100, generator=torch.Generator().manual_seed(0), output_type="latent").images
     assert x.mean().item() == pytest.approx(0.25, abs=0.03) and x.std().item() == pytest.approx(0.2, rel=0.1)
+    # Its likelihood is that of the flow z = alpha m + s (x - m) / 0.2 with the prior N(0, sigma^2) of z, in bits.
+    likelihood = ScoreSdeLikelihoodPipeline.from_pipe(pipeline, data_min=-1.0, data_max=1.0)
+    output = likelihood(torch.full((1, 3, 4, 4), 0.6), levels=None, dequantization="none", divergence="exact")
+    alpha, variance = 0.05, 1 - 0.05**2
+    scale = math.sqrt(alpha**2 * 0.04 + variance) / 0.2
+    z = alpha * 0.25 + scale * 0.35
+    nats = z**2 / (2 * variance) + 0.5 * math.log(2 * math.pi * variance) - math.log(scale)
+    assert output.bits_per_dim.item() == pytest.approx(nats / math.log(2), abs=1e-4)
+    # Inpainting keeps the known half and draws the other half from N(0.25, 0.2^2), the posterior of independent pixels.
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 2:] = 1
+    inpaint = ScoreSdeInpaintPipeline.from_pipe(pipeline)
+    options = {"num_samples": 64, "num_inference_steps": 100, "output_type": "latent"}
+    x = inpaint(torch.full((1, 3, 4, 4), 0.8), mask, generator=torch.Generator().manual_seed(2), **options).images
+    torch.testing.assert_close(x[..., :2], torch.full_like(x[..., :2], 0.6))
+    assert x[..., 2:].mean().item() == pytest.approx(0.25, abs=0.03)
+    assert x[..., 2:].std().item() == pytest.approx(0.2, rel=0.1)
     card = (module / "run" / "README.md").read_text()
     assert "`WarpScheduler`" in card and "import my_sde  # defines WarpScheduler" in card
     assert "--sde my_sde:WarpScheduler" in card and "- objective: flat" in card

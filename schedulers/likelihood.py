@@ -15,6 +15,7 @@ The density is that of the model at the smallest time t = eps: the prior N(0, pr
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,10 +73,11 @@ def log_likelihood(
     tolerance: float = 1e-5,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     probe_distribution: str = "rademacher",
-    eps: float = 1e-5,
+    sampling_eps: float = 1e-5,
     data_std: float = DATA_STD,
     max_steps: int = 1000,
     condition: Mapping[str, Tensor] | None = None,
+    eps: float | None = None,
 ) -> LogLikelihood:
     """log p(x) of a score model, its latents and its errors.
 
@@ -83,26 +85,30 @@ def log_likelihood(
         score_fn: `(x, t, **condition) -> score`, for example `scheduler.score_fn(unet)` or a condition made of it;
             differentiable in x.
         sde: the SDE.
-        x: data, (B, *D), in the model's range; taken to be at t = eps.
+        x: data, (B, *D), in the model's range; taken to be at t = sampling_eps.
         divergence: "hutchinson" (new probes at every node), "hutchinson_shared" (one set for the whole path, the
             official estimator), "exact" (D products a node), or a `Divergence`.
         num_probes: probes per sample and node.
         tolerance: error per step of the ODE solver.
         generator: source of the probes. With a list of B generators each sample depends on its own only.
         probe_distribution: "rademacher" or "gaussian".
-        eps: the smallest time.
+        sampling_eps: the smallest time.
         data_std: rough standard deviation of the data; changes the cost, not the result.
         max_steps: most steps that a sample may take.
         condition: per-sample tensors (B, ...) for `score_fn`, by name (class labels).
+        eps: the deprecated name of `sampling_eps`.
 
     Raises:
         ValueError, TypeError: for an argument out of its range, before any work.
         ODEError: if the solver fails on a sample.
     """
-    check_flow(sde, x, tolerance, max_steps, eps)
+    if eps is not None:
+        warnings.warn("eps is called sampling_eps; eps leaves with the next release", FutureWarning, stacklevel=2)
+        sampling_eps = eps
+    check_flow(sde, x, tolerance, max_steps, sampling_eps)
     estimator = _make_divergence(divergence, num_probes, probe_distribution)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)
-    start, end = flow.variable(eps), flow.variable(sde.T)
+    start, end = flow.variable(sampling_eps), flow.variable(sde.T)
     scales = float(flow.scale(start)), float(flow.scale(end))
     estimator.begin(x, spawn_generators(generator, len(x)))
     integral = _TraceIntegral(flow, estimator, len(x))

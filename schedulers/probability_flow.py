@@ -77,9 +77,14 @@ class UnitScaleFlow:
         self.data_std = check_number("data_std", data_std, 0, ends="()")
 
     def variable(self, t: float) -> float:
-        """u of the time t."""
-        time = as_time(t).double()
-        return math.atan(math.sqrt(float(self.sde.noise_ratio(time)) / self.data_std))
+        """u of the time t; ValueError where the SDE has no noise, or no signal, in float64."""
+        ratio = float(self.sde.noise_ratio(as_time(t).double()))
+        if not 0 < ratio < math.inf:
+            raise ValueError(
+                f"times must have a positive, finite sigma / alpha, got {ratio:g} at t = {t:g} "
+                f"(a larger sampling_eps starts later)"
+            )
+        return math.atan(math.sqrt(ratio / self.data_std))
 
     def time(self, u: Tensor) -> Tensor:
         """t of `u`, same shape, float64."""

@@ -50,7 +50,9 @@ class SDE:
     """A linear SDE, given by `alpha(t)` and `sigma(t)`.
 
     A subclass implements these two with torch functions, elementwise, alpha decreasing from 1 (or constant) and sigma
-    increasing. Everything else is derived here; override what has an exact shorter form.
+    increasing. Everything else is derived here; override what has an exact shorter form. Networks are evaluated at float32
+    times: write differences of near numbers without cancellation (`torch.expm1`, not `1 - torch.exp`), or sigma loses its
+    digits near t = 0.
 
     Example: the cosine schedule of Nichol & Dhariwal (2021) as a variance-preserving SDE.
 

@@ -128,7 +128,7 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
                     self.scheduler.sde,
                     x,
                     generator=generators,
-                    eps=noisy.t,
+                    sampling_eps=noisy.t,
                     data_std=self.data_std,
                     **options,
                 )
