@@ -4,7 +4,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 PYTEST := -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-oldest fuzz lint typecheck clean
+.PHONY: demo test test-oldest fuzz lint typecheck docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python -m scoresde_pipelines.demo
@@ -34,9 +34,13 @@ typecheck: $(VENV)/.installed
 	cd build/installed && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p scoresde_pipelines
 
+# The pages and the API reference, in build/docs; a warning is an error.
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m sphinx -W --keep-going --quiet docs build/docs
+
 $(VENV)/.installed: setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[training,test,lint]'
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[training,test,lint,docs]'
 	touch $@
 
 $(OLDEST)/.installed: setup.py constraints-oldest.txt

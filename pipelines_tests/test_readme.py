@@ -15,6 +15,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?P<mark><!-- not run: [^>]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
+# A page that begins with this has blocks that use names of earlier ones; they run in one process, in order.
+ONE_SESSION = "<!-- one session -->"
+SESSIONS = [page for page in PAGES if page.is_file() and page.read_text("utf-8").startswith(ONE_SESSION)]
 BLOCKS = [
     pytest.param(
         block["language"],
@@ -23,7 +26,7 @@ BLOCKS = [
         marks=[pytest.mark.skip(reason=block["mark"].strip("<!- >\n"))] if block["mark"] else [],
     )
     for page in PAGES
-    if page.is_file()
+    if page.is_file() and not page.read_text("utf-8").startswith(ONE_SESSION)
     for number, block in enumerate(BLOCK.finditer(page.read_text("utf-8")))
 ]
 # The set-up itself: `.ci/run` and the packaging tests run these.
@@ -32,9 +35,6 @@ SET_UP = re.compile(r"^(make \w+|pip install .*)$")
 
 @pytest.mark.parametrize(("language", "code"), BLOCKS)
 def test_block_runs(language, code, tmp_path):
-    # One thread: two of them wait for each other at length where other tests run beside this one.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     if language == "python":
         command = [sys.executable, "-c", code]
     else:
@@ -46,7 +46,25 @@ def test_block_runs(language, code, tmp_path):
         _picture_folder(tmp_path / "my_images")
         # The checkout's own command, also where the package is not installed.
         command = ["bash", "-euc", 'scoresde() { python -m scoresde_pipelines.cli "$@"; }\n' + script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    _run(command, tmp_path)
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=lambda page: page.stem)
+def test_page_runs_from_top_to_bottom(page, tmp_path):
+    parts = [
+        block["code"]
+        if block["language"] == "python"
+        else f"__import__('subprocess').run(['bash', '-euc', {block['code']!r}], check=True)\n"
+        for block in BLOCK.finditer(page.read_text("utf-8"))
+    ]
+    _run([sys.executable, "-c", "\n".join(parts)], tmp_path)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    # One thread: two of them wait for each other at length where other tests run beside this one.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
 
 

@@ -209,12 +209,18 @@ def test_an_unconditional_pipeline_samples_the_null_label(folder, tmp_path):
 
 
 def test_a_conditional_network_keeps_its_classes(folder, tmp_path):
-    network = with_classes(small_ncsnpp(), 3)
-    names = ["coal", "snow", "mouse"]
-    components = Components(network, VPSDEScheduler(continuous=True), (-1.0, 1.0), names)
-    save_pipeline_folder(tmp_path / "first", components, "# First\n")
-    pretrained = ["--pretrained_model_name_or_path", str(tmp_path / "first")]
+    def pretrained(names):
+        components = Components(with_classes(small_ncsnpp(), 3), VPSDEScheduler(continuous=True), (-1.0, 1.0), names)
+        save_pipeline_folder(tmp_path / names[1], components, "# First\n")
+        return ["--pretrained_model_name_or_path", str(tmp_path / names[1])]
+
     with pytest.raises(
-        ValueError, match=r"classes must be the network's, .'coal', 'snow', 'mouse'., got .'coal', 'mouse'"
+        ValueError, match=r"classes must be the network's, .'coal', 'ice', 'mouse'., got .'coal', 'mou"
     ):
-        trainer(folder, tmp_path / "second", *CLASSES, *pretrained)
+        trainer(folder, tmp_path / "refused", *CLASSES, *pretrained(["coal", "ice", "mouse"]))
+    # The folders are read in the order of their names; an image keeps the label that the network has for its class.
+    first = trainer(folder, tmp_path / "sorted", *CLASSES, *pretrained(["coal", "mouse", "snow"]))
+    run = trainer(folder, tmp_path / "mixed", *CLASSES, *pretrained(["coal", "snow", "mouse"]))
+    assert run.components.class_names == ["coal", "snow", "mouse"]
+    assert sorted(set(first.labels.tolist())) == [0, 1, 2]
+    assert run.labels.tolist() == [[0, 2, 1][label] for label in first.labels.tolist()]

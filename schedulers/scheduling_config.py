@@ -12,6 +12,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 # Ends the `beta_schedule` that is saved for SDEs without a DDPM table.
 NO_TABLE = " (no DDPM table)"
 
+# The values of `timestep_spacing` that stock schedulers know. Any other is kept under a key that they do not read.
+STOCK_SPACINGS = ("linspace", "leading", "trailing")
+OWN_SPACING = "sde_timestep_spacing"
+
 
 class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file, alike
     """Configurations in which arguments may be passed on by **kwargs, hold functions, or describe no DDPM table."""
@@ -38,22 +42,37 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
                     break
         return keys
 
+    def _keep_own_spacing(self) -> None:
+        """Lets stock schedulers take their own default for a `timestep_spacing` of ours that they would refuse."""
+        spacing, defaults = self.config["timestep_spacing"], self.config.get("_use_default_values", [])
+        if spacing not in STOCK_SPACINGS and "timestep_spacing" not in defaults:
+            # `from_config` leaves out what is marked as a default.
+            self.register_to_config(**{OWN_SPACING: spacing, "_use_default_values": [*defaults, "timestep_spacing"]})
+
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As in diffusers, without the mark that `to_json_string` leaves."""
+        """As in diffusers, without the marks that `to_json_string` and `_keep_own_spacing` leave."""
+        defaults = config_dict.get("_use_default_values", [])
+        own = config_dict.get(OWN_SPACING)
+        config_dict = {key: value for key, value in config_dict.items() if key != OWN_SPACING}
+        if own is not None and ("timestep_spacing" in defaults or "timestep_spacing" not in config_dict):
+            left = [name for name in defaults if name != "timestep_spacing"]
+            config_dict |= {"timestep_spacing": own, "_use_default_values": left}
         if not cls._compatibles and str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
-            config_dict = {key: value for key, value in config_dict.items() if key != "beta_schedule"}
+            del config_dict["beta_schedule"]
         return super().extract_init_dict(config_dict, **kwargs)
 
     def to_json_string(self) -> str:
         """The configuration as JSON. Functions in the place of names are left out.
 
         A stock scheduler reads the keys that it shares from any file, and would make a VP table of every SDE. An unknown
-        `beta_schedule` makes it raise an error instead.
+        `beta_schedule` makes it raise an error instead. A time spacing of ours is written under `OWN_SPACING`.
         """
         config = {key: value for key, value in self.config.items() if not callable(value)}
         if not self._compatibles:
             config["beta_schedule"] = type(self).__name__ + NO_TABLE
+        if config["timestep_spacing"] not in STOCK_SPACINGS:
+            config[OWN_SPACING] = config.pop("timestep_spacing")
         twin = copy.copy(self)
         twin._internal_dict = FrozenDict(config)  # type: ignore[has-type]
         return super(SDEConfigMixin, twin).to_json_string()

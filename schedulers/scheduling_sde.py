@@ -125,6 +125,7 @@ class SDEScheduler(SDEConfigMixin):
             check_integer(key, config[key])
         check_number("snr", config["snr"], 0, LARGEST_SNR, ends="(]")
         check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS)
+        self._keep_own_spacing()
         self.sde = self.make_sde()
         check_number("sampling_eps", config.sampling_eps, 0, self.sde.T, ends="()")
         self.parameterization = Parameterization(
@@ -215,6 +216,16 @@ class SDEScheduler(SDEConfigMixin):
     def times(self) -> Tensor:
         """The SDE's time of every entry of `timesteps`, same length, float64 on the CPU."""
         return self._plan.times
+
+    @property
+    def sigmas(self) -> Tensor:
+        """sigma / alpha at every entry of `timesteps`, then 0; float32 on the device of `timesteps`, one longer than it.
+
+        For stock code that asks for it. EulerDiscreteScheduler has the same numbers; the state of our VP schedulers stays
+        x_t, which is alpha times the state of EulerDiscreteScheduler.
+        """
+        ratios = self.sde.noise_ratio(self.times)
+        return torch.cat([ratios, torch.zeros_like(ratios[:1])]).float().to(self.timesteps.device)
 
     def set_timesteps(
         self,

@@ -14,6 +14,7 @@ if not (_Path(__file__).parent / "schedulers").is_dir():
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
 
+from .citation import cite
 from .evaluation import evaluate
 from .models import (
     DDPMpp,
@@ -114,6 +115,7 @@ __all__ = [
     "VESDEScheduler",
     "VPSDE",
     "VPSDEScheduler",
+    "cite",
     "evaluate",
     "from_unet2d",
     "load_official_checkpoint",

@@ -97,8 +97,10 @@ def build_components(
     """
     if args.pretrained_model_name_or_path is not None:
         components = _pretrained(args)
-        if None not in (class_names, components.class_names) and class_names != components.class_names:
-            raise ValueError(f"classes must be the network's, {components.class_names}, got {class_names}")
+        if class_names is not None and components.class_names is not None:
+            if sorted(class_names) != sorted(components.class_names):
+                raise ValueError(f"classes must be the network's, {components.class_names}, got {class_names}")
+            class_names = components.class_names  # those of folders are sorted, the network's need not be
     else:
         scheduler = _new_scheduler(args) if scheduler is None else scheduler
         unet = _network(args, scheduler, image_channels, class_names)

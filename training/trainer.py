@@ -80,6 +80,9 @@ class Trainer(TrainerCore):
         image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)
         self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
         if self.labels is not None:
+            if self.components.class_names != names:
+                self.labels = labels_by_name(table, args.label_column, self.components.class_names or [])
+                assert self.labels is not None  # the column was found before
             self.labels = self.labels[torch.as_tensor(self.images.kept)]
         validation = self._hold_out(image_format)
         if args.pretrained_model_name_or_path is None:

@@ -199,7 +199,11 @@ def conversion() -> list[Entry]:
     wrong = (
         "FlowMatchEulerDiscreteScheduler(); VPSDEScheduler; DDPMScheduler; sde('vp'); unet(); DDPMScheduler().config",
     )
-    return [Entry("to_sde_scheduler", {"scheduler": instance(*STOCK, "scheduler('ve')", extra=wrong)}, then="sampled")]
+    known = instance(*STOCK, "scheduler('ve')", extra=wrong)
+    return [
+        Entry("to_sde_scheduler", {"scheduler": known}, then="sampled"),
+        Entry("cite", {"pipeline_or_scheduler": known}, aliases={"pipeline_or_scheduler": ["scheduler"]}),
+    ]
 
 
 LOADED = Kind(
