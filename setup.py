@@ -68,6 +68,7 @@ setup(
             "hypothesis>=6.100",
             "scipy>=1.13",
         ],
+        "app": ["gradio>=6.31"],  # the page of `scoresde app`
         "docs": ["sphinx>=8.1", "furo>=2024.8.6", "myst-parser>=4.0"],
         "lint": ["ruff>=0.6", "mypy>=1.10"],
     },

@@ -1,0 +1,202 @@
+"""The page of `scoresde app`: what its actions compute, and the page itself through Gradio's client and a browser."""
+
+import importlib.util
+import shutil
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoresde_pipelines import (
+    GaussianScoreModel,
+    ScoreSdeClassConditionalPipeline,
+    ScoreSdeLikelihoodPipeline,
+    ScoreSdePipeline,
+    shipped,
+)
+from scoresde_pipelines.app import Models, actions, launch
+
+
+FASHION, EMOJI = "fashion-mnist-32-vp", "emoji-32-ve"
+
+
+@pytest.fixture(scope="module")
+def models():
+    return Models([FASHION, EMOJI])
+
+
+def pixels(picture, size=32):
+    """The pixels of an enlarged picture of one image."""
+    assert picture.width % size == 0
+    return np.asarray(picture.resize((size, size), Image.Resampling.NEAREST))
+
+
+def ramp(size=64):
+    """A picture in colour, red from left to right."""
+    array = np.zeros((size, size, 3), dtype=np.uint8)
+    array[..., 0] = np.linspace(0, 255, size).astype(np.uint8)
+    return Image.fromarray(array)
+
+
+def last(progress):
+    items = list(progress)
+    assert [item.done for item in items] == [False] * (len(items) - 1) + [True]
+    return items[-1]
+
+
+def test_it_draws_what_the_pipelines_draw(models):
+    found = last(actions.generate(models, FASHION, "Bag", steps=4, count=1, guidance_scale=2.0, seed=3))
+    pipe = ScoreSdeClassConditionalPipeline.from_pretrained(shipped(FASHION))
+    wanted = pipe(["Bag"], 2.0, 4, generator=torch.Generator().manual_seed(3))
+    np.testing.assert_array_equal(pixels(found.picture), np.asarray(wanted.images[0]))
+    assert found.count == wanted.nfe and str(found).startswith(f"{wanted.nfe} network calls")
+    found = last(actions.generate(models, FASHION, sampler="ddim", steps=4, count=1, seed=3))
+    pipe = ScoreSdePipeline.from_pretrained(shipped(FASHION))
+    pipe.scheduler.predictor, pipe.scheduler.corrector = "exponential", None
+    wanted = pipe(1, 4, generator=torch.Generator().manual_seed(3)).images[0]
+    np.testing.assert_array_equal(pixels(found.picture), np.asarray(wanted))
+
+
+def test_inpainting_keeps_what_was_not_painted(models):
+    drawing = {"background": ramp(), "layers": [Image.new("RGBA", (64, 64))]}
+    drawing["layers"][0].paste((255, 0, 102, 128), (0, 0, 32, 64))
+    image, mask = actions_painted(drawing)
+    found = pixels(last(actions.inpaint(models, EMOJI, image, mask, steps=3, count=1)).picture)
+    known = np.asarray(ramp().resize((32, 32), Image.Resampling.LANCZOS))
+    np.testing.assert_allclose(found[:, 16:].astype(int), known[:, 16:].astype(int), atol=1)
+    assert np.abs(found[:, :16].astype(int) - known[:, :16]).max() > 20
+    with pytest.raises(ValueError, match="mask must have white pixels where to paint, got none"):
+        next(actions.inpaint(models, EMOJI, image, Image.new("L", (64, 64)), steps=3))
+
+
+def actions_painted(drawing):
+    pytest.importorskip("gradio")
+    from scoresde_pipelines.app.page import painted
+
+    assert painted(None) == (None, None)
+    return painted(drawing)
+
+
+def test_colours_and_details_fit_the_picture(models):
+    gray = np.asarray(ramp().resize((32, 32), Image.Resampling.LANCZOS).convert("L")).astype(float)
+    found = pixels(last(actions.colorize(models, EMOJI, ramp(), steps=3, count=1)).picture)
+    # The mean of the channels is measured; clipping at black and white hides it where the few steps leave the range.
+    inside = ((found > 0) & (found < 255)).all(-1)
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(found.astype(float).mean(-1)[inside], gray[inside], atol=1.5)
+    with pytest.raises(ValueError, match="model must be one of colour images"):
+        next(actions.colorize(models, FASHION, ramp()))
+    small = actions.coarse(models[EMOJI], ramp(), 4)
+    fitted = np.asarray(ramp().resize((32, 32), Image.Resampling.LANCZOS)).astype(float) / 255
+    assert tuple(small.shape) == (1, 3, 8, 8) and small[0, 0, 0, 7].item() == pytest.approx(fitted[:4, 28:, 0].mean())
+    with pytest.raises(ValueError, match="scale must divide the size 32 x 32"):
+        next(actions.upscale(models, EMOJI, ramp(), scale=5))
+
+
+def test_a_preview_shows_the_denoised_spread():
+    scheduler = models_scheduler()
+    data = GaussianScoreModel(torch.full((1, 4, 4), 0.5), 0.25**2)
+    pipe = ScoreSdePipeline(data.network(scheduler), scheduler, data_min=0.0, data_max=1.0)
+    # 5 standard deviations of the noisy state become 5 of the data's assumed spread, around the middle of the range.
+    sigma = torch.tensor(10.0)
+    x = 0.5 + 0.5 * (pipe.data_std**2 + sigma**2).sqrt() * torch.ones(1, 1, 4, 4)
+    torch.testing.assert_close(actions.preview(pipe, sigma, x), torch.full((1, 1, 4, 4), 0.5 + 0.5 * pipe.data_std))
+
+
+def models_scheduler():
+    return type(ScoreSdePipeline.from_pretrained(shipped(EMOJI)).scheduler)(sigma_min=0.01, sigma_max=50.0)
+
+
+def test_a_run_that_nobody_watches_ends(models):
+    before = threading.active_count()
+    run = actions.generate(models, FASHION, steps=200, count=1)
+    assert not next(run).done
+    run.close()
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and thread.daemon and "run" in thread.name:
+            thread.join(10)
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: actions.generate(m, "nobody"), "model must be one of .*got 'nobody'"),
+        (lambda m: actions.generate(m, FASHION, "Sock"), "class_labels"),
+        (lambda m: actions.generate(m, FASHION, sampler="magic"), "sampler must be one of"),
+        (lambda m: actions.generate(m, FASHION, steps=0), "num_inference_steps must be an integer of at least 1"),
+        (lambda m: actions.upscale(m, FASHION, None), "image must be given: upload a picture first"),
+    ],
+)
+def test_bad_input_is_named(models, call, message):
+    with pytest.raises(ValueError, match=message):
+        next(call(models))
+
+
+def test_it_measures_and_interpolates(models, monkeypatch):
+    monkeypatch.setattr(actions, "LIKELIHOOD_TOLERANCE", 0.05)
+    image = Image.new("L", (40, 40), 0)
+    image.paste(200, (10, 5, 30, 35))
+    fitted = image.resize((32, 32), Image.Resampling.LANCZOS)
+    pipe = ScoreSdeLikelihoodPipeline.from_pretrained(shipped(FASHION))
+    wanted = pipe(fitted, tolerance=0.05, generator=torch.Generator().manual_seed(0))
+    found = actions.bits_per_dim(models, FASHION, image)
+    assert found.startswith(f"{float(wanted.bits_per_dim):.3f} +- {float(wanted.standard_error):.3f} bits/dim (")
+    row = actions.interpolate(models, FASHION, image, fitted.rotate(90), count=2)
+    for picture, expected in zip(row, pipe.interpolate(fitted, fitted.rotate(90), 2, 0.05).images, strict=True):
+        np.testing.assert_array_equal(pixels(picture), np.asarray(expected))
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "scoresde_pipelines.app.page", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'scoresde_pipelines\[app\]'"):
+        launch()
+
+
+@pytest.fixture(scope="module")
+def address():
+    gradio = pytest.importorskip("gradio", reason="the page needs the extra app")
+    yield launch([FASHION], block=False)
+    gradio.close_all()
+
+
+def test_the_page_answers_its_client(address, models):
+
+    from gradio_client import Client
+
+    client = Client(address, verbose=False)
+    picture, text = client.predict(FASHION, "Bag", "default", 5, 1, 2.0, 3, api_name="/generate")
+    wanted = last(actions.generate(models, FASHION, "Bag", "default", 5, 1, 2.0, 3))
+    assert text.startswith(f"{wanted.count} network calls")
+    with Image.open(picture if isinstance(picture, str) else picture["path"]) as image:
+        assert np.abs(np.asarray(image.convert("L")).astype(int) - np.asarray(wanted.picture)).max() <= 3
+    with pytest.raises(Exception, match="upload a picture first"):
+        client.predict(FASHION, None, 5, 1, 0, api_name="/upscale")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("playwright") is None or shutil.which("chromium") is None,
+    reason="needs playwright and /usr/bin/chromium",
+)
+def test_a_browser_draws_pictures(address):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.get_by_role("button", name="Generate").click()
+        counted = "[...document.querySelectorAll('textarea, input')].some(e => /50 network calls/.test(e.value))"
+        page.wait_for_function(counted, timeout=120_000)
+        assert page.locator(".picture img").first.evaluate("image => image.naturalWidth") >= 384
+        page.get_by_role("tab", name="Upscale").click()
+        page.get_by_role("button", name="Upscale").click()
+        page.wait_for_selector("text=upload a picture first")
+        assert errors == []
+        browser.close()

@@ -1,0 +1,53 @@
+"""A page in the browser for score models: generate, inpaint, colorize, upscale, interpolate, measure bits/dim.
+
+`launch()` starts it; `scoresde app` does so from the command line. What the page does is in `actions`, without Gradio; how
+it looks is in `page`.
+"""
+
+from collections.abc import Sequence
+
+from ..shipped import shipped
+from .actions import Models
+
+
+def launch(
+    models: Sequence[str] | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    device: str = "cpu",
+    block: bool = True,
+) -> str:
+    """Serves the page until it is interrupted.
+
+    Args:
+        models: shipped names, folders or Hub ids; by default the shipped models.
+        host: the network address to listen on; "0.0.0.0" for every network of this machine.
+        port: by default the first free one from 7860 on.
+        share: whether Gradio makes a public link.
+        device: where the networks run.
+        block: whether to wait until the page is interrupted.
+
+    Returns:
+        The page's address.
+
+    Raises:
+        ImportError: without Gradio; the extra `app` brings it.
+        ValueError: for a model that is not known.
+    """
+    found = Models(list(models) if models else shipped(), device)
+    try:
+        from .page import STYLE, build
+    except ImportError as error:
+        raise ImportError(f"the page needs Gradio: pip install 'scoresde_pipelines[app]' ({error})") from error
+    page = build(found)
+    _, address, _ = page.launch(
+        server_name=host, server_port=port, share=share, css=STYLE, prevent_thread_lock=True, quiet=True
+    )
+    if block:
+        print(f"the page is at {address}; Ctrl-C ends it", flush=True)
+        page.block_thread()
+    return str(address)
+
+
+__all__ = ["Models", "launch"]

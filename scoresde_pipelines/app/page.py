@@ -1,0 +1,183 @@
+"""The layout of the page (Gradio): a model above, a tab for each task."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from . import actions
+from .actions import NO_CLASS, SAMPLERS, Models
+
+
+SHOWN_HEIGHT = 420
+STYLE = """
+.picture img { image-rendering: pixelated; }
+.gradio-container { max-width: 1000px !important; margin: auto; }
+"""
+INTRODUCTION = """# Score-based generative models
+Pictures drawn by solving a stochastic differential equation backwards in time, from noise to data
+([Song et al. 2021](https://arxiv.org/abs/2011.13456))."""
+
+
+def build(models: Models) -> gr.Blocks:
+    """The page for some models; `launch` serves it."""
+    names = sorted(models.sources)
+    with gr.Blocks(title="Score-based generative models") as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            model = gr.Dropdown(names, value=names[0], label="Model", scale=2)
+            steps = gr.Slider(5, 200, 50, step=1, label="Noise levels", scale=2)
+            count = gr.Slider(1, 16, 4, step=1, label="Images", scale=1)
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1)
+        with gr.Tab("Generate"):
+            _generate_tab(models, model, steps, count, seed)
+        with gr.Tab("Inpaint"):
+            _inpaint_tab(models, model, steps, count, seed)
+        with gr.Tab("Colorize"):
+            text = "Only the gray values of the picture are used. Needs a model of colour images."
+            _restore_tab(models, model, steps, count, seed, "Colorize", text, actions.colorize)
+        with gr.Tab("Upscale"):
+            text = "The picture is reduced to a quarter of the model's size; the images drawn have these means."
+            _restore_tab(models, model, steps, count, seed, "Upscale", text, actions.upscale)
+        with gr.Tab("Interpolate"):
+            _interpolate_tab(models, model)
+        with gr.Tab("Likelihood"):
+            _likelihood_tab(models, model, seed)
+    return page
+
+
+def _generate_tab(models: Models, model: Any, steps: Any, count: Any, seed: Any) -> None:
+    with gr.Row():
+        with gr.Column():
+            label = gr.Dropdown(models.classes(model.value), value=NO_CLASS, label="Class")
+            guidance = gr.Slider(0, 5, 1, step=0.1, label="Guidance scale", info="above 1: more typical, less varied")
+            sampler = gr.Dropdown(sorted(SAMPLERS), value="default", label="Sampler")
+            start, stop = _buttons("Generate")
+        picture, state = _result()
+    model.change(lambda name: gr.Dropdown(models.classes(name), value=NO_CLASS), model, label)
+
+    def run(*values: Any) -> Iterator[tuple[Image.Image, str]]:
+        name, label, sampler, steps, count, guidance, seed = values
+        yield from _shown(lambda: actions.generate(models, name, label, sampler, steps, count, guidance, seed))
+
+    event = start.click(
+        run, [model, label, sampler, steps, count, guidance, seed], [picture, state], api_name="generate"
+    )
+    stop.click(None, cancels=event, queue=False)
+
+
+def _inpaint_tab(models: Models, model: Any, steps: Any, count: Any, seed: Any) -> None:
+    with gr.Row():
+        with gr.Column():
+            editor = gr.ImageEditor(
+                type="pil",
+                label="Upload a picture and paint over what is to be drawn anew",
+                brush=gr.Brush(default_size=24, colors=["#ff0066"], color_mode="fixed"),
+                layers=False,
+                height=SHOWN_HEIGHT,
+            )
+            start, stop = _buttons("Inpaint")
+        picture, state = _result()
+
+    def run(*values: Any) -> Iterator[tuple[Image.Image, str]]:
+        name, drawing, steps, count, seed = values
+        image, mask = painted(drawing)
+        yield from _shown(lambda: actions.inpaint(models, name, image, mask, steps, count, seed))
+
+    event = start.click(run, [model, editor, steps, count, seed], [picture, state], api_name="inpaint")
+    stop.click(None, cancels=event, queue=False)
+
+
+def painted(drawing: dict[str, Any] | None) -> tuple[Image.Image | None, Image.Image | None]:
+    """The picture below a drawing and what was painted on it, as a mask; `None` where there is no picture."""
+    image = (drawing or {}).get("background")
+    if image is None or not drawing:
+        return None, None
+    mask = Image.new("L", image.size, 0)
+    for layer in drawing.get("layers") or []:
+        mask.paste(255, mask=layer.convert("RGBA").getchannel("A").point(lambda value: 255 * (value > 0)))
+    return image, mask
+
+
+def _restore_tab(
+    models: Models, model: Any, steps: Any, count: Any, seed: Any, name: str, text: str, action: Callable[..., Any]
+) -> None:
+    with gr.Row():
+        with gr.Column():
+            gr.Markdown(text)
+            image = gr.Image(type="pil", label="Picture", height=SHOWN_HEIGHT)
+            start, stop = _buttons(name)
+        picture, state = _result()
+
+    def run(*values: Any) -> Iterator[tuple[Image.Image, str]]:
+        model_name, image, steps, count, seed = values
+        yield from _shown(lambda: action(models, model_name, image, steps=steps, count=count, seed=seed))
+
+    inputs = [model, image, steps, count, seed]
+    event = start.click(run, inputs, [picture, state], api_name=name.lower())
+    stop.click(None, cancels=event, queue=False)
+
+
+def _interpolate_tab(models: Models, model: Any) -> None:
+    row = gr.State([])
+    with gr.Row():
+        first = gr.Image(type="pil", label="First picture", height=SHOWN_HEIGHT)
+        second = gr.Image(type="pil", label="Second picture", height=SHOWN_HEIGHT)
+        between = gr.Image(label="Between them", interactive=False, elem_classes="picture", height=SHOWN_HEIGHT)
+    start = gr.Button("Interpolate", variant="primary")
+    place = gr.Slider(0, 1, 0.5, step=0.125, label="From the first (0) to the second (1)")
+
+    def run(name: str, first: Any, second: Any, place: float) -> tuple[list[Image.Image], Image.Image]:
+        with _named_errors():
+            images = actions.interpolate(models, name, first, second)
+        return images, images[round(place * (len(images) - 1))]
+
+    start.click(run, [model, first, second, place], [row, between], api_name="interpolate")
+    place.change(lambda place, row: row[round(place * (len(row) - 1))] if row else None, [place, row], between)
+
+
+def _likelihood_tab(models: Models, model: Any, seed: Any) -> None:
+    with gr.Row():
+        image = gr.Image(type="pil", label="Picture", height=SHOWN_HEIGHT)
+        with gr.Column():
+            gr.Markdown(
+                "How many bits a value of the picture's pixels costs under the model, by the probability-flow ODE: "
+                "fewer for pictures that are like its data. It takes some 200 network calls."
+            )
+            start = gr.Button("Measure bits/dim", variant="primary")
+            result = gr.Textbox(label="Bits per dimension", interactive=False)
+
+    def run(name: str, image: Any, seed: int) -> str:
+        with _named_errors():
+            return actions.bits_per_dim(models, name, image, seed)
+
+    start.click(run, [model, image, seed], result, api_name="likelihood")
+
+
+def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
+    with gr.Row():
+        return gr.Button(name, variant="primary", scale=3), gr.Button("Stop", scale=1)
+
+
+def _result() -> tuple[gr.Image, gr.Textbox]:
+    with gr.Column():
+        picture = gr.Image(label="Images", interactive=False, elem_classes="picture", height=SHOWN_HEIGHT)
+        return picture, gr.Textbox(label="Cost of each image", interactive=False)
+
+
+class _named_errors:
+    """Errors of bad input become messages on the page; others are shown as they are and logged by Gradio."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (ValueError, TypeError)):
+            raise gr.Error(str(error)) from error
+
+
+def _shown(run: Callable[[], Iterator[actions.Progress]]) -> Iterator[tuple[Image.Image, str]]:
+    with _named_errors():
+        for progress in run():
+            yield progress.picture, str(progress)
