@@ -31,7 +31,8 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=["scoresde_pipelines", *(f"scoresde_pipelines.{folder}" for folder in FOLDERS)],
+    packages=find_packages(ROOT, include=["scoresde_pipelines*"])
+    + [f"scoresde_pipelines.{folder}" for folder in FOLDERS],
     package_dir={f"scoresde_pipelines.{name}": name for name in SIBLINGS},
     package_data={
         "scoresde_pipelines": [

@@ -124,7 +124,7 @@ def _interpolate_tab(models: Models, model: Any) -> None:
     with gr.Row():
         first = gr.Image(type="pil", label="First picture", height=SHOWN_HEIGHT)
         second = gr.Image(type="pil", label="Second picture", height=SHOWN_HEIGHT)
-        between = gr.Image(label="Between them", interactive=False, elem_classes="picture", height=SHOWN_HEIGHT)
+        between = _picture("Between them")
     start = gr.Button("Interpolate", variant="primary")
     place = gr.Slider(0, 1, 0.5, step=0.125, label="From the first (0) to the second (1)")
 
@@ -162,8 +162,11 @@ def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
 
 def _result() -> tuple[gr.Image, gr.Textbox]:
     with gr.Column():
-        picture = gr.Image(label="Images", interactive=False, elem_classes="picture", height=SHOWN_HEIGHT)
-        return picture, gr.Textbox(label="Cost of each image", interactive=False)
+        return _picture("Images"), gr.Textbox(label="Cost of each image", interactive=False)
+
+
+def _picture(label: str) -> gr.Image:
+    return gr.Image(label=label, format="png", interactive=False, elem_classes="picture", height=SHOWN_HEIGHT)
 
 
 class _named_errors:
