@@ -8,9 +8,14 @@ from typing import Any
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from .predictors import has_own_grid
+
 
 # Ends the `beta_schedule` that is saved for SDEs without a DDPM table.
 NO_TABLE = " (no DDPM table)"
+#: What makes a sampler. A file holds them only if they were chosen, so that defaults stay defaults.
+SAMPLER_KEYS = ("predictor", "corrector", "timestep_spacing")
+FORMAT = 2  # of files; those without a number are of version 0.1
 
 
 class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file, alike
@@ -40,18 +45,27 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As in diffusers, without the mark that `to_json_string` leaves."""
+        """As in diffusers, without the mark that `to_json_string` leaves; files of earlier versions keep their sampler.
+
+        Another predictor than the configuration's brings its own grid, if it has one and `timestep_spacing` is not given.
+        """
+        config_dict = _of_this_version(config_dict)
+        predictor = kwargs.get("predictor", config_dict.get("predictor"))
+        if predictor != config_dict.get("predictor") and has_own_grid(predictor):
+            kwargs.setdefault("timestep_spacing", None)
         if not cls._compatibles and str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
             config_dict = {key: value for key, value in config_dict.items() if key != "beta_schedule"}
         return super().extract_init_dict(config_dict, **kwargs)
 
     def to_json_string(self) -> str:
-        """The configuration as JSON. Functions in the place of names are left out.
+        """The configuration as JSON. Functions in the place of names are left out, and samplers that nobody chose.
 
         A stock scheduler reads the keys that it shares from any file, and would make a VP table of every SDE. An unknown
         `beta_schedule` makes it raise an error instead.
         """
-        config = {key: value for key, value in self.config.items() if not callable(value)}
+        unchosen = {*SAMPLER_KEYS} & {*self.config.get("_use_default_values", [])}
+        config = {key: value for key, value in self.config.items() if not callable(value) and key not in unchosen}
+        config["_format"] = FORMAT
         if not self._compatibles:
             config["beta_schedule"] = type(self).__name__ + NO_TABLE
         twin = copy.copy(self)
@@ -67,3 +81,11 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
                 stacklevel=2,
             )
         super().save_config(*args, **kwargs)
+
+
+def _of_this_version(config: dict[str, Any]) -> dict[str, Any]:
+    # "exponential_multistep" was another solver in files of version 0.1, which always name their time grid.
+    if "_diffusers_version" not in config or "_format" in config:
+        return config
+    old = config.get("predictor") == "exponential_multistep" and config.get("timestep_spacing") is not None
+    return {**config, "_format": FORMAT, **({"predictor": "exponential_adams_bashforth"} if old else {})}

@@ -51,7 +51,7 @@ class VESDEScheduler(SDEScheduler):
         predictor: str | None = "reverse_diffusion",
         corrector: str | None = "langevin",
         batch_mean_norm: bool = False,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: str | None = None,
         prologue: bool = False,
         trained_betas: np.ndarray | list[float] | None = None,
         sigma_data: float = DATA_STD,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .schedulers import (
-    ExponentialMultistep,
+    ExponentialAdamsBashforth,
     LinearOperator,
     MomentMatching,
     Replacement,
@@ -178,7 +178,7 @@ def posterior_scheduler(scheduler: SDEScheduler, data_std: float) -> SDESchedule
     )
     end = max(finest, scheduler.smallest_time)
     solver.register_to_config(timestep_spacing="log_snr", sampling_eps=end, prologue=False)
-    solver.predictor, solver.corrector = ExponentialMultistep(ODE_ORDER), None
+    solver.predictor, solver.corrector = ExponentialAdamsBashforth(ODE_ORDER), None
     return solver
 
 
