@@ -80,11 +80,12 @@ def mixture(weights: list[float], means: list[float], stds: list[float], quantil
     return Truth(data.score, start, spread, lambda x: float((x - exact).square().mean().sqrt()))
 
 
-def stability(scheduler: SDEScheduler, calls: int, samples: int = 2000) -> Tensor:
-    """What a solver makes of a network's errors: rms (8,) of the result in directions of the data variances `VARIANCES`.
+def network_errors(distance: Callable[[Tensor], float], samples: int = 2000) -> Truth:
+    """The linear stability test: what a solver makes of a network's errors in directions of the data variances `VARIANCES`.
 
     The solver starts from zero and is told the exact linear noise prediction r y / (variance + r^2) plus independent noise
     of `NETWORK_ERROR` at every call. Errors that grow from step to step are visible here and not on exact scores.
+    `distance` is told the rms (8,) of the result in each direction.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -96,12 +97,19 @@ def stability(scheduler: SDEScheduler, calls: int, samples: int = 2000) -> Tenso
     def start(alpha: float, sigma: float) -> Tensor:
         return torch.zeros(samples, len(VARIANCES), dtype=torch.float64)
 
-    rms: list[Tensor] = []
-    truth = Truth(
-        score, start, lambda x, std: x, lambda x: rms.append(x.square().mean(0).sqrt()) or float(rms[0].max())
-    )
-    truth.measure(scheduler, calls)
-    return rms[0]
+    return Truth(score, start, lambda x, std: x, lambda x: distance(x.square().mean(0).sqrt()))
+
+
+def stability(scheduler: SDEScheduler, calls: int) -> Tensor:
+    """The rms (8,) of a scheduler's result in the directions of the stability test."""
+    found: list[Tensor] = []
+
+    def keep(rms: Tensor) -> float:
+        found.append(rms)
+        return float(rms.max())
+
+    network_errors(keep).measure(scheduler, calls)
+    return found[0]
 
 
 def _quantiles(levels: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:

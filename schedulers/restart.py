@@ -16,7 +16,7 @@ from .time_grids import TimeGrid
 
 # Levels of sigma / alpha between which the sampling restarts, in units of data_std.
 LOW, HIGH = 0.2, 2.0
-FEWEST_CALLS = 5  # with fewer there is one descent
+FEWEST_CALLS = 15  # with fewer there is one descent: each must have enough calls to be accurate
 
 
 class Restart:
@@ -88,8 +88,8 @@ class Restart:
 
 
 def restarts(n: int) -> int:
-    """How often a run of n calls restarts: each descent should have enough calls to be accurate."""
-    return 1
+    """How often a run of n calls restarts: both the descents and the calls of each grow with n (50: 2, 100: 3, 1000: 9)."""
+    return max(1, round(0.3 * n**0.5))
 
 
 def _shares(n: int, masses: list[float]) -> list[int]:
