@@ -9,8 +9,14 @@ and differ in the step size h:
     Langevin             h = 2 (snr |noise| / |score|)^2     (appendix G; the official code's factor alpha is 1 here)
     annealed Langevin    h = 2 (snr sigma_t)^2               (NCSN: Song & Ermon 2019)
 
+The first is the paper's rule. Its step size depends on the state and on the noise, so the chain does not leave p_t
+unchanged, however small the steps: on p_t = N(0, p I) in d dimensions it tends to a law with the density |x|^2 N(0, p (1 +
+2 / d) I) up to a constant, whose variance is p (1 + 2 / d)^2: 4 p for d = 2, 1.06 p for d = 64, 1.0013 p for d = 3072. The
+second has steps that are a function of t alone and only the bias of every unadjusted step, p / (1 - h / (2 p)). It is the
+default.
+
 Norms are per sample, so an image does not depend on the others in its batch; `batch_mean_norm=True` takes batch means, as
-the official code does.
+the official code does, which also averages the bias away.
 """
 
 from collections.abc import Callable

@@ -32,8 +32,7 @@ from .time_grids import TIME_GRIDS, TimeGrid
 
 Generator = torch.Generator | list[torch.Generator] | None
 ROUNDING = 1e-5  # relative error of time arguments in single precision, with a margin
-
-
+TRAINING_EPS = 1e-5  # the smallest time of training, in the paper and by default here
 LARGEST_SNR = 100.0  # a Langevin step of this size has no signal left
 
 
@@ -82,8 +81,9 @@ class SDEScheduler(SDEConfigMixin):
         correct_steps (`int`): corrector steps per noise level; unused without a corrector.
         batch_mean_norm (`bool`): take the Langevin step size from batch means, as the official code does.
         sampling_eps (`float`): the smallest time at which the network is called.
-        timestep_spacing (`str`): a key of `TIME_GRIDS`: "linspace", "leading", "trailing", "log_snr", "karras",
-            "official".
+        timestep_spacing (`str`, *optional*): a key of `TIME_GRIDS`: "linspace", "leading", "trailing", "log_snr",
+            "karras", "official". `None` is the predictor's own grid, for "exponential_multistep" and "restart", and
+            "linspace" for all others. An own grid may end below `sampling_eps`, at times that were trained.
         prologue (`bool`): begin `timesteps` with one entry at which `step` ignores the network and scales unit noise to
             the prior, for stock pipelines that do not apply `init_noise_sigma` (DDPMPipeline, DDIMPipeline).
         sigma_data (`float`): standard deviation of the data, in the units of the state; prediction type "edm" uses it.
@@ -107,7 +107,7 @@ class SDEScheduler(SDEConfigMixin):
         correct_steps: int = 1,
         batch_mean_norm: bool = False,
         sampling_eps: float = 1e-3,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: str | None = None,
         prologue: bool = False,
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
@@ -124,7 +124,7 @@ class SDEScheduler(SDEConfigMixin):
         for key in ("num_train_timesteps", "correct_steps"):
             check_integer(key, config[key])
         check_number("snr", config["snr"], 0, LARGEST_SNR, ends="(]")
-        check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS)
+        check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS, optional=True)
         self._keep_own_spacing()
         self.sde = self.make_sde()
         check_number("sampling_eps", config.sampling_eps, 0, self.sde.T, ends="()")
@@ -173,7 +173,7 @@ class SDEScheduler(SDEConfigMixin):
         self._replace("corrector", corrector)
 
     def _make_predictor(self, predictor: str | Predictor | None) -> Predictor | None:
-        return None if predictor is None else make_predictor(predictor)
+        return None if predictor is None else make_predictor(predictor, self.data_std)
 
     def _make_corrector(self, corrector: str | Corrector | None) -> Corrector | None:
         if corrector is None or (callable(corrector) and not isinstance(corrector, str)):
@@ -188,7 +188,8 @@ class SDEScheduler(SDEConfigMixin):
         defaults = [name for name in self.config.get("_use_default_values", []) if name != key]
         self.register_to_config(**{key: value, "_use_default_values": defaults})
         if self.predictor or self.corrector:
-            self._begin(self._plan.grid, self.timesteps.device)
+            custom = self._plan.grid if self._custom else None
+            self._begin(custom or self._grid(self.num_inference_steps), self.timesteps.device)
 
     # ------------------------------------------------------------------ planning
 
@@ -208,8 +209,24 @@ class SDEScheduler(SDEConfigMixin):
         return float(self.config.sampling_eps)
 
     @property
+    def first_trained_time(self) -> float:
+        """The smallest time at which the network was trained: 1e-5, or `sampling_eps` if that is less; 1 / N of a table."""
+        table = getattr(getattr(self.sde, "vp", self.sde), "betas", None)
+        eps = min(self.smallest_time, TRAINING_EPS)
+        return eps if table is None else max(eps, 1.0 / len(table))
+
+    @property
+    def data_std(self) -> float:
+        """Rough standard deviation of the data, which solvers use: `sigma_data` if given, else a quarter of the range."""
+        sigma_data = float(self.config.get("sigma_data", DATA_STD))
+        if self.config.prediction_type == "edm" or sigma_data != DATA_STD:
+            return sigma_data
+        low, high = self.data_range
+        return DATA_STD * (high - low) / 2
+
+    @property
     def levels(self) -> Tensor:
-        """The SDE's times of the noise levels, (num_inference_steps,), float64 on the CPU, decreasing."""
+        """The SDE's times of the noise levels, (num_inference_steps,), float64 on the CPU; they decrease but at restarts."""
         return self._plan.grid.levels
 
     @property
@@ -252,11 +269,17 @@ class SDEScheduler(SDEConfigMixin):
                 f"got num_inference_steps={num_inference_steps!r} and timesteps={timesteps!r}"
             )
         if timesteps is None:
-            n = check_integer("num_inference_steps", num_inference_steps)
-            grid = TIME_GRIDS[self.config.timestep_spacing](self.sde, n, self.smallest_time)
+            grid = self._grid(check_integer("num_inference_steps", num_inference_steps))
         else:
             grid = self._custom_grid(timesteps)
+        self._custom = timesteps is not None
         self._begin(grid, device)
+
+    def _grid(self, n: int) -> TimeGrid:
+        spacing, own = self.config.timestep_spacing, getattr(self.predictor, "grid", None)
+        if spacing is None and own is not None:
+            return own(self.sde, n, self.first_trained_time)
+        return TIME_GRIDS[spacing or "linspace"](self.sde, n, self.smallest_time)
 
     def _custom_grid(self, timesteps: list[float] | Tensor) -> TimeGrid:
         values = torch.as_tensor(timesteps, dtype=torch.float64, device="cpu").flatten()
@@ -279,6 +302,7 @@ class SDEScheduler(SDEConfigMixin):
         self.timesteps = self._network_time(self.times).to(device)
         self._step_index: int | None = None
         self._begin_index: int | None = None
+        getattr(self.predictor, "prepare", lambda sde, levels: None)(self.sde, grid.levels)
         getattr(self.predictor, "start", lambda: None)()
 
     def _network_time(self, t: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ class VESDEScheduler(SDEScheduler):
     """Predictor-corrector sampling of the VE SDE (paper eq. 9 and 30); the network's timestep is sigma.
 
     Defaults are those of diffusers' ScoreSdeVeScheduler, so that its configurations (google/ncsnpp-*) keep their
-    meaning: reverse diffusion with one Langevin step per noise level.
+    meaning: reverse diffusion with one Langevin step per noise level. The step size of the default corrector is a function
+    of t alone; `corrector="langevin"` is the paper's, with the bias that `schedulers/correctors.py` states.
 
     Args:
         sigma_min (`float`): noise at t = 0.
@@ -49,9 +50,9 @@ class VESDEScheduler(SDEScheduler):
         correct_steps: int = 1,
         prediction_type: str = "score",
         predictor: str | None = "reverse_diffusion",
-        corrector: str | None = "langevin",
+        corrector: str | None = "annealed_langevin",
         batch_mean_norm: bool = False,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: str | None = None,
         prologue: bool = False,
         trained_betas: np.ndarray | list[float] | None = None,
         sigma_data: float = DATA_STD,

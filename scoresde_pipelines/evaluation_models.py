@@ -29,7 +29,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "ancestral": {"predictor": "ancestral", "corrector": None},
     "euler_maruyama": {"predictor": "euler_maruyama", "corrector": None},
     "ddim": {"predictor": "exponential", "corrector": None},
-    "multistep": {"predictor": "exponential_multistep", "corrector": None},
+    "multistep": {"predictor": "exponential_multistep", "corrector": None, "timestep_spacing": None},
+    "restart": {"predictor": "restart", "corrector": None, "timestep_spacing": None},
     "ode": {"ode_tolerance": 1e-3},
 }
 ODE_TOLERANCE = "ode_tolerance"

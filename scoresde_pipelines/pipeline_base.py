@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
 from .network_use import in_use, weights_not_finite
+from .quality import choose_sampler
 from .registration import PACKAGE, stable_name
 from .schedulers import PerSample, SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from .schedulers.checks import check_choice, check_integer, check_number
@@ -237,6 +238,13 @@ class SDEPipelineBase(DiffusionPipeline):
     def running(self) -> AbstractContextManager[None]:
         """The context of every run: see `network_use.in_use`."""
         return in_use(self.unet)
+
+    def choose_sampler(self, quality: str | None, num_inference_steps: int | None) -> tuple[SDEScheduler, int]:
+        """The scheduler that samples and its number of levels: see `quality.choose_sampler`."""
+        self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
+        if num_inference_steps is not None:
+            check_integer("num_inference_steps", num_inference_steps)
+        return choose_sampler(self.scheduler, quality, num_inference_steps)
 
     def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
         """`scheduler`, by default the pipeline's, with its time steps set: a copy, whose steps belong to this run alone."""

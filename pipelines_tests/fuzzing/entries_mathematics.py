@@ -81,7 +81,12 @@ def step_entries() -> list[Entry]:
     entries += [
         Entry("langevin", {**state, **noise, "batch_mean_norm": flag()}, check=first_like("x")),
         Entry("annealed_langevin", {**state, **noise}, check=first_like("x")),
-        Entry("ExponentialMultistep", {"order": count(1, 4).plus(hopeless=("100",))}),
+        Entry(
+            "ExponentialMultistep",
+            {"order": count(1, 4).plus(hopeless=("100",)), "data_std": real(0.1, 1, "0.0", "-1.0")},
+        ),
+        Entry("ExponentialAdamsBashforth", {"order": count(1, 4).plus(hopeless=("100",))}),
+        Entry("Restart", {"data_std": real(0.1, 1, "0.0", "-1.0")}),
         Entry("PREDICTORS['heun']()", state | both[0]),
     ]
     return entries

@@ -33,6 +33,7 @@ COMMON = {
     "return_dict": flag(),
     "callback_on_step_end": CALLBACK,
     "callback_on_step_end_tensor_inputs": CALLBACK_INPUTS,
+    "quality": name("draft", "default").optional(),
 }
 TOLD = {
     "unet": ("network", "sample", "score_fn", "model"),

@@ -14,6 +14,7 @@ PREDICTOR_NAMES = (
     "probability_flow",
     "exponential",
     "exponential_multistep",
+    "exponential_adams_bashforth",
     "heun",
 )
 PREDICTOR = name(*PREDICTOR_NAMES)
