@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One image: its index in the data set, and the fields of `ScoreSdeLikelihoodOutput`."""
+    """One image: its index in the data set, the fields of `ScoreSdeLikelihoodOutput`, and its file where it has one."""
 
     index: int
     bits_per_dim: float
@@ -27,6 +27,7 @@ class Row:
     dequantization_error: float
     solver_error: float
     nfe: int
+    file: str = ""
 
 
 COLUMNS = [field.name for field in fields(Row)]
@@ -90,7 +91,9 @@ class LikelihoodTable:
     def _parse(self) -> Iterator[Row]:
         for line in self.path.read_text("utf-8").splitlines(keepends=True):
             try:
-                values = json.loads(line) if self.path.suffix == ".jsonl" else dict(zip(COLUMNS, line.split(",")))
+                values = (
+                    json.loads(line) if self.path.suffix == ".jsonl" else dict(zip(COLUMNS, next(csv.reader([line]))))
+                )
                 row = Row(**{field.name: field.type(values[field.name]) for field in fields(Row)})  # type: ignore[operator]
             except (ValueError, KeyError, TypeError):
                 continue
