@@ -44,8 +44,7 @@ def colorize(
     """Color a gray picture, in several ways. Of a color picture the mean of the channels is taken."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        channels = None if fit is None else 1
-        return {"image": open_picture(image, pipe, fit, channels=channels), "noise_std": noise_std}
+        return {"image": open_picture(image, pipe, fit), "noise_std": noise_std}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeColorizationPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -26,7 +26,7 @@ def describe(pipe: Any) -> dict[str, Any]:
         getattr(rule, "__name__", rule) for rule in (config.get("predictor"), config.get("corrector"))
     )
     return {
-        "sde": type(scheduler.sde).__name__,
+        "sde": scheduler.sde.__class__.__name__,
         "scheduler": type(scheduler).__name__,
         "network": type(pipe.unet).__name__,
         "parameters": sum(parameter.numel() for parameter in pipe.unet.parameters()),

@@ -42,7 +42,7 @@ class LikelihoodTable:
         settings: everything that decides the values; JSON-serialisable.
 
     Raises:
-        ValueError: for another ending, or if the table there was made with other settings.
+        ValueError: for another ending, or if the table there was made with other settings or has other columns.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -60,6 +60,10 @@ class LikelihoodTable:
                 f"{[settings.get(name) for name in changed]}; choose another output"
             )
         _create_whole(path, ",".join(COLUMNS) + "\n" if path.suffix == ".csv" else "")
+        with path.open(encoding="utf-8") as table:
+            header = table.readline().strip()
+        if path.suffix == ".csv" and header != ",".join(COLUMNS):
+            raise ValueError(f"output must have the columns {','.join(COLUMNS)}, got {header!r} in {path}")
         self._end_broken_line()
 
     def rows(self) -> dict[int, Row]:
