@@ -30,7 +30,10 @@ from scoresde_pipelines.samplers import SAMPLERS
 
 
 STEPS, COUNT, SEED = 3, 3, 11
-COMMANDS = "sample inpaint colorize upscale restore interpolate likelihood train evaluate convert ema info app".split()
+COMMANDS = [
+    *("sample", "inpaint", "colorize", "upscale", "restore", "interpolate", "likelihood"),
+    *("train", "evaluate", "convert", "ema", "info", "app"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_a_name_is_a_folder_a_shipped_pipeline_or_a_hub_id(tmp_path):
     name = shipped()[0]
     assert resolve_pipeline(tmp_path) == tmp_path
     assert resolve_pipeline(name) == Path(shipped(name))
-    with pytest.raises(ValueError, match="model must be a folder, a shipped name or a Hub id, got 'not a/hub/id'"):
+    with pytest.raises(ValueError, match="model must be a shipped name, a folder or a Hub id, got 'not a/hub/id'"):
         resolve_pipeline("not a/hub/id")
     assert locate("someone/model@v1") == HubName("someone/model", "v1") and locate("someone/model").revision is None
     components = load_pipeline_folder(name)
@@ -103,7 +103,7 @@ def test_a_local_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
     [
         (
             "./nofolder",
-            r"model must be a folder, a shipped name or a Hub id, got './nofolder': there is no such folder",
+            r"model must be a shipped name, a folder or a Hub id, got './nofolder': there is no such folder",
         ),
         (Path("nofolder"), "got 'nofolder': there is no such folder"),
         ("/nowhere/at/all", "got '/nowhere/at/all': there is no such folder"),

@@ -16,7 +16,7 @@ from typing import overload
 
 # Folders inside the package; training lies below the pipelines and does not import them, but may read their files.
 PRETRAINED = Path(str(resources.files(__package__.partition(".")[0]))) / "pretrained"
-EXPECTED = "a folder, a shipped name or a Hub id"
+EXPECTED = "a shipped name, a folder or a Hub id"
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
 PATTERNS = ["*.json", "*.safetensors", "*.bin", "README.md"]
 
@@ -94,7 +94,7 @@ def locate(name: str | Path) -> Path | HubName:
         raise ModelNotFoundError(f"model must have no revision where it is shipped, got {text!r}")
     if not HUB_ID.fullmatch(repository) or (at and not revision) or "--" in repository or ".." in repository:
         raise ModelNotFoundError(
-            f"model must be {EXPECTED}, got {text!r}: there is no such folder, and it is neither a folder nor a Hub id "
+            f"model must be {EXPECTED}, got {text!r}: there is no such folder, and it is no Hub id "
             "(owner/name or owner/name@revision)"
         )
     return HubName(repository, revision or None)
