@@ -78,7 +78,6 @@ def main(root: Path) -> None:
         "NO_PROXY": "127.0.0.1",
     }
     import torch
-
     from huggingface_hub import constants
 
     from scoresde_pipelines import ScoreSdePipeline
