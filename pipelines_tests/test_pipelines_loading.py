@@ -180,4 +180,9 @@ def test_loading_from_the_hub_and_offline_from_the_cache(tmp_path):
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, env=os.environ | environment
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert json.loads(result.stdout) == {"online": checksums, "offline": checksums}
+    found = json.loads(result.stdout)
+    assert found["online"] == checksums and found["offline"] == [checksums, checksums]
+    assert found["revision"] == ["model_index.json", "scheduler", "unet"]
+    for message in found["missing"]:
+        assert "got 'someone/missing': no such folder, and no download from the Hub" in message
+    assert "in the cache (HF_HUB_OFFLINE is set)" in found["missing"][1]

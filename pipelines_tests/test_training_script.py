@@ -145,7 +145,10 @@ def test_network_and_scheduler_follow_the_arguments(sde, default):
 
 
 def test_a_pipeline_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere' is neither a folder nor a Hub id"):
+    with pytest.raises(
+        ValueError,
+        match=r"model must be a shipped name, a folder or a Hub id, got '.*nowhere': there is no such folder",
+    ):
         pipeline_folder.load_pipeline_folder(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"is not a pipeline: it has no model_index.json"):
         pipeline_folder.load_pipeline_folder(str(tmp_path))

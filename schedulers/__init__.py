@@ -41,6 +41,7 @@ from .replacement import Replacement
 from .restart import Restart
 from .sampling_loop import sampling_loop
 from .scheduling_conversion import to_sde_scheduler
+from .scheduling_registration import register_with_diffusers
 from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
@@ -50,6 +51,8 @@ from .sde import SDE, VESDE, VPSDE, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
 
+
+register_with_diffusers(__name__.partition(".")[0])
 
 __all__ = [
     "AveragePoolOperator",

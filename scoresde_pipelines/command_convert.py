@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from safetensors import SafetensorError
-
-from .models import load_official_checkpoint
-from .pipeline_score_sde import ScoreSdePipeline
 
 
 CARD = """---
@@ -41,6 +37,8 @@ def convert(
     ema: Annotated[bool, typer.Option(help="Take the averaged weights, as all published figures do.")] = True,
 ) -> None:
     """Write an official checkpoint as a pipeline folder in safetensors, for `ScoreSdePipeline.from_pretrained`."""
+    from safetensors import SafetensorError
+
     if folder.exists() or folder.is_symlink():
         raise typer.BadParameter(f"{folder} exists; name a folder that does not", param_hint="folder")
     try:
@@ -55,6 +53,9 @@ def convert(
 
 
 def _load(checkpoint: Path, config: str | None, ema: bool) -> Any:
+    from .models import load_official_checkpoint
+    from .pipeline_score_sde import ScoreSdePipeline
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model, scheduler = load_official_checkpoint(checkpoint, _configuration(config), use_ema=ema)

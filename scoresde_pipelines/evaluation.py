@@ -13,7 +13,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from .evaluation_models import SAMPLERS, ModelSource, PipelineSource, find_models
+from .evaluation_models import ModelSource, PipelineSource, find_models
+from .samplers import SAMPLERS
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
 from .training.evaluation.report import write_card, write_npz, write_report
 

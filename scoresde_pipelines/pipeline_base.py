@@ -26,7 +26,7 @@ from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
-from .shipped import shipped_folder
+from .training.model_names import HubName, hub_errors, locate
 
 
 Generator = torch.Generator | list[torch.Generator] | None
@@ -83,14 +83,16 @@ class SDEPipelineBase(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Loads a pipeline from a folder or the Hub; arguments as in `DiffusionPipeline.from_pretrained`.
+        """Loads a pipeline: a folder, a shipped name, a Hub id or `repository@revision`, in this order.
 
-        The name of a shipped pipeline is one of a folder. Repositories that call the network `model` (google/ncsnpp-*) load
-        as well, flat or in subfolders.
+        Other arguments as in `DiffusionPipeline.from_pretrained`. Repositories that call the network `model`
+        (google/ncsnpp-*) load as well, flat or in subfolders.
+
+        Raises:
+            ModelNotFoundError: an OSError and ValueError: there is no such folder or repository, or no pipeline in it.
         """
-        folder = Path(shipped_folder(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        place = locate(pretrained_model_name_or_path)
+        folder = cls._downloaded(place, kwargs) if isinstance(place, HubName) else place
         if (folder / "model_index.json").is_file():
             index = cls._dict_from_json_file(folder / "model_index.json")
             scheduler = index.get("scheduler")
@@ -100,6 +102,14 @@ class SDEPipelineBase(DiffusionPipeline):
                 dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
                 kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
         return super().from_pretrained(str(folder), **kwargs)
+
+    @classmethod
+    def _downloaded(cls, place: HubName, options: dict[str, Any]) -> Path:
+        given = options.get("revision")
+        if None not in (given, place.revision) and given != place.revision:
+            raise ValueError(f"revision must be the one of the name, {place.revision!r}, got {given!r}")
+        with hub_errors(place):
+            return Path(cls.download(place.repository, **{**options, "revision": place.revision or given}))
 
     @classmethod
     def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -77,6 +78,10 @@ class ImageStore(Dataset):
             )
         elif skip_broken_images:
             self._decode_all(True, None)
+
+    def file(self, index: int) -> str:
+        """The name of an image's file without its folder; empty where it has none."""
+        return Path(self.rows.path(self.kept[index]) or "").name
 
     def _decode_all(self, skip_broken_images: bool, cache: torch.Tensor | None) -> torch.Tensor | None:
         kept: list[int] = []

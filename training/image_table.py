@@ -136,9 +136,13 @@ class ImageRows:
 
     def name(self, index: int) -> str:
         """ "image 7 (cat.png)": the row, and its file where it is known."""
-        value = self.rows[index][self.column] if self.feature is not None else None
-        path = value.get("path") if isinstance(value, dict) else None
+        path = self.path(index)
         return f"image {index} ({path})" if path else f"image {index}"
+
+    def path(self, index: int) -> str | None:
+        """The file of a row, where it is known."""
+        value = self.rows[index][self.column] if self.feature is not None else None
+        return value.get("path") if isinstance(value, dict) else None
 
     def _opened(self, value: Any) -> Image.Image:
         if isinstance(value, Image.Image):

@@ -54,6 +54,30 @@ def likelihood() -> list[Entry]:
     return [Entry("likelihood_command", {**fixed, option: kind}, aliases=TOLD) for option, kind in options.items()]
 
 
+def sample() -> list[Entry]:
+    """`scoresde sample` of one picture in one step."""
+    fixed = {
+        "model": only("file('model')"),
+        "output": only("fresh('pictures')"),
+        "num_images": only("'1'"),
+        "steps": only("'1'"),
+        "device": only("'cpu'"),
+    }
+    options = {
+        "model": MODEL,
+        "output": Kind(some("fresh('pictures')", "file('empty')"), some("file('text.txt')", "file('data')")),
+        "num_images": integer(),
+        "steps": integer(),
+        "batch_size": integer(),
+        "sampler": choice("ddim", "euler_maruyama"),
+        "seed": words("0", "5", hopeless=("1.5", "-1", "inf")),
+        "dtype": choice("float32"),
+        "device": Kind(some("'cpu'"), some("'nope'", "''", "'cpu:x'", "'7'"), some("'cuda'")),
+    }
+    told = {"model": TOLD["model"], "output": ("output",)}
+    return [Entry("sample_command", {**fixed, option: kind}, aliases=told) for option, kind in options.items()]
+
+
 def convert() -> list[Entry]:
     """`scoresde convert`."""
     path = next(entry.arguments["path"] for entry in conversions() if entry.source == "load_official_checkpoint")
@@ -133,4 +157,4 @@ def evaluate() -> list[Entry]:
     return [Entry("evaluate", {**fixed, option: kind}, then=ROWS, aliases=told) for option, kind in options.items()]
 
 
-ENTRIES = {"commands": likelihood() + convert(), "evaluation": evaluate()}
+ENTRIES = {"commands": likelihood() + sample() + convert(), "evaluation": evaluate()}

@@ -154,6 +154,11 @@ def likelihood_command(**options: str) -> str:
     return command("likelihood", **options)
 
 
+def sample_command(**options: str) -> str:
+    """`scoresde sample`."""
+    return command("sample", **options)
+
+
 def convert_command(checkpoint: str, folder: str, **options: str) -> str:
     """`scoresde convert`."""
     return (
