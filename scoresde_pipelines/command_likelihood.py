@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 
 from .likelihood_table import LikelihoodTable, Row
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
+from .schedulers.checks import check_device, check_integer
 from .schedulers.dequantization import DEQUANTIZATIONS
 from .schedulers.divergence import DIVERGENCES
 from .schedulers.probability_flow import ODEError
@@ -64,13 +66,18 @@ def likelihood(
         "official_cells": official_cells,
         "seed": seed,
     }
-    try:
-        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(model)
-        pipe.to(_device(device))
-        images = _open_images(data, split, fit, pipe.sample_shape)
+    with named("device"):
+        place = check_device("device", _device(device))
+    with named("seed"):
+        check_integer("seed", seed, 0, 2**31 - 1)
+    with named("model"):
+        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(not_empty(model)).to(place)
+    with named("split"):
+        not_empty(split)
+    with named("data"):
+        images = _open_images(not_empty(data), split, fit, pipe.sample_shape)
+    with named("output"):
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
-    except (ValueError, OSError, RuntimeError) as error:
-        raise typer.BadParameter(str(error)) from error
     count = len(images) if limit is None else min(limit, len(images))
     options = {name: settings[name] for name in _PIPELINE_OPTIONS}
     try:
@@ -157,6 +164,22 @@ def _device(name: str | None) -> str:
     if torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return "cpu"
+
+
+def not_empty(text: str) -> str:
+    """`text`, unless it is empty, which raises ValueError."""
+    if not text.strip():
+        raise ValueError(f"must not be empty, got {text!r}")
+    return text
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """A context whose errors of the user's input end the command with the name of the option that caused them."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{option.replace('_', '-')}") from error
 
 
 def _open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) -> ImageStore:

@@ -73,6 +73,7 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             solver_iterations=solver_iterations,
             callback=callback_on_step_end,
             callback_tensors=callback_on_step_end_tensor_inputs,
+            return_dict=return_dict,
         )
         channels, *size = self.sample_shape
         images = images_to_tensor(image, channels, (size[0], size[1]))

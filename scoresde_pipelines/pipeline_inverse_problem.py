@@ -93,6 +93,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             solver_iterations=solver_iterations,
             callback=callback_on_step_end,
             callback_tensors=callback_on_step_end_tensor_inputs,
+            return_dict=return_dict,
         )
         self.check_problem(measurement, operator, noise_std)
         self.check_options(options, len(measurement) * num_samples, output_type)

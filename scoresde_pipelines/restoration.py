@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,8 @@ class RestorationOptions:
     solver_tolerance: float = 0.003
     solver_iterations: int = 7
     callback: StepCallback | None = None
-    callback_tensors: list[str] | None = None
+    callback_tensors: Sequence[str] = ("latents",)
+    return_dict: bool = True
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, DEFAULT_STEPS)
@@ -78,10 +79,16 @@ class LinearInversePipeline(SDEPipelineBase):
 
     def check_options(self, options: RestorationOptions, batch_size: int, output_type: str) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done."""
-        callback_tensors = (
-            self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
+        self.check_inputs(
+            batch_size,
+            options.steps,
+            options.generator,
+            options.latents,
+            output_type,
+            options.callback_tensors,
+            options.callback,
+            options.return_dict,
         )
-        self.check_inputs(batch_size, options.steps, options.generator, options.latents, output_type, callback_tensors)
 
     def restore(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
@@ -129,8 +136,8 @@ class LinearInversePipeline(SDEPipelineBase):
         options: RestorationOptions,
         constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        tensors = self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
-        return self.run_sampler(x, scheduler, score_fn, options.generator, options.callback, tensors, constrain)
+        callbacks = options.callback, options.callback_tensors
+        return self.run_sampler(x, scheduler, score_fn, options.generator, *callbacks, constrain)
 
     def _particles(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import overload
 
+from .schedulers.checks import check_choice
+
 
 _FOLDER = Path(__file__).parent / "pretrained"
 
@@ -38,8 +40,7 @@ def shipped(name: str | None = None) -> list[str] | str:
     names = sorted(path.parent.name for path in _FOLDER.glob("*/model_index.json"))
     if name is None:
         return names
-    if name not in names:
-        raise ValueError(f"name must be one of the shipped pipelines {names}, got {name!r}")
+    check_choice("name", name, names)
     return str(_FOLDER / name)
 
 

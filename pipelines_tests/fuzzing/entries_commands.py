@@ -39,7 +39,8 @@ def likelihood() -> list[Entry]:
         "model": MODEL,
         "data": DATA,
         "output": OUTPUT,
-        "split": words("train", numeric=False, hopeless=("nope",)),
+        # Of a folder without splits all images are read, whatever the split is called.
+        "split": words("train", numeric=False, doubtful=("nope",)),
         "limit": integer(),
         "batch_size": integer(),
         "fit": choice("crop", "pad"),

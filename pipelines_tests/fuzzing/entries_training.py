@@ -1,7 +1,7 @@
 """Entries: losses, time sampling, data, checkpoints, and the arguments of the training scripts."""
 
 from .case import Entry
-from .strategies import Kind, count, flag, instance, name, numbers, only, path, real, some
+from .strategies import Kind, count, flag, functions, instance, name, numbers, only, path, real, some, without
 from .strategies_data import image, score_function, tensor
 
 
@@ -16,8 +16,11 @@ ONE_GENERATOR = Kind(
 def losses() -> list[Entry]:
     """Losses, objectives and the times that they are averaged over."""
     common = {"x0": X, "noise": X}
+    # The loss of an output with NaN is NaN: a run in half precision goes on from there.
+    overflows = functions("x, t", "x * nan; x.double() * inf")
+    outputs = without(score_function(), *overflows).plus(doubtful=overflows)
     loss = {
-        "score_fn": score_function(),
+        "score_fn": outputs,
         "sde": AN_SDE,
         **common,
         "t": LEVELS,
@@ -40,7 +43,7 @@ def losses() -> list[Entry]:
         ),
     )
     output = {
-        "output_fn": score_function(),
+        "output_fn": outputs,
         "parameterization": instance("Parameterization()"),
         "sde": AN_SDE,
         **common,
@@ -91,6 +94,8 @@ def losses() -> list[Entry]:
 def data() -> list[Entry]:
     """Readers of images, and small helpers."""
     folder = path("file('data')").plus(hopeless=("file('empty')", "file('text.txt')", "file('broken')"))
+    # A run's folder may not be there yet: then it has no checkpoints.
+    run_folder = without(path("file('empty')"), "'nowhere/at/all'", "Path('nowhere')", "'https://example.invalid/a'")
     images = tensor(2, 1, 4, 4)
     ends = numbers(
         "(-1.0, 1.0)",
@@ -141,7 +146,7 @@ def data() -> list[Entry]:
         ),
         Entry("ShuffledBatches", stream, then="first_three"),
         Entry("to_data_range", {"images": bytes_, "data_range": ends}),
-        Entry("to_uint8", {"images": images, "data_range": ends}),
+        Entry("to_uint8", {"images": tensor(2, 1, 4, 4, fixed=False), "data_range": ends}),
         Entry(
             "image_grid",
             {
@@ -157,11 +162,11 @@ def data() -> list[Entry]:
         Entry(
             "find_checkpoint",
             {
-                "output_dir": path("file('empty')"),
+                "output_dir": run_folder,
                 "resume_from": name("latest").tolerant().plus(hopeless=("'nowhere'", "3")),
             },
         ),
-        Entry("rotate", {"output_dir": path("file('empty')"), "total_limit": count(1, 3).optional()}),
+        Entry("rotate", {"output_dir": run_folder, "total_limit": count(1, 3).optional()}),
         Entry(
             "ExponentialMovingAverage",
             {
