@@ -42,7 +42,7 @@ def _check_batch(x0: Tensor, noise: Tensor, t: Tensor, time_name: str = "t") -> 
     if noise.shape != x0.shape:
         raise ValueError(f"noise and x0 must have one shape, got {tuple(noise.shape)} and {tuple(x0.shape)}")
     if t.shape != x0.shape[:1]:
-        raise ValueError(f"{time_name} must have one value per sample, ({x0.shape[0]},), got {tuple(t.shape)}")
+        raise ValueError(f"{time_name} must have one value per sample, shape ({x0.shape[0]},), got {tuple(t.shape)}")
     if t.is_meta or (t.device.type == "cpu" and not bool(torch.isfinite(t).all())):
         raise ValueError(f"{time_name} must be finite numbers, got {t}")
 
