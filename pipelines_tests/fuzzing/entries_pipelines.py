@@ -141,7 +141,7 @@ def restoration() -> list[Entry]:
     """Inverse problems, inpainting and colorization."""
     common = {
         "method": name("moment_matching", "pseudo_inverse", "replacement", "twisted_smc"),
-        "num_inference_steps": STEPS,
+        "num_inference_steps": STEPS.optional(),
         "num_samples": Kind(some("2"), count().hopeless, some("np.int64(2)", "True", "2.0")),
         "generator": generator(2),
         "sampler": name("ode", "scheduler").optional(),
