@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .evaluation_models import ODE_TOLERANCE, SAMPLERS, ModelSource, PipelineSource, find_models
-from .schedulers.checks import MOST, check_choice, check_device, check_flag, check_integer, check_path
+from .schedulers.checks import MOST, check_choice, check_device, check_flag, check_function, check_integer, check_path
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
 from .training.evaluation.real_images import FITS
 from .training.evaluation.report import write_card, write_npz, write_report
@@ -85,6 +85,8 @@ def evaluate(
     num_reference = None if num_reference is None else check_integer("num_reference", num_reference)
     for name, flag in (("npz", npz), ("write_cards", write_cards)):
         check_flag(name, flag)
+    if not isinstance(features, str):
+        check_function("features", features, optional=True)
     check_choice("fit", fit, FITS, optional=True)
     for name, text in (("data", data), ("split", split), ("train_split", train_split)):
         if not isinstance(text, str) or not text:

@@ -64,6 +64,8 @@ class ImageFormat:
         """A picture of any size and mode as uint8, shape (channels, height, width)."""
         if not isinstance(image, Image.Image):
             raise TypeError(f"image must be a PIL image, got {type(image).__name__}")
+        if 0 in image.size:
+            raise ValueError(f"image must hold at least one pixel, got size {image.size}")
         image = self._resized(to_8_bit(image, self.channels, self.background))
         pixels = np.asarray(image).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
         canvas = np.full(self.shape, self.pad_value, dtype=np.uint8)

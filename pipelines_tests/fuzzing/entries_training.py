@@ -103,6 +103,7 @@ def data() -> list[Entry]:
         hopeless=("(1.0, -1.0)", "(0.0, 0.0)", "(nan, 1.0)", "(0.0,)", "(0.0, 1.0, 2.0)", "()"),
     )
     bytes_ = Kind(some("torch.zeros(2, 1, 4, 4, dtype=torch.uint8)"), images.hopeless, images.good | images.doubtful)
+    elementwise = tensor(2, 1, 4, 4, fixed=False)
     covariance = numbers(
         "torch.eye(3)", hopeless=("torch.eye(4)", "torch.full((3, 3), nan)", "-torch.eye(3)", "torch.ones(3)")
     )
@@ -125,7 +126,8 @@ def data() -> list[Entry]:
     return [
         Entry(
             "load_images",
-            {"train_data_dir": folder, "split": name("train")},
+            # Images are read later, by `ImageStore`.
+            {"train_data_dir": without(folder, "file('broken')"), "split": name("train")},
             aliases={"train_data_dir": ("data_dir", "a.png")},
         ),
         Entry("ImageFormat", formats, then="(lambda read: read(Image.new('RGB', (9, 5))))"),
@@ -145,8 +147,8 @@ def data() -> list[Entry]:
             then="read_all",
         ),
         Entry("ShuffledBatches", stream, then="first_three"),
-        Entry("to_data_range", {"images": bytes_, "data_range": ends}),
-        Entry("to_uint8", {"images": tensor(2, 1, 4, 4, fixed=False), "data_range": ends}),
+        Entry("to_data_range", {"images": elementwise, "data_range": ends}),
+        Entry("to_uint8", {"images": elementwise, "data_range": ends}),
         Entry(
             "image_grid",
             {
