@@ -109,7 +109,7 @@ def data() -> list[Entry]:
     )
     mean = numbers("torch.zeros(3)", hopeless=("torch.zeros(4)", "torch.full((3,), nan)", "torch.zeros(3, 3)"))
     formats = {
-        "resolution": count(4, 8),
+        "resolution": without(count(4, 8), "[1, 2]"),  # height and width
         "channels": count(1, 1).plus(good=("3", "4"), hopeless=("2", "5")),
         "fit": name("crop", "pad"),
         "pad_value": count(0, 255).plus(hopeless=("256",)),
