@@ -6,6 +6,8 @@ NumPy's integers are integers and its floats are numbers; booleans are neither. 
 import math
 import numbers
 from collections.abc import Collection
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +15,23 @@ import torch
 from torch import Tensor
 
 
+MOST = 2**31 - 1  # of a number of images, steps or channels: beyond it memory ends, or torch's own counters
+
+
 def is_integer(value: Any) -> bool:
     """Whether `value` is an integer: Python's or NumPy's, and no boolean."""
     return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
 
 
-def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def check_integer(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
     """`value` as an `int`, if it is an integer from `least` to `most`.
 
     Raises:
         ValueError: for anything else.
     """
-    if not is_integer(value) or value < least or (most is not None and value > most):
-        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if not is_integer(value) or not least <= value <= most:
+        too_large = is_integer(value) and value > most
+        wanted = f"from {least} to {most}" if most < MOST or too_large else f"of at least {least}"
         raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
     return int(value)
 
@@ -43,13 +49,103 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     number = value.item() if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 else value
     if not isinstance(number, numbers.Real) or isinstance(number, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(number)
+    try:
+        number = float(number)
+    except OverflowError:
+        number = math.inf
     inside = (
         low <= number <= high and not (number == low and ends[0] == "(") and not (number == high and ends[1] == ")")
     )
     if not math.isfinite(number) or not inside:
         raise ValueError(f"{name} must be a finite number{_range(low, high, ends)}, got {number!r}")
     return number
+
+
+def check_number_sequence(
+    name: str, values: Any, count: int | None = None, least: float = -math.inf
+) -> tuple[float, ...]:
+    """`values` as a tuple, if they are a sequence of `count` finite numbers of at least `least`.
+
+    Raises:
+        TypeError: for what is no list, tuple, array or tensor of numbers.
+        ValueError: for another length, NaN, infinities and numbers out of the range.
+    """
+    flat = isinstance(values, (Tensor, np.ndarray)) and values.ndim == 1
+    if not flat and not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name} must be a sequence of numbers, got {type(values).__name__}")
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} must have {count} numbers, got {len(values)}")
+    return tuple(check_number(f"{name}[{index}]", value, least) for index, value in enumerate(values))
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a `bool`, if it is True or False; 0 and 1 count as well.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if not isinstance(value, (bool, np.bool_)) and not (is_integer(value) and value in (0, 1)):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    return bool(value)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """`value` as a `Path`, if it is a text or path that a file system can look for; nothing needs to be there.
+
+    Raises:
+        TypeError: for what is neither `str` nor a path.
+        ValueError: for an empty text, one with a null character, or a name that is too long.
+    """
+    if not isinstance(value, (str, PathLike)) or not isinstance(fspath(value), str):
+        raise TypeError(f"{name} must be a path, got {type(value).__name__}")
+    try:
+        Path(value).stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} must be the path of a file or folder, got {str(value)[:200]!r}: {error}") from error
+    if not fspath(value):
+        raise ValueError(f"{name} must be a path, got an empty text")
+    return Path(value)
+
+
+def check_device(name: str, value: Any) -> torch.device:
+    """`value` as a `torch.device`, if this machine has it.
+
+    Raises:
+        TypeError: for what is neither a `str` nor a `torch.device`.
+        ValueError: for a device that is not known or not there.
+    """
+    if not isinstance(value, (str, torch.device)):
+        raise TypeError(f"{name} must be a device, got {type(value).__name__}")
+    try:
+        torch.zeros(1, device=value)
+        return torch.device(value)
+    except Exception as error:  # torch raises RuntimeError, AssertionError and others
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{name} must be a device of this machine, got {str(value)!r}: {reason}") from error
+
+
+def check_function(name: str, value: Any, *, optional: bool = False) -> None:
+    """Raises TypeError unless `value` can be called, or is `None` where that is allowed (`optional`)."""
+    if (not callable(value) or isinstance(value, type)) and not (optional and value is None):
+        allowed = "None or a function" if optional else "a function"
+        raise TypeError(f"{name} must be {allowed}, got {type(value).__name__}")
+
+
+def check_generator(generator: Any, count: int) -> None:
+    """Raises unless `generator` is `None`, a `torch.Generator`, or a list of `count` of them.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for another number of them.
+    """
+    several = isinstance(generator, list)
+    if not all(isinstance(one, torch.Generator) for one in (generator if several else [generator])):
+        if generator is not None:
+            raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+    elif several and len(generator) != count:
+        raise ValueError(f"generator must hold one generator per image, {count}, got {len(generator)}")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str], *, optional: bool = False) -> None:
@@ -68,6 +164,8 @@ def check_finite(name: str, value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+    if value.is_meta or value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor with data, got {value.layout} on {value.device}")
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return value

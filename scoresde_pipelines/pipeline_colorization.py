@@ -10,7 +10,7 @@ from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import GrayOperator
-from .schedulers.checks import check_number
+from .schedulers.checks import check_number, check_number_sequence
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):
@@ -79,10 +79,12 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             callback=callback_on_step_end,
             callback_tensors=callback_on_step_end_tensor_inputs,
             quality=quality,
+            return_dict=return_dict,
         )
         channels, *size = self.sample_shape
-        if channels != len(gray_weights):
-            raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
+        gray_weights = check_number_sequence("gray_weights", gray_weights, channels)
+        if not any(gray_weights):
+            raise ValueError(f"gray_weights must not all be zero, got {gray_weights}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))

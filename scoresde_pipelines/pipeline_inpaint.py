@@ -75,6 +75,7 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             callback=callback_on_step_end,
             callback_tensors=callback_on_step_end_tensor_inputs,
             quality=quality,
+            return_dict=return_dict,
         )
         channels, *size = self.sample_shape
         images = images_to_tensor(image, channels, (size[0], size[1]))

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers.checks import check_number
 
 
 class ScoreSdePipeline(SDEPipelineBase):
@@ -67,9 +66,17 @@ class ScoreSdePipeline(SDEPipelineBase):
                 finite.
         """
         sampler, levels = self.choose_sampler(quality, num_inference_steps)
-        self.check_inputs(batch_size, levels, generator, latents, output_type, callback_on_step_end_tensor_inputs)
-        if ode_tolerance is not None:
-            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
+        self.check_inputs(
+            batch_size,
+            levels,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            callback_on_step_end,
+            return_dict,
+            ode_tolerance,
+        )
         nfe: int | Tensor
         with self.running():
             x = self.prepare_latents(batch_size, generator, latents)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,8 @@ class RestorationOptions:
     solver_iterations: int | None = None
     quality: str | None = None
     callback: StepCallback | None = None
-    callback_tensors: list[str] | None = None
+    callback_tensors: Sequence[str] = ("latents",)
+    return_dict: bool = True
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, DEFAULT_STEPS)
@@ -94,14 +95,20 @@ class LinearInversePipeline(SDEPipelineBase):
 
     def check_options(self, options: RestorationOptions, batch_size: int, output_type: str) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done."""
-        callback_tensors = (
-            self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
-        )
         self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
         if options.num_inference_steps is not None:
             check_integer("num_inference_steps", options.num_inference_steps)
         _, steps = options.sampler_of(self.scheduler, self.data_std)
-        self.check_inputs(batch_size, steps, options.generator, options.latents, output_type, callback_tensors)
+        self.check_inputs(
+            batch_size,
+            steps,
+            options.generator,
+            options.latents,
+            output_type,
+            options.callback_tensors,
+            options.callback,
+            options.return_dict,
+        )
 
     def restore(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
@@ -149,8 +156,8 @@ class LinearInversePipeline(SDEPipelineBase):
         options: RestorationOptions,
         constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        tensors = self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
-        return self.run_sampler(x, scheduler, score_fn, options.generator, options.callback, tensors, constrain)
+        callbacks = options.callback, options.callback_tensors
+        return self.run_sampler(x, scheduler, score_fn, options.generator, *callbacks, constrain)
 
     def _particles(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
