@@ -1,7 +1,7 @@
-"""A seeded run of the fuzzer: the share of calls that end outside of the contract may fall and must not rise.
+"""Seeded runs of the fuzzer, a family of entries at a time: which share of the calls may end outside of the contract.
 
-The contract is a right result, or a TypeError or ValueError that names the bad argument; see `fuzzing/oracle.py`. The goal
-is no call outside of it; `make fuzz` searches for an hour and reports what is left in groups.
+The contract is a right result, or a TypeError or ValueError that names the bad argument; see `fuzzing/oracle.py`.
+`make fuzz` searches for an hour and reports what it finds in groups.
 """
 
 import pytest
@@ -9,14 +9,34 @@ from fuzzing.entries import FAMILIES
 from fuzzing.survey import run
 
 
-# Calls of a seeded run of each half of the families, and the share of them that may be outside of the contract.
-# Measured: .38 (699 calls, seed 6).
-CALLS, ALLOWED = 400, 0.45
-NAMES = sorted(FAMILIES)
+#: By family, how many calls are made and the share of them that may be outside of the contract.
+ALLOWED = {
+    "sde": (1000, 0.0),
+    "steps": (1500, 0.0),
+    "flow": (600, 0.0),
+    "analytic": (600, 0.0),
+    "schedulers": (1000, 0.0),
+    "stepping": (1200, 0.0),
+    "operators": (500, 0.0),
+    "conditions": (1000, 0.0),
+    "networks": (100, 0.3),
+    "forward": (40, 0.6),
+    "conversion": (40, 0.6),
+    "pipelines": (40, 0.3),
+    "sampling": (60, 0.4),
+    "restoration": (60, 0.2),
+    "likelihoods": (40, 0.2),
+    "losses": (40, 0.8),
+    "data": (40, 0.8),
+    "arguments": (100, 0.4),
+    "commands": (40, 0.4),
+    "evaluation": (20, 0.75),
+}
 
 
-@pytest.mark.parametrize("families", [NAMES[::2], NAMES[1::2]], ids=["first half", "second half"])
-def test_the_share_of_calls_outside_of_the_contract_does_not_rise(families):
-    survey = run(CALLS, 6, families)
-    assert survey.calls >= 0.9 * CALLS
-    assert survey.failures <= ALLOWED * survey.calls, survey.report(20)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_calls_end_within_the_contract(family):
+    calls, share = ALLOWED[family]
+    survey = run(calls, 6, [family])
+    assert survey.calls >= 0.9 * calls
+    assert survey.failures <= share * survey.calls, survey.report(20)

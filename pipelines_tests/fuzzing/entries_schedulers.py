@@ -128,7 +128,7 @@ def methods(kind: str) -> list[Entry]:
             then="(lambda f: f(torch.ones(2, 1, 4, 4), torch.tensor(0.5)))",
             aliases={"model": ("model output", "network", "output")},
         ),
-        Entry(f"{made}.score_fn(network({kind!r}))", {"x": SAMPLE, "t": state_time()}),
+        Entry(f"{made}.score_fn(network({kind!r}))", {"x": SAMPLE, "t": state_time()}, aliases={"x": ("sample",)}),
     ]
 
 
@@ -176,14 +176,16 @@ def custom_timesteps(kind: str) -> tuple[str, ...]:
 
 
 def state_time() -> Kind:
-    """A time of the state of two samples; outside of (0, T] there is no score."""
+    """A time of the state of two samples; outside of (0, T] there is no score.
+
+    Values of tensors are not read, as that would wait for the device: NaN there gives NaN.
+    """
     return Kind(
         some("0.5", "torch.tensor(0.5)", "torch.tensor([0.2, 0.9])"),
         some(
-            "None; 'a'; object(); torch.ones(3); torch.ones(2, 2); nan; -1.0; 5.0; torch.tensor([nan, 0.5]); []; {}; "
-            "1j",
+            "None; 'a'; object(); torch.ones(3); torch.ones(2, 2); nan; -1.0; 5.0; []; {}; 1j",
         ),
-        some("1", "np.float64(0.5)", "[0.2, 0.9]", "np.array([0.2, 0.9])", "0.0"),
+        some("1", "np.float64(0.5)", "[0.2, 0.9]", "np.array([0.2, 0.9])", "0.0", "torch.tensor([nan, 0.5])"),
     )
 
 
