@@ -19,6 +19,7 @@ The time argument of a network is `sigma` (the ratio sigma / alpha, VE), `scaled
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,11 +69,12 @@ class Parameterization:
         check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
         check_choice("time", self.time, TIME_CONVENTIONS)
         check_integer("num_train_timesteps", self.num_train_timesteps, most=10**7)
-        check_number("sigma_data", self.sigma_data, SMALLEST_SIGMA, LARGEST_SIGMA)
-        if isinstance(self.data_mean, (list, tuple)):
-            check_numbers("data_mean", self.data_mean, -LARGEST_SIGMA, LARGEST_SIGMA)
-        else:
-            check_number("data_mean", self.data_mean, -LARGEST_SIGMA, LARGEST_SIGMA)
+        largest = LARGEST_SIGMA
+        sigma_data = check_number("sigma_data", self.sigma_data, SMALLEST_SIGMA, largest)
+        several = isinstance(self.data_mean, (list, tuple))
+        check_mean: Any = check_numbers if several else check_number
+        object.__setattr__(self, "sigma_data", sigma_data)
+        object.__setattr__(self, "data_mean", check_mean("data_mean", self.data_mean, -largest, largest))
 
     # ------------------------------------------------------------------ time
 
