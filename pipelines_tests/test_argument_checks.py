@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scoresde_pipelines.schedulers import (
@@ -276,3 +277,15 @@ def test_one_graph_of_the_denoised_image():
     compiled = torch.compile(denoised, backend=counter, fullgraph=True)
     torch.testing.assert_close(compiled(x, t), denoised(x, t))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("make", [SubVPSDEScheduler, VESDEScheduler])
+def test_a_saved_table_of_another_sde_is_no_ddpm_table(make, tmp_path):
+    betas = [0.01, 0.02, 0.03]
+    make(trained_betas=betas).save_pretrained(tmp_path)
+    loaded = make.from_pretrained(tmp_path)
+    assert loaded.config.trained_betas == betas and type(loaded.sde) is type(make(trained_betas=betas).sde)
+    with pytest.raises(NotImplementedError, match="no DDPM table"):
+        DDPMScheduler.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="beta_schedule must be one of"):
+        VPSDEScheduler.from_pretrained(tmp_path)

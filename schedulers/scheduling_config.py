@@ -11,6 +11,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # Ends the `beta_schedule` that is saved for SDEs without a DDPM table.
 NO_TABLE = " (no DDPM table)"
+# The name in files of their `trained_betas`, which a stock scheduler would take for those of a VP SDE.
+OWN_TABLE = "sde_trained_betas"
 
 
 class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file, alike
@@ -40,20 +42,26 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As in diffusers, without the mark that `to_json_string` leaves."""
-        if not cls._compatibles and str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
-            config_dict = {key: value for key, value in config_dict.items() if key != "beta_schedule"}
+        """As in diffusers, without the marks that `to_json_string` leaves."""
+        if not cls._compatibles:
+            config_dict = dict(config_dict)
+            if str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
+                del config_dict["beta_schedule"]
+            if OWN_TABLE in config_dict:
+                config_dict["trained_betas"] = config_dict.pop(OWN_TABLE)
         return super().extract_init_dict(config_dict, **kwargs)
 
     def to_json_string(self) -> str:
         """The configuration as JSON. Functions in the place of names are left out.
 
         A stock scheduler reads the keys that it shares from any file, and would make a VP table of every SDE. An unknown
-        `beta_schedule` makes it raise an error instead.
+        `beta_schedule` makes it raise an error instead, as a table comes under a name that it does not know.
         """
         config = {key: value for key, value in self.config.items() if not callable(value)}
         if not self._compatibles:
             config["beta_schedule"] = type(self).__name__ + NO_TABLE
+            if config.get("trained_betas") is not None:
+                config[OWN_TABLE] = config.pop("trained_betas")
         twin = copy.copy(self)
         twin._internal_dict = FrozenDict(config)  # type: ignore[has-type]
         return super(SDEConfigMixin, twin).to_json_string()
