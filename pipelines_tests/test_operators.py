@@ -121,7 +121,7 @@ def test_bad_operators_and_measurements_are_refused():
         AveragePoolOperator(0)
     with pytest.raises(ValueError, match=r"factor 3 must divide the sides of x of shape \(1, 3, 8, 8\)"):
         AveragePoolOperator(3).A(torch.zeros(1, *SHAPE))
-    with pytest.raises(ValueError, match="weights for 3 channels, the image has 1"):
+    with pytest.raises(ValueError, match="weights of 3 channels must fit x of shape"):
         GrayOperator().A(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="mask without a known pixel"):
         MaskOperator(torch.zeros(8, 8))

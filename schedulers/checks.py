@@ -203,9 +203,7 @@ def check_like(name: str, value: Any, x: Tensor, x_name: str = "x") -> Tensor:
     """
     check_state(name, value)
     if value.shape != x.shape:
-        raise ValueError(
-            f"{name} must have the shape of {x_name}, which has shape {tuple(x.shape)}, got {tuple(value.shape)}"
-        )
+        raise ValueError(f"{name} must have the shape of {x_name}, {tuple(x.shape)}, got {tuple(value.shape)}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of {x_name}, which is on {x.device}, got {value.device}")
     return value

@@ -30,8 +30,8 @@ def check_step(sde: Any, x: Any, score: Any, t: Any, s: Any) -> tuple[Tensor, Te
     """The times of a step from `t` to `s` as tensors of one number, if the arguments fit together, as in `check_scored`."""
     times = check_scored(sde, x, score, t), check_time("s", s, x)
     for name, time in zip("ts", times):
-        if time.numel() != 1:
-            raise ValueError(f"{name} must have shape (), the same time for all samples, got {tuple(time.shape)}")
+        if time.numel() != 1 and time.shape != x.shape:
+            raise ValueError(f"{name} must have shape (), one time for all samples, got {tuple(time.shape)}")
     return times
 
 
