@@ -71,7 +71,9 @@ class GaussianMixtureScoreModel(nn.Module):
         if means.ndim < 2 or not means.numel():
             raise ValueError(f"means must have shape (K, *D) with at least one dimension D, got {tuple(means.shape)}")
         if weights.shape != means.shape[:1] or not bool((weights > 0).all()):
-            raise ValueError(f"weights must be {len(means)} positive numbers, one per mean, got {weights.tolist()}")
+            raise ValueError(
+                f"weights must be {len(means)} positive numbers, one for each of means, got {weights.tolist()}"
+            )
         if (variances is None) == (covariances is None):
             both = "both" if variances is not None else "none"
             raise ValueError(f"exactly one of variances and covariances must be given, got {both}")
@@ -248,10 +250,13 @@ class AnalyticNetwork(nn.Module):
             class_labels: accepted for `UNet2DModel`'s signature and not used.
             return_dict: whether to return a `UNet2DOutput` or a tuple.
         """
-        time = check_time("timestep", timestep, check_state("sample", sample, 1))
+        check_state("sample", sample, 1)
         if sample.shape[1:] != self.model.shape:
             wanted = ", ".join(map(str, self.model.shape))
             raise ValueError(f"sample must have shape (B, {wanted}), got {tuple(sample.shape)}")
+        if isinstance(timestep, (int, float)):
+            check_number("timestep", timestep, 0)
+        time = check_time("timestep", timestep, sample, "sample")
         check_flag("return_dict", return_dict)
         t = self.parameterization.t_from_network_time(self.sde, time)
         x = self.parameterization.state(self.sde, sample, t)

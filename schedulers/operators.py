@@ -178,13 +178,13 @@ class GrayOperator(LinearOperator):
         return torch.tensor(self.weights, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
 
     def A(self, x: Tensor) -> Tensor:
-        check_state("x", x, 4)
+        _check_images("x", x)
         if x.shape[1] != len(self.weights):
             raise ValueError(f"weights of {len(self.weights)} channels must fit x of shape {tuple(x.shape)}")
         return (self._column(x) * x).sum(1, keepdim=True)
 
     def At(self, y: Tensor) -> Tensor:
-        return self._column(check_state("y", y, 4)) * y
+        return self._column(_check_images("y", y)) * y
 
 
 class AveragePoolOperator(LinearOperator):
@@ -201,13 +201,13 @@ class AveragePoolOperator(LinearOperator):
         self.gram = 1 / self.factor**2
 
     def A(self, x: Tensor) -> Tensor:
-        check_state("x", x, 4)
+        _check_images("x", x)
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
             raise ValueError(f"factor {self.factor} must divide the sides of x of shape {tuple(x.shape)}")
         return functional.avg_pool2d(x, self.factor)
 
     def At(self, y: Tensor) -> Tensor:
-        spread = check_state("y", y, 4).repeat_interleave(self.factor, dim=-1).repeat_interleave(self.factor, dim=-2)
+        spread = _check_images("y", y).repeat_interleave(self.factor, dim=-1).repeat_interleave(self.factor, dim=-2)
         return spread / self.factor**2
 
 
@@ -240,7 +240,7 @@ class BlurOperator(LinearOperator):
         return cls(profile[:, None] * profile)
 
     def _correlate(self, name: str, x: Tensor, kernel: Tensor) -> Tensor:
-        check_state(name, x, 4)
+        _check_images(name, x)
         if x.shape[-2] < kernel.shape[0] or x.shape[-1] < kernel.shape[1]:
             raise ValueError(f"kernel of shape {tuple(kernel.shape)} must fit into {name} of shape {tuple(x.shape)}")
         up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
@@ -275,6 +275,12 @@ def apply(operator: LinearOperator, method: str, value: Tensor, name: str = "ope
             f"got {type(result).__name__}"
         )
     return result
+
+
+def _check_images(name: str, x: Any) -> Tensor:
+    if check_state(name, x).ndim != 4:
+        raise ValueError(f"{name} must have shape (B, C, H, W), got {tuple(x.shape)}")
+    return x
 
 
 def _variance(variance: Any, y: Tensor) -> float | Tensor:

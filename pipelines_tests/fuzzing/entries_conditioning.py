@@ -198,7 +198,7 @@ def posteriors() -> list[Entry]:
     )
     loop = {
         "scheduler": instance(
-            "scheduler('ve')", "scheduler('vp')", extra=("DDPMScheduler()", "VPSDEScheduler", "sde('vp')")
+            "scheduler('subvp')", "scheduler('vp')", extra=("DDPMScheduler()", "VPSDEScheduler", "sde('vp')")
         ),
         "score_fn": SCORE,
         "x": FREE,
