@@ -147,7 +147,7 @@ class GaussianMixtureScoreModel(nn.Module):
             raise ValueError(
                 f"measurement must have shape ({len(matrix)},), one per row of matrix, got {tuple(y.shape)}"
             )
-        noise_std = check_number("noise_std", noise_std, 0, ends="()")
+        noise_std = check_number("noise_std", noise_std, 0, 1e15, ends="(]")
         means, covariances = self.means.flatten(1), self._covariances()
         cross = covariances @ matrix.T
         gram = matrix @ cross + noise_std**2 * torch.eye(len(matrix)).to(matrix)

@@ -100,7 +100,7 @@ def log_likelihood(
         ValueError, TypeError: for an argument out of its range, before any work.
         ODEError: if the solver fails on a sample.
     """
-    check_flow(score_fn, sde, x, tolerance, max_steps, eps=eps)
+    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, eps=eps)
     estimator = _make_divergence(divergence, num_probes, probe_distribution)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)
     start, end = flow.variable(eps), flow.variable(sde.T)

@@ -113,8 +113,10 @@ def noise_ratio_slope(u: Tensor) -> Tensor:
     return 2 * tangent * (1 + tangent**2)
 
 
-def check_flow(score_fn: ScoreFunction, sde: SDE, x: Tensor, tolerance: float, max_steps: int, **times: float) -> None:
-    """Raises ValueError or TypeError, naming the argument, for what the solver cannot start from."""
+def check_flow(
+    score_fn: ScoreFunction, sde: SDE, x: Tensor, tolerance: float, max_steps: int, **times: float
+) -> float:
+    """The tolerance. Raises ValueError or TypeError, naming the argument, for what the solver cannot start from."""
     check_function("score_fn", score_fn)
     check_instance("sde", sde, SDE)
     check_finite("x", x)
@@ -122,10 +124,10 @@ def check_flow(score_fn: ScoreFunction, sde: SDE, x: Tensor, tolerance: float, m
         raise TypeError("x must be a tensor with values, got one on the device meta")
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"x must have shape (B, *D) with B and D of at least 1, got {tuple(x.shape)}")
-    check_number("tolerance", tolerance, 0, 1, ends="()")
     check_integer("max_steps", max_steps, most=MOST_STEPS)
     for name, t in times.items():
         check_number(name, t, SMALLEST_TIME, sde.T)
+    return check_number("tolerance", tolerance, 0, 1, ends="()")
 
 
 @torch.no_grad()
@@ -161,7 +163,7 @@ def solve_probability_flow(
         ValueError, TypeError: for an argument out of its range, before any work.
         ODEError: on NaN, a vanishing step or `max_steps`, naming the sample.
     """
-    check_flow(score_fn, sde, x, tolerance, max_steps, t_start=t_start, t_end=t_end)
+    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, t_start=t_start, t_end=t_end)
     if tableau is not None:
         check_instance("tableau", tableau, Tableau)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)

@@ -32,7 +32,8 @@ def check_step(sde: Any, x: Any, score: Any, t: Any, s: Any) -> tuple[Tensor, Te
     for name, time in zip("ts", times):
         if time.numel() != 1 and time.shape != x.shape:
             raise ValueError(f"{name} must have shape (), one time for all samples, got {tuple(time.shape)}")
-    return times
+    t, s = (time if time.shape == x.shape else time.reshape(()) for time in times)
+    return t, s
 
 
 def check_prediction(result: Any, x: Tensor) -> tuple[Tensor, Tensor]:
