@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from ..schedulers.checks import check_number_sequence
+from ..schedulers.checks import check_numbers as check_sequence
 from .config_checks import (
     SMALLEST_SIGMA,
     check_booleans,
@@ -321,7 +321,7 @@ def check_config(config: Any) -> None:
     check_numbers(config, "init_scale", "freq_shift", least=0)
     check_noise_levels(config)
     check_booleans(config, *BOOLEANS)
-    kernel = check_number_sequence("fir_kernel", config["fir_kernel"])
+    kernel = tuple(check_sequence("fir_kernel", config["fir_kernel"]))
     if len(kernel) < 2 or abs(sum(kernel)) <= 1e-6 * max(map(abs, kernel)):
         raise ValueError(f"fir_kernel must be at least 2 numbers whose sum is not 0, got {kernel}")
     if config["discrete_sigmas"] and config["time_embedding_type"] != "positional":

@@ -1,7 +1,7 @@
-"""A seeded run of the fuzzer: no call ends outside of the contract.
+"""Seeded runs of the fuzzer, a family of entries at a time: which share of the calls may end outside of the contract.
 
 The contract is a right result, or a TypeError or ValueError that names the bad argument; see `fuzzing/oracle.py`.
-`make fuzz` searches for an hour and reports what is found in groups.
+`make fuzz` searches for an hour and reports what it finds in groups.
 """
 
 import pytest
@@ -9,21 +9,34 @@ from fuzzing.entries import FAMILIES
 from fuzzing.survey import run
 
 
-SEED = 6
-# Calls of each family, in about one minute of one core together, and the share of them that may end outside.
-CALLS = {
-    "networks": 300, "forward": 300, "conversion": 200, "pipelines": 100, "sampling": 150, "restoration": 150,
-    "likelihoods": 100, "losses": 300, "data": 300, "arguments": 400, "commands": 100, "evaluation": 60,
-}  # fmt: skip
+#: By family, how many calls are made and the share of them that may be outside of the contract.
 ALLOWED = {
-    **dict.fromkeys(CALLS, 0.0),
-    **dict.fromkeys(("sde", "steps", "flow", "analytic", "schedulers", "stepping", "operators", "conditions"), 0.45),
+    "sde": (400, 0.0),
+    "steps": (400, 0.0),
+    "flow": (200, 0.0),
+    "analytic": (200, 0.0),
+    "schedulers": (300, 0.0),
+    "stepping": (300, 0.0),
+    "operators": (200, 0.0),
+    "conditions": (300, 0.0),
+    "networks": (300, 0.0),
+    "forward": (300, 0.0),
+    "conversion": (200, 0.0),
+    "pipelines": (100, 0.0),
+    "sampling": (150, 0.0),
+    "restoration": (100, 0.0),
+    "likelihoods": (80, 0.0),
+    "losses": (300, 0.0),
+    "data": (300, 0.0),
+    "arguments": (400, 0.0),
+    "commands": (100, 0.0),
+    "evaluation": (60, 0.0),
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_call_ends_outside_of_the_contract(family):
-    calls = CALLS.get(family, 100)
-    survey = run(calls, SEED, [family])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_calls_end_within_the_contract(family):
+    calls, share = ALLOWED[family]
+    survey = run(calls, 6, [family])
     assert survey.calls >= 0.9 * calls
-    assert survey.failures <= ALLOWED[family] * survey.calls, survey.report(20)
+    assert survey.failures <= share * survey.calls, survey.report(20)

@@ -193,7 +193,7 @@ class SDEPipelineBase(DiffusionPipeline):
         self.check_modules()
         check_integer("batch_size", batch_size)
         check_integer("num_inference_steps", num_inference_steps)
-        check_generator(generator, batch_size)
+        check_generator("generator", generator, batch_size)
         if latents is not None and tuple(check_finite("latents", latents).shape) != (batch_size, *self.sample_shape):
             expected = (batch_size, *self.sample_shape)
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")

@@ -12,7 +12,7 @@ from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
-from .schedulers.checks import check_integer, check_number, check_number_sequence
+from .schedulers.checks import check_integer, check_number, check_numbers
 from .schedulers.score_function import ScoreFunction
 
 
@@ -114,7 +114,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         check_integer("num_samples", num_samples)
         labels = self.check_labels(class_labels, guidance_scale).repeat_interleave(num_samples)
         if guidance_interval is not None:
-            low, high = check_number_sequence("guidance_interval", guidance_interval, 2, least=0)
+            low, high = check_numbers("guidance_interval", guidance_interval, 0, count=2)
             if not low < high:
                 raise ValueError(f"guidance_interval must be two increasing noise ratios, got {low} and {high}")
         sampler, levels = self.choose_sampler(quality, num_inference_steps)

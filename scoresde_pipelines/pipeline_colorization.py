@@ -10,7 +10,7 @@ from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import GrayOperator
-from .schedulers.checks import check_number, check_number_sequence
+from .schedulers.checks import check_number, check_numbers
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):
@@ -82,7 +82,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             return_dict=return_dict,
         )
         channels, *size = self.sample_shape
-        gray_weights = check_number_sequence("gray_weights", gray_weights, channels)
+        gray_weights = check_numbers("gray_weights", gray_weights, count=channels)
         if not any(gray_weights):
             raise ValueError(f"gray_weights must not all be zero, got {gray_weights}")
         check_number("noise_std", noise_std, 0)

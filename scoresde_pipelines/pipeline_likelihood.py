@@ -89,7 +89,7 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
             check_flag(name, value)
         self.check_flow(tolerance, return_dict=return_dict)
         centres, width = self.centres(images, levels, official_cells)
-        check_generator(generator, len(centres))
+        check_generator("generator", generator, len(centres))
         draws = self._draws(
             centres,
             width,

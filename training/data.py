@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..schedulers.checks import check_flag, check_integer, check_number, check_number_sequence
+from ..schedulers.checks import check_flag, check_integer, check_number, check_numbers
 from .image_format import ImageFormat
 from .image_sources import load_images
 from .image_table import ImageRows, ImageTable, find_image_column
@@ -195,7 +195,7 @@ def _check_images(images: torch.Tensor, data_range: tuple[float, float]) -> tupl
         raise TypeError(f"images must be a dense tensor of real numbers, got {type(images).__name__}")
     if images.is_meta:
         raise ValueError("images must have data, got a tensor on the device 'meta'")
-    low, high = ends = check_number_sequence("data_range", data_range, 2)
+    low, high = ends = check_numbers("data_range", data_range, count=2)
     if not low < high:
         raise ValueError(f"data_range must be two increasing numbers, got {low} and {high}")
     return ends
