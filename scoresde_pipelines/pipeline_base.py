@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -288,7 +288,7 @@ class SDEPipelineBase(DiffusionPipeline):
         score_fn: ScoreFunction,
         generator: Generator = None,
         callback: StepCallback | None = None,
-        callback_tensors: list[str] = ["latents"],  # noqa: B006 - diffusers' convention, never changed here
+        callback_tensors: Sequence[str] = ("latents",),
         constrain: Constraint | None = None,
     ) -> Tensor:
         """`sampling_loop`, with a progress bar and the callback.

@@ -190,7 +190,7 @@ def image_batches(
     return iter(loader)
 
 
-def _check_images(images: torch.Tensor, data_range: tuple[float, float]) -> tuple[float, ...]:
+def _check_images(images: torch.Tensor, data_range: tuple[float, float]) -> list[float]:
     if not isinstance(images, torch.Tensor) or images.is_complex() or images.layout is not torch.strided:
         raise TypeError(f"images must be a dense tensor of real numbers, got {type(images).__name__}")
     if images.is_meta:

@@ -109,8 +109,8 @@ def denoising_loss(
     t = t.double() if t.device.type == "cpu" else t
     weight = weighting(sde, t)
     if not isinstance(weight, Tensor) or weight.shape != t.shape:
-        got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise TypeError(f"weighting must return one number per sample, shape {tuple(t.shape)}, got {got}")
+        found = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"weighting must return one number per sample, shape {tuple(t.shape)}, got {found}")
     if weight.device.type == "cpu":  # elsewhere looking would wait for the device
         check_finite("weighting", weight)
     scale = weight.sqrt() * score_slope(parameterization, sde, t, x0.shape[1])
