@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from .hub_upload import PushPipelineMixin
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
 from .network_use import in_use, weights_not_finite
 from .quality import choose_sampler
@@ -45,7 +46,7 @@ SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of
 NETWORK_LIBRARIES = ("diffusers", PACKAGE)  # a repository must not choose what is imported
 
 
-class SDEPipelineBase(DiffusionPipeline):
+class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
     """A network, a scheduler and the range of the data.
 
     Args:

@@ -1,0 +1,133 @@
+"""What `push_to_hub` of the pipelines uploads: to a folder in place of the Hub."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from PIL import Image
+
+from scoresde_pipelines import ScoreSdeClassConditionalPipeline, ScoreSdePipeline, cite, hub_upload, shipped
+
+
+FASHION = "fashion-mnist-32-vp"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub in a folder: `calls` are the arguments of every request, `repository` the files of someone/new."""
+    made = SimpleNamespace(calls=[], repository=tmp_path / "hub" / "someone" / "new")
+
+    class Api:
+        def __init__(self, token=None):
+            made.calls.append(("token", token))
+
+        def create_repo(self, repo_id, private=None, exist_ok=False):
+            assert exist_ok
+            made.calls.append(("create_repo", repo_id, private))
+            return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"someone/{repo_id}")
+
+        def create_branch(self, repo_id, branch, exist_ok):
+            made.calls.append(("create_branch", repo_id, branch))
+
+        def upload_folder(self, repo_id, folder_path, commit_message, create_pr, revision):
+            made.calls.append(("upload_folder", repo_id, commit_message, create_pr, revision))
+            shutil.copytree(folder_path, made.repository, dirs_exist_ok=True)
+            return f"https://hub/{repo_id}/commit/1"
+
+    def download(repo_id, name, token=None):
+        path = tmp_path / "hub" / repo_id / name
+        if not path.is_file():
+            raise EntryNotFoundError(f"no {name}")
+        return str(path)
+
+    monkeypatch.setattr(hub_upload, "HfApi", Api)
+    monkeypatch.setattr(hub_upload, "hf_hub_download", download)
+    return made
+
+
+def fresh_pipeline(cls=ScoreSdePipeline, **kwargs):
+    """A pipeline that was not loaded from a folder with a card."""
+    loaded = ScoreSdePipeline.from_pretrained(shipped(FASHION))
+    return cls(loaded.unet, loaded.scheduler, **kwargs)
+
+
+def test_what_is_uploaded_loads_and_draws_the_same(hub):
+    pipe = fresh_pipeline(id2label={k: f"class {k}" for k in range(10)})
+    address = pipe.push_to_hub(
+        "new",
+        private=True,
+        token="t",
+        license="mit",
+        base_model="someone/old",
+        datasets=["someone/clothes"],
+        num_pictures=2,
+    )
+    assert address == "https://hub/someone/new/commit/1"
+    assert hub.calls == [
+        ("token", "t"),
+        ("create_repo", "new", True),
+        ("upload_folder", "someone/new", "Upload ScoreSdePipeline", False, None),
+    ]
+    files = sorted(str(path.relative_to(hub.repository)) for path in hub.repository.rglob("*") if path.is_file())
+    assert files == [
+        "README.md",
+        "model_index.json",
+        "samples.png",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ]
+    again = ScoreSdePipeline.from_pretrained(hub.repository)
+    images = [one(1, 3, generator=torch.Generator().manual_seed(0), output_type="np").images for one in (pipe, again)]
+    np.testing.assert_allclose(images[0], images[1], atol=1e-5)
+    with Image.open(hub.repository / "samples.png") as picture:
+        assert picture.size == (2 * 32 * 4 + 8, 32 * 4)  # two images of 32 pixels, 2 pixels apart, 4 times as large
+
+
+def test_the_card_has_what_the_hub_reads(hub):
+    pipe = fresh_pipeline(ScoreSdeClassConditionalPipeline, id2label={k: f"class {k}" for k in range(10)})
+    pipe.push_to_hub(
+        "someone/new", license="mit", base_model="someone/old", datasets=["someone/clothes"], num_pictures=0
+    )
+    card = ModelCard.load(hub.repository / "README.md")
+    assert card.data.library_name == "diffusers" and card.data.pipeline_tag == "unconditional-image-generation"
+    assert card.data.license == "mit" and card.data.base_model == "someone/old"
+    assert card.data.datasets == ["someone/clothes"] and "class-conditional" in card.data.tags
+    assert 'ScoreSdeClassConditionalPipeline.from_pretrained("someone/new")' in card.text
+    assert "class_labels=['class 0', 'class 1']" in card.text and "samples.png" not in card.text
+    assert cite(pipe) in card.text
+
+
+def test_a_card_that_is_there_is_carried_along(hub, tmp_path):
+    pipe = ScoreSdePipeline.from_pretrained(shipped(FASHION))
+    pipe.push_to_hub("someone/new")  # of the folder that it was loaded from
+    assert (hub.repository / "README.md").read_text() == (Path(shipped(FASHION)) / "README.md").read_text()
+    (hub.repository / "README.md").write_text("edited on the Hub")
+    fresh_pipeline().push_to_hub("someone/new")
+    assert (hub.repository / "README.md").read_text() == "edited on the Hub"
+    (tmp_path / "mine.md").write_text("mine")
+    fresh_pipeline().push_to_hub("someone/new", readme=tmp_path / "mine.md", revision="v2", commit_message="second")
+    assert (hub.repository / "README.md").read_text() == "mine"
+    assert hub.calls[-2:] == [
+        ("create_branch", "someone/new", "v2"),
+        ("upload_folder", "someone/new", "second", False, "v2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_pictures": -1}, "num_pictures must be an integer from 0 to 64, got -1"),
+        ({"readme": "no-such-file.md"}, "readme must be a file, got 'no-such-file.md'"),
+        ({"licence": "mit"}, r"card_fields must be among license, base_model and datasets, got \['licence'\]"),
+    ],
+)
+def test_bad_arguments_upload_nothing(hub, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        fresh_pipeline().push_to_hub("someone/new", **options)
+    assert hub.calls == []
