@@ -186,7 +186,7 @@ def mixtures(problems: int) -> None:
                 max_sliced_w2(exact.sample(1000).flatten(1), truth)
             )
             for name, options in METHODS.items():
-                scheduler = VESDEScheduler(sigma_max=200.0, batch_mean_norm=True)
+                scheduler = VESDEScheduler(sigma_max=200.0, corrector="langevin", batch_mean_norm=True)
                 # The same measurement in image units, of which one is 2 REACH.
                 out = pipeline_for(data, scheduler, REACH)(
                     (y + REACH * matrix.sum(1))[None] / (2 * REACH),

@@ -17,6 +17,8 @@ if importlib.util.find_spec("scoresde_pipelines") is None:
     # A bare checkout under plain `pytest`; an installed wheel or `python -m pytest` is found already.
     sys.path.insert(0, str(ROOT))
 
+sys.path.append(str(ROOT / "benchmarks"))  # known_truths: benchmarks and tests measure the same
+
 # Tiny tensors: more threads cost more than they bring, and sums keep one order.
 torch.set_num_threads(1)
 

@@ -78,8 +78,10 @@ def main(root: Path) -> None:
         "NO_PROXY": "127.0.0.1",
     }
     import torch
+    from huggingface_hub import constants
 
     from scoresde_pipelines import ScoreSdePipeline
+    from scoresde_pipelines.training.model_names import ModelNotFoundError, resolve_pipeline
 
     def checksums(**options: object) -> dict[str, str]:
         found = {}
@@ -90,10 +92,23 @@ def main(root: Path) -> None:
             found[folder.name] = hashlib.sha256(images.tobytes()).hexdigest()
         return found
 
+    def refused(name: str) -> str:
+        try:
+            ScoreSdePipeline.from_pretrained(name)
+        except ModelNotFoundError as error:
+            return str(error)
+        return "found"
+
     online = checksums()
+    revision = sorted(path.name for path in resolve_pipeline(f"{OWNER}/ours@v1").iterdir())
+    missing = [refused(f"{OWNER}/missing")]
     server.shutdown()
     server.server_close()
-    print(json.dumps({"online": online, "offline": checksums(local_files_only=True)}))
+    offline = [checksums(local_files_only=True)]
+    constants.HF_HUB_OFFLINE = True
+    offline.append(checksums())
+    missing.append(refused(f"{OWNER}/missing"))
+    print(json.dumps({"online": online, "offline": offline, "revision": revision, "missing": missing}))
 
 
 if __name__ == "__main__":

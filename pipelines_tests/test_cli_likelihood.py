@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from scoresde_pipelines import NCSNpp, ScoreSdeLikelihoodPipeline, ScoreSdePipeline, VESDEScheduler
 from scoresde_pipelines.cli import app
-from scoresde_pipelines.command_likelihood import fingerprint
+from scoresde_pipelines.likelihood_measurement import fingerprint
 from scoresde_pipelines.likelihood_table import COLUMNS, LikelihoodTable, Row
 
 
@@ -74,6 +74,28 @@ def test_rows_are_what_the_pipeline_says(folder, table):
         assert row.standard_error == pytest.approx(float(output.standard_error[index]), abs=1e-6)
         assert row.nfe == int(output.nfe[index])
         assert row.dequantization_error == pytest.approx(float(output.dequantization_error[index]), rel=1e-4)
+
+
+def test_rows_name_their_files_and_json_has_the_mean(folder, table):
+    assert [table[index].file for index in range(COUNT)] == [f"{index}.png" for index in range(COUNT)]
+    result = run(folder, folder / "whole.csv", "--json")
+    found = json.loads(result.stdout)
+    values = [table[index].bits_per_dim for index in range(COUNT)]
+    assert found["bits_per_dim"] == pytest.approx(sum(values) / COUNT) and found["images"] == COUNT
+
+
+def test_a_file_name_with_a_comma_is_read_back(tmp_path):
+    row = Row(0, 1.0, 0.1, 0.1, 0.1, 0.0, 50, 'a, "b".png')
+    for name in ("a.csv", "a.jsonl"):
+        LikelihoodTable(tmp_path / name, {}).append(row)
+        assert LikelihoodTable(tmp_path / name, {}).rows() == {0: row}
+
+
+def test_a_table_with_other_columns_is_refused(tmp_path):
+    LikelihoodTable(tmp_path / "a.csv", {})
+    (tmp_path / "a.csv").write_text("index,bits_per_dim\n0,1.0\n")
+    with pytest.raises(ValueError, match=r"output must have the columns index,.*,file, got 'index,bits_per_dim'"):
+        LikelihoodTable(tmp_path / "a.csv", {})
 
 
 def test_csv_is_a_plain_table(folder, table):

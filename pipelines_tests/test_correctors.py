@@ -73,6 +73,27 @@ def test_iterating_at_one_time_reaches_the_marginal_up_to_the_known_bias(name, c
         assert expected == pytest.approx(p * (1 + snr**2), rel=1e-3)
 
 
+@pytest.mark.parametrize("d", [2, 64])
+@pytest.mark.parametrize("corrector", CORRECTORS)
+def test_the_stationary_variance_with_steps_per_sample(corrector, d):
+    # The paper's rule tends to |x|^2 N(0, p (1 + 2 / d)), of variance p (1 + 2 / d)^2, for small steps; a step size of t
+    # alone to p / (1 - h / 2p) exactly. Both chains start from their law; at the other one's they would leave it by half.
+    sde, t, snr = SDES["ve"], torch.tensor(0.5, dtype=DOUBLE), 0.04
+    p, x = float(sde.sigma(t)) ** 2, torch.randn(80_000 // d, d, dtype=DOUBLE)  # of data at one point
+    if corrector == "langevin":
+        radius = torch.distributions.Chi2(torch.tensor(d + 2.0, dtype=DOUBLE)).sample((len(x), 1)).sqrt()
+        expected, x = p * (1 + 2 / d) ** 2, math.sqrt(p * (1 + 2 / d)) * radius * x / x.norm(dim=1, keepdim=True)
+    else:
+        expected = p / (1 - snr**2)
+        x *= math.sqrt(expected)
+    found = []
+    for i in range(400):
+        x = CORRECTORS[corrector](sde, x, -x / p, t, torch.randn_like(x), snr)[1]
+        found += [float(x.square().mean())] if i >= 300 else []
+    rel = 0.15 if (corrector, d) == ("langevin", 2) else 0.02  # in 2-D terms of order snr^2 are large
+    assert sum(found) / len(found) == pytest.approx(expected, rel=rel)
+
+
 def test_a_vanishing_score_does_not_move_the_state():
     x, _, noise = state(2, 5)
     mean, new = langevin(SDES["vp"], x, torch.zeros_like(x), torch.tensor(0.5, dtype=DOUBLE), noise, 0.16)

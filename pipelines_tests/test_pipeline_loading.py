@@ -22,9 +22,9 @@ from scoresde_pipelines import (
     VESDEScheduler,
     shipped,
 )
-from scoresde_pipelines.shipped import shipped_folder
+from scoresde_pipelines.training.model_names import HubName, ModelNotFoundError, locate, resolve_pipeline
 from scoresde_pipelines.training.pipeline_folder import save_pipeline_folder
-from scoresde_pipelines.training.pipeline_loading import Components, load_pipeline_folder, resolve_pipeline
+from scoresde_pipelines.training.pipeline_loading import Components, load_pipeline_folder
 
 
 TINY = {"sample_size": 8, "block_out_channels": (8, 8), "layers_per_block": 1, "attention_resolutions": ()}
@@ -81,10 +81,11 @@ def draw(pipe):
 def test_a_name_is_a_folder_a_shipped_pipeline_or_a_hub_id(tmp_path):
     name = shipped()[0]
     assert resolve_pipeline(tmp_path) == tmp_path
-    assert resolve_pipeline(name, shipped_folder) == Path(shipped(name))
-    with pytest.raises(ValueError, match=r"'not a/hub/id' is neither a folder nor a Hub id"):
-        resolve_pipeline("not a/hub/id", shipped_folder)
-    components = load_pipeline_folder(name, named=shipped_folder)
+    assert resolve_pipeline(name) == Path(shipped(name))
+    with pytest.raises(ValueError, match="model must be a shipped name, a folder or a Hub id, got 'not a/hub/id'"):
+        resolve_pipeline("not a/hub/id")
+    assert locate("someone/model@v1") == HubName("someone/model", "v1") and locate("someone/model").revision is None
+    components = load_pipeline_folder(name)
     for key, value in ScoreSdePipeline.from_pretrained(name).unet.state_dict().items():
         assert torch.equal(components.unet.state_dict()[key], value)
 
@@ -93,8 +94,37 @@ def test_a_local_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
     name = shipped()[0]
     ScoreSdePipeline(network(), VESDEScheduler(sigma_max=7.0)).save_pretrained(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert load_pipeline_folder(name, named=shipped_folder).scheduler.sde.sigma_max == 7.0
+    assert load_pipeline_folder(name).scheduler.sde.sigma_max == 7.0
     assert ScoreSdePipeline.from_pretrained(name).scheduler.sde.sigma_max == 7.0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "./nofolder",
+            r"model must be a shipped name, a folder or a Hub id, got './nofolder': there is no such folder",
+        ),
+        (Path("nofolder"), "got 'nofolder': there is no such folder"),
+        ("/nowhere/at/all", "got '/nowhere/at/all': there is no such folder"),
+        ("emoji-32-ve@v2", "model must have no revision where it is shipped, got 'emoji-32-ve@v2'"),
+        ("someone/model@", "got 'someone/model@'"),
+        ("", "got ''"),
+    ],
+)
+def test_a_name_without_a_model_is_named(name, message):
+    for load in (ScoreSdePipeline.from_pretrained, load_pipeline_folder):
+        with pytest.raises(ModelNotFoundError, match=message) as found:
+            load(name)
+        assert isinstance(found.value, OSError) and isinstance(found.value, ValueError)
+
+
+def test_a_file_and_a_second_revision_are_refused(tmp_path):
+    (tmp_path / "model").write_text("")
+    with pytest.raises(ModelNotFoundError, match="which is a file"):
+        ScoreSdePipeline.from_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="revision must be the one of the name, 'v1', got 'v2'"):
+        ScoreSdePipeline.from_pretrained("someone/model@v1", revision="v2")
 
 
 # ---------------------------------------------------------------------- a scheduler of one's own

@@ -67,7 +67,7 @@ def test_a_saved_pipeline_draws_the_same_images(kind, safe_serialization, tmp_pa
     loaded = ScoreSdePipeline.from_pretrained(tmp_path, use_safetensors=safe_serialization)
     assert torch.equal(draw(loaded), draw(pipe))
     assert (loaded.config.data_min, loaded.config.data_max) == (pipe.config.data_min, pipe.config.data_max)
-    drop = {"_use_default_values", "_name_or_path", "_class_name", "_diffusers_version"}
+    drop = {"_use_default_values", "_name_or_path", "_class_name", "_diffusers_version", "_format"}
     configs = [{k: v for k, v in p.scheduler.config.items() if k not in drop} for p in (pipe, loaded)]
     assert configs[0] == configs[1]
 
@@ -180,4 +180,9 @@ def test_loading_from_the_hub_and_offline_from_the_cache(tmp_path):
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, env=os.environ | environment
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert json.loads(result.stdout) == {"online": checksums, "offline": checksums}
+    found = json.loads(result.stdout)
+    assert found["online"] == checksums and found["offline"] == [checksums, checksums]
+    assert found["revision"] == ["model_index.json", "scheduler", "unet"]
+    for message in found["missing"]:
+        assert "got 'someone/missing': no such folder, and no download from the Hub" in message
+    assert "in the cache (HF_HUB_OFFLINE is set)" in found["missing"][1]

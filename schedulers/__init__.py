@@ -5,7 +5,8 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
-from . import conditioning, multistep
+from . import adams_bashforth, conditioning
+from .adams_bashforth import ExponentialAdamsBashforth
 from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
@@ -37,8 +38,10 @@ from .predictors import (
 )
 from .probability_flow import FlowSolution, ODEError, solve_probability_flow
 from .replacement import Replacement
+from .restart import Restart
 from .sampling_loop import sampling_loop
 from .scheduling_conversion import to_sde_scheduler
+from .scheduling_registration import register_with_diffusers
 from .scheduling_sde import SDEScheduler, SDESchedulerOutput
 from .scheduling_subvp_sde import SubVPSDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
@@ -48,6 +51,8 @@ from .sde import SDE, VESDE, VPSDE, SubVPSDE
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
 
+
+register_with_diffusers(__name__.partition(".")[0])
 
 __all__ = [
     "AveragePoolOperator",
@@ -64,6 +69,7 @@ __all__ = [
     "DiscreteVPSDE",
     "Divergence",
     "ExactDivergence",
+    "ExponentialAdamsBashforth",
     "ExponentialMultistep",
     "GrayOperator",
     "LinearOperator",
@@ -80,6 +86,7 @@ __all__ = [
     "Predictor",
     "PixelCells",
     "Replacement",
+    "Restart",
     "SDE",
     "ScoreFunction",
     "SDEScheduler",
@@ -114,7 +121,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "MULTISTEP_PREDICTORS":
-        return getattr(multistep, name)  # warns: PREDICTORS holds all predictors
+        return getattr(adams_bashforth, name)  # warns: PREDICTORS holds all predictors
     if name in ("LinearPosterior", "matched_prior"):
         return getattr(conditioning, name)  # warn when they are used
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ all first order in the step. The exponential predictor solves the probability-fl
 does not change.
 
 A predictor with a memory, with several evaluations per level or with a last step of its own is an object with more members:
-see `Predictor`. Examples are `multistep.ExponentialMultistep` and `heun.Heun`.
+see `Predictor`. Examples are `multistep.ExponentialMultistep`, `restart.Restart` and `heun.Heun`.
 """
 
 from typing import Any, Protocol
@@ -23,10 +23,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .adams_bashforth import ExponentialAdamsBashforth
 from .checks import check_choice
 from .heun import Heun
 from .multistep import ExponentialMultistep
-from .sde import SDE
+from .restart import Restart
+from .sde import DATA_STD, SDE
+from .step_checks import check_step
 
 
 class Predictor(Protocol):
@@ -36,6 +39,11 @@ class Predictor(Protocol):
 
     - `start()`: called when a sampling run is planned; an object with a memory clears it there. A copy of a
       scheduler gets a copy of such an object, so that two runs never share a memory.
+    - `grid(sde, n, smallest_time) -> TimeGrid`: the time grid that the predictor is made for, used where the scheduler's
+      `timestep_spacing` is `None`; `smallest_time` is the first time that the network was trained at. Its levels may
+      increase where the predictor returns a state at the larger level (`restart.Restart`).
+    - `prepare(sde, levels)`: called before `start`, with the times of all levels of the run, shape (n,).
+    - `data_std`: set by a scheduler that makes the predictor by its name: the standard deviation of the data.
     - `denoise(sde, x, score, t) -> x_0`: the last step, from the last noise level to the clean image; E[x_0 | x] without it.
     - `times(sde, t, s) -> list of times`: for more than one network call per level, their times (`t` and `s` have shape
       (n,) there). The predictor is called after each, with the score at the state that it returned last, and with
@@ -50,12 +58,14 @@ class Predictor(Protocol):
 
 def euler_maruyama(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Euler-Maruyama on the reverse-time SDE (paper eq. 6)."""
+    t, s = check_step(sde, x, score, t, s)
     g = sde.diffusion(t)
     return x + (sde.drift(x, t) - g**2 * score) * (s - t), g * torch.sqrt(t - s)
 
 
 def reverse_diffusion(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """The forward kernel's discretisation, reversed (paper appendix E, eq. 45-46)."""
+    t, s = check_step(sde, x, score, t, s)
     scale, std = sde.transition(t, s)
     return (2 - scale) * x + std**2 * score, std
 
@@ -68,17 +78,20 @@ def ancestral(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple
 
 def ancestral_large(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Ancestral sampling with the forward step's variance (paper eq. 4; DDPM's "fixed_large")."""
+    t, s = check_step(sde, x, score, t, s)
     scale, std = sde.transition(t, s)
     return (x + std**2 * score) / scale, std
 
 
 def probability_flow_euler(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Euler on the probability-flow ODE (paper eq. 13)."""
+    t, s = check_step(sde, x, score, t, s)
     return x + (sde.drift(x, t) - 0.5 * sde.diffusion(t) ** 2 * score) * (s - t), torch.zeros_like(t)
 
 
 def exponential(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """First-order exponential integrator of the probability-flow ODE (DDIM)."""
+    t, s = check_step(sde, x, score, t, s)
     noise = -sde.sigma(t) * score
     return sde.alpha(s) * sde.denoise(x, score, t) + sde.sigma(s) * noise, torch.zeros_like(t)
 
@@ -92,12 +105,19 @@ PREDICTORS: dict[str, Any] = {
     "probability_flow": probability_flow_euler,
     "exponential": exponential,
     "exponential_multistep": ExponentialMultistep,
+    "exponential_adams_bashforth": ExponentialAdamsBashforth,
+    "restart": Restart,
     "heun": Heun,
 }
 
 
-def make_predictor(predictor: str | Predictor) -> Predictor:
-    """The predictor of a name, or the given one.
+def has_own_grid(predictor: Any) -> bool:
+    """Whether the predictor, or that of a name, recommends a time grid."""
+    return hasattr(PREDICTORS.get(predictor) if isinstance(predictor, str) else predictor, "grid")
+
+
+def make_predictor(predictor: str | Predictor, data_std: float = DATA_STD) -> Predictor:
+    """The predictor of a name, made for data of this standard deviation, or the given one.
 
     Raises:
         ValueError: for an unknown name.
@@ -109,4 +129,9 @@ def make_predictor(predictor: str | Predictor) -> Predictor:
         raise TypeError(f"predictor must be None, a name or a function, got {type(predictor).__name__}")
     check_choice("predictor", predictor, PREDICTORS)
     found = PREDICTORS[predictor]
-    return found() if isinstance(found, type) else found
+    if not isinstance(found, type):
+        return found
+    made = found()
+    if hasattr(made, "data_std"):
+        made.data_std = data_std
+    return made

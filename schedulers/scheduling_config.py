@@ -8,13 +8,20 @@ from typing import Any
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from .predictors import has_own_grid
+
 
 # Ends the `beta_schedule` that is saved for SDEs without a DDPM table.
 NO_TABLE = " (no DDPM table)"
+#: What makes a sampler. A file holds them only if they were chosen, so that defaults stay defaults.
+SAMPLER_KEYS = ("predictor", "corrector", "timestep_spacing")
+FORMAT = 2  # of files; those without a number are of version 0.1
 
 # The values of `timestep_spacing` that stock schedulers know. Any other is kept under a key that they do not read.
 STOCK_SPACINGS = ("linspace", "leading", "trailing")
 OWN_SPACING = "sde_timestep_spacing"
+# The name in files of their `trained_betas`, which a stock scheduler would take for those of a VP SDE.
+OWN_TABLE = "sde_trained_betas"
 
 
 class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file, alike
@@ -51,27 +58,44 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As in diffusers, without the marks that `to_json_string` and `_keep_own_spacing` leave."""
+        """As in diffusers, without the marks that `to_json_string` and `_keep_own_spacing` leave.
+
+        Files of earlier versions keep their sampler. Another predictor than the configuration's brings its own grid, if it
+        has one and `timestep_spacing` is not given.
+        """
         defaults = config_dict.get("_use_default_values", [])
         own = config_dict.get(OWN_SPACING)
         config_dict = {key: value for key, value in config_dict.items() if key != OWN_SPACING}
         if own is not None and ("timestep_spacing" in defaults or "timestep_spacing" not in config_dict):
             left = [name for name in defaults if name != "timestep_spacing"]
             config_dict |= {"timestep_spacing": own, "_use_default_values": left}
-        if not cls._compatibles and str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
-            del config_dict["beta_schedule"]
+        config_dict = _of_this_version(config_dict)
+        predictor = kwargs.get("predictor", config_dict.get("predictor"))
+        if predictor != config_dict.get("predictor") and has_own_grid(predictor):
+            kwargs.setdefault("timestep_spacing", None)
+        if not cls._compatibles:
+            config_dict = dict(config_dict)
+            if str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
+                del config_dict["beta_schedule"]
+            if OWN_TABLE in config_dict:
+                config_dict["trained_betas"] = config_dict.pop(OWN_TABLE)
         return super().extract_init_dict(config_dict, **kwargs)
 
     def to_json_string(self) -> str:
-        """The configuration as JSON. Functions in the place of names are left out.
+        """The configuration as JSON. Functions in the place of names are left out, and samplers that nobody chose.
 
         A stock scheduler reads the keys that it shares from any file, and would make a VP table of every SDE. An unknown
-        `beta_schedule` makes it raise an error instead. A time spacing of ours is written under `OWN_SPACING`.
+        `beta_schedule` makes it raise an error instead, as a table comes under a name that it does not know. A time spacing
+        of ours is written under `OWN_SPACING`.
         """
-        config = {key: value for key, value in self.config.items() if not callable(value)}
+        unchosen = {*SAMPLER_KEYS} & {*self.config.get("_use_default_values", [])}
+        config = {key: value for key, value in self.config.items() if not callable(value) and key not in unchosen}
+        config["_format"] = FORMAT
         if not self._compatibles:
             config["beta_schedule"] = type(self).__name__ + NO_TABLE
-        if config["timestep_spacing"] not in STOCK_SPACINGS:
+            if config.get("trained_betas") is not None:
+                config[OWN_TABLE] = config.pop("trained_betas")
+        if "timestep_spacing" in config and config["timestep_spacing"] not in STOCK_SPACINGS:
             config[OWN_SPACING] = config.pop("timestep_spacing")
         twin = copy.copy(self)
         twin._internal_dict = FrozenDict(config)  # type: ignore[has-type]
@@ -86,3 +110,11 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
                 stacklevel=2,
             )
         super().save_config(*args, **kwargs)
+
+
+def _of_this_version(config: dict[str, Any]) -> dict[str, Any]:
+    # "exponential_multistep" was another solver in files of version 0.1, which always name their time grid.
+    if "_diffusers_version" not in config or "_format" in config:
+        return config
+    old = config.get("predictor") == "exponential_multistep" and config.get("timestep_spacing") is not None
+    return {**config, "_format": FORMAT, **({"predictor": "exponential_adams_bashforth"} if old else {})}

@@ -70,7 +70,7 @@ def to_sde_scheduler(scheduler: Any) -> SDEScheduler:
         raise TypeError(f"scheduler must be a diffusers scheduler or its config, got {type(scheduler).__name__}")
     name, config = type(scheduler).__name__, scheduler.config
     if name == "ScoreSdeVeScheduler":
-        return VESDEScheduler.from_config(config)
+        return VESDEScheduler.from_config(config, predictor="reverse_diffusion", corrector="langevin")
     if name == "ScoreSdeVpScheduler":
         n = config["num_train_timesteps"]
         return VPSDEScheduler(

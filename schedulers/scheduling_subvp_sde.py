@@ -45,7 +45,7 @@ class SubVPSDEScheduler(SDEScheduler):
         correct_steps: int = 1,
         batch_mean_norm: bool = False,
         sampling_eps: float = 1e-3,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: str | None = None,
         prologue: bool = False,
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,

@@ -1,10 +1,10 @@
 """The variance-exploding SDE as a diffusers scheduler."""
 
 import numpy as np
-import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from .beta_schedules import SMALLEST_BETA, checked_betas
 from .checks import check_timesteps
 from .discrete_sdes import DiscreteVESDE
 from .scheduling_sde import SDEScheduler
@@ -15,7 +15,8 @@ class VESDEScheduler(SDEScheduler):
     """Predictor-corrector sampling of the VE SDE (paper eq. 9 and 30); the network's timestep is sigma.
 
     Defaults are those of diffusers' ScoreSdeVeScheduler, so that its configurations (google/ncsnpp-*) keep their
-    meaning: reverse diffusion with one Langevin step per noise level.
+    meaning: reverse diffusion with one Langevin step per noise level. The step size of the default corrector is a function
+    of t alone; `corrector="langevin"` is the paper's, with the bias that `schedulers/correctors.py` states.
 
     Args:
         sigma_min (`float`): noise at t = 0.
@@ -49,16 +50,16 @@ class VESDEScheduler(SDEScheduler):
         correct_steps: int = 1,
         prediction_type: str = "score",
         predictor: str | None = "reverse_diffusion",
-        corrector: str | None = "langevin",
+        corrector: str | None = "annealed_langevin",
         batch_mean_norm: bool = False,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: str | None = None,
         prologue: bool = False,
         trained_betas: np.ndarray | list[float] | None = None,
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
     ):
         if trained_betas is not None:
-            self.betas = torch.as_tensor(np.asarray(trained_betas), dtype=torch.float32)
+            self.betas = checked_betas("trained_betas", trained_betas, SMALLEST_BETA).float()
         self.setup()
 
     def make_sde(self) -> SDE:

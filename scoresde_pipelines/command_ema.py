@@ -5,9 +5,6 @@ from typing import Annotated
 
 import typer
 
-from .training.pipeline_folder import load_pipeline_folder, save_pipeline_folder
-from .training.posthoc_ema import FOLDER, combine_snapshots
-
 
 NOTE = """
 ## Weights
@@ -23,6 +20,10 @@ def ema(
     output: Annotated[Path, typer.Option(help="Pipeline folder to write; must not exist yet.")],
 ) -> None:
     """Write the pipeline of a run with weights of any averaging width, from the snapshots of the run."""
+    from .training.durable_files import staged_folder
+    from .training.pipeline_folder import load_pipeline_folder, save_pipeline_folder
+    from .training.posthoc_ema import FOLDER, combine_snapshots
+
     if output.exists():
         raise typer.BadParameter(f"{output} exists; name a folder that does not", param_hint="output")
     try:
@@ -35,8 +36,10 @@ def ema(
             )
         card = (run / "README.md").read_text("utf-8") if (run / "README.md").is_file() else f"# {output.name}\n"
         note = NOTE.format(width=sigma_rel, count=len(fit.weights), error=fit.error)
-        output.mkdir(parents=True)
-        save_pipeline_folder(output, components, card + note)
+        staged = output.with_name(f".{output.name}.new")
+        with staged_folder(staged, "the pipeline", "there is nothing at the output"):
+            save_pipeline_folder(staged, components, card + note)
+            staged.rename(output)
     except (OSError, ValueError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

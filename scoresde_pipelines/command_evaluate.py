@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .evaluation import evaluate as run_evaluation
-from .evaluation_models import SAMPLERS
-from .training.evaluation.report import markdown_table
+from .samplers import SAMPLERS
 
 
 def evaluate(
@@ -45,6 +43,9 @@ def evaluate(
     On several processes, with or without GPUs:
     accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli evaluate ...
     """
+    from .evaluation import evaluate as run_evaluation
+    from .training.evaluation.report import markdown_table
+
     try:
         result = run_evaluation(
             model,

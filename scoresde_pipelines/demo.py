@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
-from .shipped import shipped
+from .training.model_names import shipped
 from .training.sampling import image_grid
 
 

@@ -12,27 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .command_likelihood import fingerprint
+from .likelihood_measurement import fingerprint
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_score_sde import ScoreSdePipeline
-from .shipped import shipped
+from .samplers import ODE_TOLERANCE, with_sampler
 from .training.checkpoints import read_state
 from .training.evaluation import Row
+from .training.model_names import ModelNotFoundError, locate
 from .training.seeding import combined_seed
 
 
-# Settings of the scheduler; others are the model's own. `ode_tolerance` solves the ODE adaptively instead.
-SAMPLERS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "pc": {"predictor": "reverse_diffusion", "corrector": "langevin"},  # the paper's predictor-corrector
-    "reverse_diffusion": {"predictor": "reverse_diffusion", "corrector": None},
-    "ancestral": {"predictor": "ancestral", "corrector": None},
-    "euler_maruyama": {"predictor": "euler_maruyama", "corrector": None},
-    "ddim": {"predictor": "exponential", "corrector": None},
-    "multistep": {"predictor": "exponential_multistep", "corrector": None},
-    "ode": {"ode_tolerance": 1e-3},
-}
-ODE_TOLERANCE = "ode_tolerance"
 CHECKPOINT_WEIGHTS = "unet_ema.safetensors"
 BPD_TOLERANCE = 1e-3
 
@@ -61,6 +50,8 @@ class ModelSource:
             pipe = ScoreSdePipeline.from_pretrained(self.location)
             if self.weights is not None:
                 pipe.unet.load_state_dict(load_file(self.weights))
+        except ModelNotFoundError:
+            raise
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ValueError(
                 f"model must be a shipped name, a folder or a Hub id, got {self.name!r}: {error}"
@@ -98,11 +89,10 @@ def find_models(names: Sequence[str]) -> list[ModelSource]:
 
 
 def _find_model(name: str) -> ModelSource:
-    if name in shipped():
-        return ModelSource(name, shipped(name))
-    folder = Path(name)
+    place = locate(name)
+    folder = place if isinstance(place, Path) else Path(name)
     if (folder / "model_index.json").is_file() or not (folder / CHECKPOINT_WEIGHTS).is_file():
-        return ModelSource(name, name)
+        return ModelSource(name, str(place) if isinstance(place, Path) else name)
     if read_state(folder) is None:
         raise ValueError(f"model must be a complete checkpoint, got {name!r}")
     if not (folder.parent / "model_index.json").is_file():
@@ -171,12 +161,7 @@ class PipelineSource:
 
     def _scheduler(self, original: Any, sampler: str) -> tuple[Any, float | None]:
         """The model's scheduler with a sampler's settings, and the tolerance of the ODE solver or None."""
-        changes = dict(self.samplers[sampler])
-        tolerance = changes.pop(ODE_TOLERANCE, None)
-        unknown = sorted(set(changes) - set(original.config))
-        if unknown:
-            raise ValueError(f"sampler must consist of settings of the scheduler, got {unknown} in {sampler!r}")
-        return type(original).from_config(original.config, **changes), tolerance
+        return with_sampler(original, sampler, dict(self.samplers[sampler]))
 
     @torch.no_grad()
     def generate(self, row: Row, seed: int, indices: Sequence[int]) -> tuple[Tensor, float]:

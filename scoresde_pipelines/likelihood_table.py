@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One image: its index in the data set, and the fields of `ScoreSdeLikelihoodOutput`."""
+    """One image: its index in the data set, the fields of `ScoreSdeLikelihoodOutput`, and its file where it has one."""
 
     index: int
     bits_per_dim: float
@@ -27,6 +27,7 @@ class Row:
     dequantization_error: float
     solver_error: float
     nfe: int
+    file: str = ""
 
 
 COLUMNS = [field.name for field in fields(Row)]
@@ -41,7 +42,7 @@ class LikelihoodTable:
         settings: everything that decides the values; JSON-serialisable.
 
     Raises:
-        ValueError: for another ending, or if the table there was made with other settings.
+        ValueError: for another ending, or if the table there was made with other settings or has other columns.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -59,6 +60,10 @@ class LikelihoodTable:
                 f"{[settings.get(name) for name in changed]}; choose another output"
             )
         _create_whole(path, ",".join(COLUMNS) + "\n" if path.suffix == ".csv" else "")
+        with path.open(encoding="utf-8") as table:
+            header = table.readline().strip()
+        if path.suffix == ".csv" and header != ",".join(COLUMNS):
+            raise ValueError(f"output must have the columns {','.join(COLUMNS)}, got {header!r} in {path}")
         self._end_broken_line()
 
     def rows(self) -> dict[int, Row]:
@@ -90,7 +95,9 @@ class LikelihoodTable:
     def _parse(self) -> Iterator[Row]:
         for line in self.path.read_text("utf-8").splitlines(keepends=True):
             try:
-                values = json.loads(line) if self.path.suffix == ".jsonl" else dict(zip(COLUMNS, line.split(",")))
+                values = (
+                    json.loads(line) if self.path.suffix == ".jsonl" else dict(zip(COLUMNS, next(csv.reader([line]))))
+                )
                 row = Row(**{field.name: field.type(values[field.name]) for field in fields(Row)})  # type: ignore[operator]
             except (ValueError, KeyError, TypeError):
                 continue

@@ -12,8 +12,7 @@ from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
-from .schedulers.checks import check_integer, check_number
-from .schedulers.classifier_guidance import GuidanceScale
+from .schedulers.checks import check_integer, check_number, check_numbers
 from .schedulers.score_function import ScoreFunction
 
 
@@ -70,7 +69,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         self,
         class_labels: int | str | list[int] | list[str] | Tensor,
         guidance_scale: float = 1.0,
-        num_inference_steps: int = 1000,
+        num_inference_steps: int | None = None,
         num_samples: int = 1,
         generator: Generator = None,
         latents: Tensor | None = None,
@@ -80,6 +79,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         guidance_interval: tuple[float, float] | None = None,
+        quality: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images of the given classes.
 
@@ -87,7 +87,8 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             class_labels (`int`, `str`, a list of them or `torch.Tensor`): the class of each image, by number or name.
             guidance_scale (`float`): 0 ignores the class, 1 samples p(x | class), more sharpens it: fewer doubtful
                 images, less diversity.
-            num_inference_steps (`int`): number of noise levels; the network is called `scheduler.order` times at each.
+            num_inference_steps (`int`, *optional*): number of noise levels; the network is called `scheduler.order` times at
+                each. By default that of `quality`.
             num_samples (`int`): images per label; sample `k` of label `b` is number `b * num_samples + k`.
             generator (`torch.Generator` or a list of them): source of all randomness.
             latents (`torch.Tensor`, *optional*): unit noise (B, channels, height, width) to start from.
@@ -98,6 +99,9 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 after each step; may return a dict with new `latents`.
             guidance_interval (`tuple`, *optional*): noise ratios sigma / alpha, (low, high), between which the scale acts
                 (Kynkaanniemi et al. 2024). Elsewhere a conditional network has a scale of 1, a classifier one of 0.
+            quality (`str`, *optional*): "draft" (20 network calls), "default" (100) or "paper" (the paper's sampler, 1000
+                levels of two calls). Without it, `num_inference_steps` are levels of the scheduler as it is; with neither, a
+                scheduler whose configuration names no sampler uses "default", and others their own.
 
         Returns:
             `images` and `nfe`: evaluations of the network for each image, two where it is evaluated with and without the
@@ -109,12 +113,22 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         """
         check_integer("num_samples", num_samples)
         labels = self.check_labels(class_labels, guidance_scale).repeat_interleave(num_samples)
-        GuidanceScale(guidance_scale, 1.0, guidance_interval, self.scheduler.sde.noise_ratio)
+        if guidance_interval is not None:
+            low, high = check_numbers("guidance_interval", guidance_interval, 0, count=2)
+            if not low < high:
+                raise ValueError(f"guidance_interval must be two increasing noise ratios, got {low} and {high}")
+        sampler, levels = self.choose_sampler(quality, num_inference_steps)
         self.check_inputs(
-            len(labels), num_inference_steps, generator, latents, output_type, callback_on_step_end_tensor_inputs
+            len(labels),
+            levels,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            callback_on_step_end,
+            return_dict,
+            ode_tolerance,
         )
-        if ode_tolerance is not None:
-            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
         score_fn = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval)
         evaluations = getattr(score_fn, "evaluations", lambda t: 1)
         nfe: int | Tensor
@@ -125,7 +139,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 # Within an interval: where the scale acts, and so at most.
                 nfe = nfe * (2 if self.classifier is None and guidance_scale not in (0, 1) else 1)
             else:
-                scheduler = self.plan(num_inference_steps)
+                scheduler = self.plan(levels, sampler)
                 x = self.run_sampler(
                     x, scheduler, score_fn, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
                 )

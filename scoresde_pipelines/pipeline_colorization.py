@@ -10,7 +10,7 @@ from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import GrayOperator
-from .schedulers.checks import check_number
+from .schedulers.checks import check_number, check_numbers
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):
@@ -42,9 +42,10 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         noise_std: float = 0.0,
         sampler: str | None = "scheduler",
         solver_tolerance: float = 0.003,
-        solver_iterations: int = 1,
+        solver_iterations: int | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+        quality: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Colors gray images.
 
@@ -59,8 +60,8 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
                 (0.299, 0.587, 0.114) is Pillow's conversion to "L".
             noise_std (`float`): noise of the gray values, for images in [0, 1]; 8-bit rounding has 0.0011.
 
-        The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the defaults of `sampler`
-        and `solver_iterations` are those that measured best with trained networks.
+        The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
+        `sampler` is the one that measured best with trained networks.
 
         Raises:
             TypeError, ValueError: for images of another size or out of range, a network without color, and arguments
@@ -77,10 +78,13 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             solver_iterations=solver_iterations,
             callback=callback_on_step_end,
             callback_tensors=callback_on_step_end_tensor_inputs,
+            quality=quality,
+            return_dict=return_dict,
         )
         channels, *size = self.sample_shape
-        if channels != len(gray_weights):
-            raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
+        gray_weights = check_numbers("gray_weights", gray_weights, count=channels)
+        if not any(gray_weights):
+            raise ValueError(f"gray_weights must not all be zero, got {gray_weights}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))

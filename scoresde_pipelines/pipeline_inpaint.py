@@ -41,9 +41,10 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
         return_dict: bool = True,
         sampler: str | None = "scheduler",
         solver_tolerance: float = 0.003,
-        solver_iterations: int = 1,
+        solver_iterations: int | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+        quality: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Inpaints images; the known pixels come back exactly.
 
@@ -55,8 +56,8 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
 
-        The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the defaults of `sampler`
-        and `solver_iterations` are those that measured best with trained networks.
+        The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
+        `sampler` is the one that measured best with trained networks.
 
         Raises:
             TypeError, ValueError: for images or masks of another size, out of range or without white or black pixels,
@@ -73,6 +74,8 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             solver_iterations=solver_iterations,
             callback=callback_on_step_end,
             callback_tensors=callback_on_step_end_tensor_inputs,
+            quality=quality,
+            return_dict=return_dict,
         )
         channels, *size = self.sample_shape
         images = images_to_tensor(image, channels, (size[0], size[1]))

@@ -43,9 +43,10 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
         return_dict: bool = True,
         sampler: str | None = None,
         solver_tolerance: float = 0.003,
-        solver_iterations: int = 7,
+        solver_iterations: int | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+        quality: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Restores images.
 
@@ -59,8 +60,8 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
                 step), "replacement" (the paper's; takes the measurement as exact, and is biased) or "twisted_smc" (exact
                 for any data in the limit of many samples, which are one population per measurement; two evaluations a
                 step).
-            num_inference_steps (`int`, *optional*): number of noise levels; by default 17, 50, 1000 or 200, by the method,
-                and 100 for the first two with sampler "scheduler".
+            num_inference_steps (`int`, *optional*): number of noise levels; by default 17, 50, 1000 or 200, by the method;
+                with sampler "scheduler" and one of the first two 35, or 100 of a sampler that the scheduler names.
             num_samples (`int`): samples per measurement; image `k` of measurement `b` is number `b * num_samples + k`.
             generator (`torch.Generator` or a list of B * num_samples): source of all randomness.
             latents (`torch.Tensor`, *optional*): unit noise (B * num_samples, channels, height, width) to start from.
@@ -68,12 +69,16 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
             sampler (`str`, *optional*): "ode" solves the probability-flow ODE to third order, which needs few steps and
                 is accurate where the score is: the default of the first two methods. "scheduler" samples with
-                the scheduler's own predictor and corrector; their noise corrects the errors of a trained network, so
-                choose it for images, with `solver_iterations=1`.
-            solver_tolerance (`float`), solver_iterations (`int`): of the linear system that moment matching solves at
-                each step; an iteration costs one vector-Jacobian product through the network.
+                the scheduler's own predictor and corrector, or by restarts where its configuration names none; their
+                noise corrects the errors of a trained network, so choose it for images.
+            solver_tolerance (`float`), solver_iterations (`int`, *optional*): of the linear system that moment matching
+                solves at each step; an iteration costs one vector-Jacobian product through the network. By default at
+                most 7 with the ODE, 2 otherwise.
             callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
                 after each step; may return a dict with new `latents`.
+            quality (`str`, *optional*): "draft" (restarts, about 24 evaluations), "default" (about 105) or "paper" (method
+                "replacement" with the paper's predictor-corrector sampler, 1000 levels of two calls). It chooses sampler
+                "scheduler" unless `sampler` is given; `num_inference_steps` wins over its number.
 
         Returns:
             `images` and `nfe`: forward passes plus vector-Jacobian products through the network, each counted as one.
@@ -93,6 +98,8 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             solver_iterations=solver_iterations,
             callback=callback_on_step_end,
             callback_tensors=callback_on_step_end_tensor_inputs,
+            quality=quality,
+            return_dict=return_dict,
         )
         self.check_problem(measurement, operator, noise_std)
         self.check_options(options, len(measurement) * num_samples, output_type)
@@ -115,6 +122,9 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
                 f"measurement must hold at least one measurement (B, ...), got shape {tuple(measurement.shape)}"
             )
         check_number("noise_std", noise_std, 0)
-        check_operator(operator, self.sample_shape, measurement)
+        try:
+            check_operator(operator, self.sample_shape, measurement)
+        except NotImplementedError as error:
+            raise TypeError(f"operator must implement A and At, got {type(operator).__name__}: {error}") from error
         unbounded = bool(getattr(self.unet.config, "unbounded", False))
         check_range(operator, self.sample_shape, measurement, noise_std, slack=10.0 if unbounded else 0.1)

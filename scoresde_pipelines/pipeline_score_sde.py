@@ -4,7 +4,6 @@ from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers.checks import check_number
 
 
 class ScoreSdePipeline(SDEPipelineBase):
@@ -31,7 +30,7 @@ class ScoreSdePipeline(SDEPipelineBase):
     def __call__(
         self,
         batch_size: int = 1,
-        num_inference_steps: int = 1000,
+        num_inference_steps: int | None = None,
         generator: Generator = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
@@ -39,12 +38,14 @@ class ScoreSdePipeline(SDEPipelineBase):
         ode_tolerance: float | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
+        quality: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images.
 
         Args:
             batch_size (`int`): number of images.
-            num_inference_steps (`int`): number of noise levels; the network is called `scheduler.order` times at each.
+            num_inference_steps (`int`, *optional*): number of noise levels; the network is called `scheduler.order` times at
+                each. By default that of `quality`.
             generator (`torch.Generator` or a list of them): source of all randomness. With a list of `batch_size`
                 generators each image depends on its own alone, whatever the batch it is in.
             latents (`torch.Tensor`, *optional*): unit noise (B, channels, height, width) to start from.
@@ -56,23 +57,33 @@ class ScoreSdePipeline(SDEPipelineBase):
                 image.
             callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
                 after each step; may return a dict with new `latents`.
+            quality (`str`, *optional*): "draft" (20 network calls), "default" (100) or "paper" (the paper's sampler, 1000
+                levels of two calls). Without it, `num_inference_steps` are levels of the scheduler as it is; with neither, a
+                scheduler whose configuration names no sampler uses "default", and others their own.
 
         Raises:
             TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
                 finite.
         """
+        sampler, levels = self.choose_sampler(quality, num_inference_steps)
         self.check_inputs(
-            batch_size, num_inference_steps, generator, latents, output_type, callback_on_step_end_tensor_inputs
+            batch_size,
+            levels,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            callback_on_step_end,
+            return_dict,
+            ode_tolerance,
         )
-        if ode_tolerance is not None:
-            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
         nfe: int | Tensor
         with self.running():
             x = self.prepare_latents(batch_size, generator, latents)
             if ode_tolerance is not None:
                 x, nfe = self.solve_ode(x, ode_tolerance)
             else:
-                scheduler = self.plan(num_inference_steps)
+                scheduler = self.plan(levels, sampler)
                 x = self.run_sampler(
                     x, scheduler, self.score_fn(), generator, callback_on_step_end, callback_on_step_end_tensor_inputs
                 )

@@ -1,23 +1,11 @@
-"""Makes diffusers save and load this package's classes under one stable name, `["scoresde_pipelines", "Class"]`.
-
-Without it `save_pretrained` writes a foreign class as `[module path, class]`, which loads from a folder and never from
-the Hub (diffusers#5728, #5474). `LOADABLE_CLASSES` is semi-private: a test fails when it changes.
-"""
+"""Names of a user's own schedulers in a saved pipeline; `schedulers/scheduling_registration.py` has those of the package."""
 
 from typing import Any
-
-from diffusers.pipelines import pipeline_loading_utils
 
 from .schedulers.scheduling_conversion import is_sde_scheduler, sde_scheduler_class
 
 
 PACKAGE = "scoresde_pipelines"
-
-
-def register_with_diffusers(package: str) -> None:
-    """Registers with diffusers that `package` holds models and schedulers with the usual two methods."""
-    methods = ["save_pretrained", "from_pretrained"]
-    pipeline_loading_utils.LOADABLE_CLASSES.setdefault(package, {"ModelMixin": methods, "SchedulerMixin": methods})
 
 
 def stable_name(component: Any) -> Any:

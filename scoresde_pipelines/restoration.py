@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .quality import QUALITIES, choose_sampler
 from .schedulers import (
-    ExponentialMultistep,
+    ExponentialAdamsBashforth,
     LinearOperator,
     MomentMatching,
     Replacement,
@@ -21,9 +22,11 @@ from .schedulers import (
     posterior_start,
 )
 from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.scheduling_conversion import to_sde_scheduler
 
 
 DEFAULT_STEPS = {"moment_matching": 17, "pseudo_inverse": 50, "replacement": 1000, "twisted_smc": 200}
+ODE_ITERATIONS, STOCHASTIC_ITERATIONS = 7, 2
 DEFAULT_STOCHASTIC_STEPS = 100  # of the first two, with the scheduler's own sampler
 SAMPLERS = ("ode", "scheduler")
 FINEST_RATIO = 0.01
@@ -42,31 +45,45 @@ class RestorationOptions:
     latents: Tensor | None = None
     sampler: str | None = None
     solver_tolerance: float = 0.003
-    solver_iterations: int = 7
+    solver_iterations: int | None = None
+    quality: str | None = None
     callback: StepCallback | None = None
-    callback_tensors: list[str] | None = None
+    callback_tensors: Sequence[str] = ("latents",)
+    return_dict: bool = True
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, DEFAULT_STEPS)
         check_choice("sampler", self.sampler, SAMPLERS, optional=True)
         check_integer("num_samples", self.num_samples)
         check_number("solver_tolerance", self.solver_tolerance, 0, 1, ends="[)")
-        check_integer("solver_iterations", self.solver_iterations)
-
-    @property
-    def steps(self) -> int:
-        """Number of noise levels."""
-        if self.num_inference_steps is not None:
-            return self.num_inference_steps
-        stochastic = not self.ode and self.method not in ("replacement", "twisted_smc")
-        return DEFAULT_STOCHASTIC_STEPS if stochastic else DEFAULT_STEPS[self.method]
+        if self.solver_iterations is not None:
+            check_integer("solver_iterations", self.solver_iterations)
+        check_choice("quality", self.quality, QUALITIES, optional=True)
+        if self.quality == "paper":
+            object.__setattr__(self, "method", "replacement")
 
     @property
     def ode(self) -> bool:
-        """Whether to solve the probability-flow ODE instead of following the pipeline's scheduler."""
+        """Whether to solve the probability-flow ODE instead of following a scheduler."""
         if self.method == "twisted_smc":
             return False
-        return (self.sampler or ("scheduler" if self.method == "replacement" else "ode")) == "ode"
+        stochastic = self.method == "replacement" or self.quality is not None
+        return (self.sampler or ("scheduler" if stochastic else "ode")) == "ode"
+
+    @property
+    def iterations(self) -> int:
+        """Bound on the iterations of the linear system at each level: enough for Gaussian data at the default levels."""
+        return self.solver_iterations or (ODE_ITERATIONS if self.ode else STOCHASTIC_ITERATIONS)
+
+    def sampler_of(self, scheduler: SDEScheduler, data_std: float) -> tuple[SDEScheduler, int]:
+        """The scheduler that samples, made of the pipeline's, and its number of noise levels."""
+        steps = DEFAULT_STEPS[self.method] if self.num_inference_steps is None else self.num_inference_steps
+        if self.ode:
+            return posterior_scheduler(scheduler, data_std), steps
+        if self.quality is None and self.method in ("replacement", "twisted_smc"):
+            return scheduler, steps
+        own = DEFAULT_STOCHASTIC_STEPS
+        return choose_sampler(scheduler, self.quality, self.num_inference_steps, posterior=True, own_levels=own)
 
 
 class LinearInversePipeline(SDEPipelineBase):
@@ -78,10 +95,20 @@ class LinearInversePipeline(SDEPipelineBase):
 
     def check_options(self, options: RestorationOptions, batch_size: int, output_type: str) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done."""
-        callback_tensors = (
-            self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
+        self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
+        if options.num_inference_steps is not None:
+            check_integer("num_inference_steps", options.num_inference_steps)
+        _, steps = options.sampler_of(self.scheduler, self.data_std)
+        self.check_inputs(
+            batch_size,
+            steps,
+            options.generator,
+            options.latents,
+            output_type,
+            options.callback_tensors,
+            options.callback,
+            options.return_dict,
         )
-        self.check_inputs(batch_size, options.steps, options.generator, options.latents, output_type, callback_tensors)
 
     def restore(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
@@ -97,8 +124,8 @@ class LinearInversePipeline(SDEPipelineBase):
         with self.running():
             if options.method == "twisted_smc":
                 return self._particles(measurement, operator, noise_std, options)
-            own = posterior_scheduler(self.scheduler, self.data_std) if options.ode else self.scheduler
-            scheduler = self.plan(options.steps, own)
+            own, steps = options.sampler_of(self.scheduler, self.data_std)
+            scheduler = self.plan(steps, own)
             known = Replacement(scheduler.sde, operator, measurement, _draw_from(options.generator))
             x = self.prepare_latents(len(measurement), options.generator, options.latents, scheduler)
             if options.method == "replacement":
@@ -113,7 +140,7 @@ class LinearInversePipeline(SDEPipelineBase):
                 covariance=options.method,
                 data_std=self.data_std,
                 tolerance=options.solver_tolerance,
-                max_iterations=options.solver_iterations,
+                max_iterations=options.iterations,
             )
             if not scheduler.config.prologue:
                 x = posterior_start(posterior, scheduler.sde, x, scheduler.levels[0])
@@ -129,8 +156,8 @@ class LinearInversePipeline(SDEPipelineBase):
         options: RestorationOptions,
         constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        tensors = self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
-        return self.run_sampler(x, scheduler, score_fn, options.generator, options.callback, tensors, constrain)
+        callbacks = options.callback, options.callback_tensors
+        return self.run_sampler(x, scheduler, score_fn, options.generator, *callbacks, constrain)
 
     def _particles(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
@@ -139,7 +166,7 @@ class LinearInversePipeline(SDEPipelineBase):
         own = posterior_scheduler(self.scheduler, self.data_std)
         own.register_to_config(sampling_eps=self.scheduler.smallest_time)
         own.predictor = ancestral
-        scheduler = self.plan(options.steps, own)
+        scheduler = self.plan(options.num_inference_steps or DEFAULT_STEPS["twisted_smc"], own)
         populations = len(measurement) // options.num_samples
         generator = options.generator
         first = generator[:: options.num_samples] if isinstance(generator, list) else [generator]
@@ -178,7 +205,7 @@ def posterior_scheduler(scheduler: SDEScheduler, data_std: float) -> SDESchedule
     )
     end = max(finest, scheduler.smallest_time)
     solver.register_to_config(timestep_spacing="log_snr", sampling_eps=end, prologue=False)
-    solver.predictor, solver.corrector = ExponentialMultistep(ODE_ORDER), None
+    solver.predictor, solver.corrector = ExponentialAdamsBashforth(ODE_ORDER), None
     return solver
 
 

@@ -115,7 +115,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The network, the SDE and its scheduler."""
     group = parser.add_argument_group("model")
     group.add_argument("--recipe", choices=tuple(RECIPES), help="edm: --prediction_type edm --objective edm")
-    group.add_argument("--pretrained_model_name_or_path", help="pipeline to fine-tune: a folder or Hub id")
+    group.add_argument(
+        "--pretrained_model_name_or_path",
+        help="pipeline to fine-tune: folder, shipped name or Hub id",
+    )
     group.add_argument("--model_config_name_or_path", help="config.json of the network, or its folder")
     group.add_argument(
         "--network", choices=tuple(NETWORKS), help="default: ncsnpp if its timestep is sigma, else ddpmpp"

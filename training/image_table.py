@@ -34,7 +34,7 @@ def find_image_column(dataset: ImageTable, image_column: str | None = None) -> s
     if image_column is not None:
         if image_column not in names:
             raise ValueError(f"image_column is {image_column!r}, but the data set has the columns {names}")
-        return image_column
+        return str(image_column)
     features = getattr(dataset, "features", None) or {}
     first = {} if features else dataset[0]
     for name in ["image", "img", *names]:
@@ -136,9 +136,13 @@ class ImageRows:
 
     def name(self, index: int) -> str:
         """ "image 7 (cat.png)": the row, and its file where it is known."""
-        value = self.rows[index][self.column] if self.feature is not None else None
-        path = value.get("path") if isinstance(value, dict) else None
+        path = self.path(index)
         return f"image {index} ({path})" if path else f"image {index}"
+
+    def path(self, index: int) -> str | None:
+        """The file of a row, where it is known."""
+        value = self.rows[index][self.column] if self.feature is not None else None
+        return value.get("path") if isinstance(value, dict) else None
 
     def _opened(self, value: Any) -> Image.Image:
         if isinstance(value, Image.Image):

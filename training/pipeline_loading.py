@@ -1,32 +1,26 @@
-"""From a model's name to what is trained: the one resolver of names, and the loading of pipeline folders.
-
-Training lies below the pipelines and does not import them; names of shipped pipelines come with a function of the caller's.
-"""
+"""From a model's name to what is trained: the loading of pipeline folders."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import diffusers
 from diffusers.models.modeling_utils import ModelMixin
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .. import models
 from ..models import DDPMpp, NCSNpp
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from ..schedulers.scheduling_conversion import to_sde_scheduler
+from .model_names import resolve_pipeline
 
 
 NETWORKS: dict[str, Any] = {"ncsnpp": NCSNpp, "ddpmpp": DDPMpp}
 SCHEDULERS: dict[str, Any] = {"ve": VESDEScheduler, "vp": VPSDEScheduler, "subvp": SubVPSDEScheduler}
 INDEX = "model_index.json"
-NamedFolders = Callable[[str], "str | Path | None"]
 
 
 @dataclass
@@ -46,53 +40,21 @@ class Components:
     class_names: list[str] | None = None
 
 
-def resolve_pipeline(
-    name_or_path: str | Path,
-    named: NamedFolders | None = None,
-    cache_dir: str | None = None,
-    token: str | None = None,
-) -> Path:
-    """The folder of a pipeline: a local one, one with a known name, or the download of a Hub repository, in this order.
-
-    Args:
-        name_or_path: a folder, a name or a Hub id.
-        named: returns the folder of a name, or None for an unknown one (`shipped_folder` of this package).
-        cache_dir, token: as in `huggingface_hub.snapshot_download`.
-
-    Raises:
-        ValueError: it is none of these, or the download fails.
-    """
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    folder = None if named is None else named(str(name_or_path))
-    if folder is not None:
-        return Path(folder)
-    patterns = ["*.json", "*.safetensors", "*.bin"]
-    try:
-        return Path(snapshot_download(str(name_or_path), cache_dir=cache_dir, token=token, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise ValueError(f"{str(name_or_path)!r} is neither a folder nor a Hub id") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(f"{str(name_or_path)!r} is no folder, and no download from the Hub: {error}") from error
-
-
 def load_pipeline_folder(
     name_or_path: str | Path,
     cache_dir: str | None = None,
     token: str | None = None,
-    named: NamedFolders | None = None,
 ) -> Components:
     """Loads a pipeline for fine-tuning: ours, or any UNet2DModel pipeline, whose scheduler is converted to ours.
 
     Args:
-        name_or_path, named, cache_dir, token: see `resolve_pipeline`. Components lie in subfolders or (google/ncsnpp-*)
-            flat.
+        name_or_path, cache_dir, token: see `resolve_pipeline`. Components lie in subfolders or (google/ncsnpp-*) flat.
 
     Raises:
         ValueError: there is no pipeline, its network is of an unknown class or lacks weights, or its scheduler describes no
             SDE of this package.
     """
-    folder = resolve_pipeline(name_or_path, named, cache_dir, token)
+    folder = resolve_pipeline(name_or_path, cache_dir, token)
     index = _read_index(folder, name_or_path)
     key = "unet" if "unet" in index else "model"
     if key not in index:

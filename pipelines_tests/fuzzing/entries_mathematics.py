@@ -14,7 +14,7 @@ AN_SDE = instance(*SDES, extra=("scheduler('vp')", "VPSDE"))
 # A function may not need every part of the SDE.
 SOME_SDE = AN_SDE.tolerant()
 STATE, FREE_STATE = tensor(2, 3, strict=False), tensor(2, 3, strict=False, fixed=False)
-BETA_MIN, BETA_MAX = real(0.05, 0.2, "0.0", "-1.0", "50.0"), real(5, 30, "0.0", "-1.0", "0.01")
+BETA_MIN, BETA_MAX = real(0.05, 0.2, "-1.0", "50.0"), real(5, 30, "0.0", "-1.0", "0.01")
 SIGMA_MIN, SIGMA_MAX = real(0.005, 0.1, "0.0", "-1.0", "60.0"), real(5, 50, "0.0", "-1.0", "0.001")
 DATA_STD = real(0.3, 1.0, "0.0", "-1.0")
 MATRIX_12 = ("[[1.0, 0.5]]",)
@@ -81,7 +81,12 @@ def step_entries() -> list[Entry]:
     entries += [
         Entry("langevin", {**state, **noise, "batch_mean_norm": flag()}, check=first_like("x")),
         Entry("annealed_langevin", {**state, **noise}, check=first_like("x")),
-        Entry("ExponentialMultistep", {"order": count(1, 4).plus(hopeless=("100",))}),
+        Entry(
+            "ExponentialMultistep",
+            {"order": count(1, 4).plus(hopeless=("100",)), "data_std": real(0.1, 1, "0.0", "-1.0")},
+        ),
+        Entry("ExponentialAdamsBashforth", {"order": count(1, 4).plus(hopeless=("100",))}),
+        Entry("Restart", {"data_std": real(0.1, 1, "0.0", "-1.0")}),
         Entry("PREDICTORS['heun']()", state | both[0]),
     ]
     return entries

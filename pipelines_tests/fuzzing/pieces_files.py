@@ -124,7 +124,7 @@ def _changed(content: Any, how: str, value: int) -> Any:
         "no tensor": lambda: content["model"].pop(key),
         "bool": lambda: content["model"].update({key: content["model"][key].bool()}),
         "int8": lambda: content["model"].update({key: content["model"][key].to(torch.int8)}),
-        "nan": lambda: content["model"].update({key: content["model"][key] * nan}),
+        "nan": lambda: content["ema"]["shadow_params"][value].mul_(nan),
         "shape": lambda: content["model"].update({key: content["model"][key][None]}),
         "extra": lambda: content["model"].update({"module.extra": torch.zeros(2)}),
         "short": lambda: content["ema"]["shadow_params"].pop(),
@@ -152,6 +152,11 @@ def command(name: str, *arguments: str, **options: str) -> str:
 def likelihood_command(**options: str) -> str:
     """`scoresde likelihood`."""
     return command("likelihood", **options)
+
+
+def sample_command(**options: str) -> str:
+    """`scoresde sample`."""
+    return command("sample", **options)
 
 
 def convert_command(checkpoint: str, folder: str, **options: str) -> str:

@@ -6,7 +6,7 @@ it looks is in `page`.
 
 from collections.abc import Sequence
 
-from ..shipped import shipped
+from ..training.model_names import shipped
 from .actions import Models
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..evaluation_models import ODE_TOLERANCE, SAMPLERS, find_models
+from ..evaluation_models import find_models
 from ..image_inputs import images_to_tensor
 from ..pipeline_base import SDEPipelineBase
 from ..pipeline_class_conditional import ScoreSdeClassConditionalPipeline
@@ -20,7 +20,9 @@ from ..pipeline_inpaint import ScoreSdeInpaintPipeline
 from ..pipeline_inverse_problem import ScoreSdeInverseProblemPipeline
 from ..pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from ..pipeline_score_sde import ScoreSdePipeline
+from ..samplers import SAMPLERS, with_sampler
 from ..schedulers import AveragePoolOperator
+from ..schedulers.checks import check_choice
 from ..training.pil_pictures import to_8_bit, upright
 from ..training.sampling import image_grid
 from ..viz.grids import to_bytes
@@ -102,10 +104,9 @@ def generate(
     Raises:
         ValueError, TypeError: for an argument out of its range, before any work.
     """
-    settings = dict(_choice("sampler", sampler, SAMPLERS))
-    tolerance = settings.pop(ODE_TOLERANCE, None)
+    check_choice("sampler", sampler, SAMPLERS)
     source = models[model]
-    scheduler = type(source.scheduler).from_config(source.scheduler.config, **settings)
+    scheduler, tolerance = with_sampler(source.scheduler, sampler, SAMPLERS[sampler])
     options: dict[str, Any] = {"num_inference_steps": int(steps), "ode_tolerance": tolerance}
     pipe: SDEPipelineBase
     if label == NO_CLASS:
@@ -233,12 +234,6 @@ def _fitted(pipe: SDEPipelineBase, image: Any, name: str) -> Image.Image:
         raise ValueError(f"{name} must be given: upload a picture first")
     channels, height, width = pipe.sample_shape
     return ImageOps.fit(to_8_bit(upright(image), channels, name=name), (width, height), Image.Resampling.LANCZOS)
-
-
-def _choice(name: str, value: str, table: dict[str, Any]) -> Any:
-    if value not in table:
-        raise ValueError(f"{name} must be one of {sorted(table)}, got {value!r}")
-    return table[value]
 
 
 __all__ = ["Models", "Progress", "bits_per_dim", "colorize", "generate", "inpaint", "interpolate", "upscale"]

@@ -1,0 +1,269 @@
+"""The `scoresde` commands: pictures equal to those of the Python API, exit codes, and nothing overwritten or left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import scoresde_pipelines
+from scoresde_pipelines import (
+    AveragePoolOperator,
+    BlurOperator,
+    NCSNpp,
+    ScoreSdeClassConditionalPipeline,
+    ScoreSdeColorizationPipeline,
+    ScoreSdeInpaintPipeline,
+    ScoreSdeInverseProblemPipeline,
+    ScoreSdeLikelihoodPipeline,
+    ScoreSdePipeline,
+    VESDEScheduler,
+)
+from scoresde_pipelines.cli import app
+from scoresde_pipelines.samplers import SAMPLERS
+
+
+STEPS, COUNT, SEED = 3, 3, 11
+COMMANDS = [
+    *("sample", "inpaint", "colorize", "upscale", "restore", "interpolate", "likelihood"),
+    *("train", "evaluate", "convert", "ema", "info", "app"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model of 8 x 8 colour images with two classes, two pictures, a small one and a mask."""
+    path = tmp_path_factory.mktemp("commands")
+    torch.manual_seed(0)
+    network = NCSNpp(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, num_class_embeds=2)
+    # Preconditioned: also a network of random weights then makes pictures that are not all black or white.
+    scheduler = VESDEScheduler(sigma_max=10.0, prediction_type="edm", sigma_data=0.25, data_mean=0.5)
+    pipe = ScoreSdePipeline(network.eval(), scheduler, id2label={0: "cat", 1: "dog"})
+    pipe.save_pretrained(path / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    for name, image in zip("ab", pixels):
+        Image.fromarray(image).save(path / f"{name}.png")
+    Image.fromarray(pixels[0, :4, :4]).save(path / "small.png")
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[:, 4:] = 255
+    Image.fromarray(mask).save(path / "mask.png")
+    return path
+
+
+def run(folder: Path, command: str, output: Path | None, *more: object, code: int = 0) -> str:
+    words = [command, "--model", folder / "model", *([] if output is None else ["--output", output]), *more]
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else " ".join(result.output.replace("│", " ").split())
+
+
+def written(output: Path) -> list[np.ndarray]:
+    return [np.asarray(Image.open(path)) for path in sorted(output.glob("0*.png"))]
+
+
+def check(output: Path, images: list[Image.Image]) -> None:
+    """The pictures are those of the Python API, and nothing else is there."""
+    found = written(output)
+    assert len(found) == len(images)
+    for ours, theirs in zip(found, images):
+        assert np.array_equal(ours, np.asarray(theirs))
+    assert sorted(path.name for path in output.iterdir()) == [
+        *(f"{k:04d}.png" for k in range(len(images))),
+        "grid.png",
+    ]
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def generators(count: int = COUNT) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(SEED + k) for k in range(count)]
+
+
+def loaded(cls, folder: Path):
+    pipe = cls.from_pretrained(folder / "model")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+RUN = ("--num-images", COUNT, "--seed", SEED, "--steps", STEPS, "--device", "cpu")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_sample_gives_the_pictures_of_python(folder, tmp_path, batch_size):
+    result = json.loads(run(folder, "sample", tmp_path / "new" / "out", *RUN, "--batch-size", batch_size, "--json"))
+    images = loaded(ScoreSdePipeline, folder)(COUNT, STEPS, generator=generators()).images
+    check(tmp_path / "new" / "out", images)
+    assert result["images"] == [str(tmp_path / "new" / "out" / f"{k:04d}.png") for k in range(COUNT)]
+    assert result["network_calls"] == 2 * STEPS and result["seed"] == SEED
+    grid = np.asarray(Image.open(result["grid"]))
+    assert np.array_equal(grid[:16:2, :16:2], np.asarray(images[0]))  # each pixel twice as large
+
+
+def test_sample_of_classes(folder, tmp_path):
+    run(folder, "sample", tmp_path / "out", *RUN, "--class", "dog", "--class", 0, "--guidance-scale", 2)
+    pipe = loaded(ScoreSdeClassConditionalPipeline, folder)
+    labels = ["dog"] * COUNT + ["cat"] * COUNT
+    check(tmp_path / "out", pipe(labels, 2.0, STEPS, generator=generators(2 * COUNT)).images)
+
+
+def test_samplers_are_those_of_the_table(folder, tmp_path, monkeypatch):
+    run(folder, "sample", tmp_path / "pc" / "out", *RUN, "--sampler", "pc")
+    pipe = loaded(ScoreSdePipeline, folder)
+    pipe.scheduler = VESDEScheduler.from_config(pipe.scheduler.config, **SAMPLERS["pc"])
+    check(tmp_path / "pc" / "out", pipe(COUNT, STEPS, generator=generators()).images)
+    run(folder, "sample", tmp_path / "ode" / "out", *RUN, "--sampler", "ode")
+    check(
+        tmp_path / "ode" / "out",
+        loaded(ScoreSdePipeline, folder)(COUNT, STEPS, generator=generators(), ode_tolerance=1e-3).images,
+    )
+    monkeypatch.setitem(SAMPLERS, "mine", {"predictor": "euler_maruyama", "corrector": None})
+    run(folder, "sample", tmp_path / "mine" / "out", *RUN, "--sampler", "mine")
+    pipe.scheduler = VESDEScheduler.from_config(pipe.scheduler.config, predictor="euler_maruyama", corrector=None)
+    check(tmp_path / "mine" / "out", pipe(COUNT, STEPS, generator=generators()).images)
+
+
+def test_inpaint_and_colorize(folder, tmp_path):
+    image, mask = Image.open(folder / "a.png"), Image.open(folder / "mask.png")
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "generator": generators()}
+    run(folder, "inpaint", tmp_path / "1" / "out", "--image", folder / "a.png", "--mask", folder / "mask.png", *RUN)
+    check(tmp_path / "1" / "out", loaded(ScoreSdeInpaintPipeline, folder)(image, mask, **options).images)
+    assert np.array_equal(written(tmp_path / "1" / "out")[2][:, :4], np.asarray(image)[:, :4])
+    run(folder, "colorize", tmp_path / "2" / "out", "--image", folder / "a.png", *RUN, "--sampler", "ode")
+    options["generator"] = generators()
+    check(tmp_path / "2" / "out", loaded(ScoreSdeColorizationPipeline, folder)(image, sampler="ode", **options).images)
+
+
+def test_upscale_and_restore(folder, tmp_path):
+    pipe = loaded(ScoreSdeInverseProblemPipeline, folder)
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "sampler": "scheduler", "solver_iterations": 1}
+    small, image = (
+        torch.from_numpy(np.asarray(Image.open(folder / name)).copy()).permute(2, 0, 1)[None] / 255
+        for name in ("small.png", "a.png")
+    )
+    run(folder, "upscale", tmp_path / "1" / "out", "--image", folder / "small.png", "--scale", 2, *RUN)
+    check(tmp_path / "1" / "out", pipe(small, AveragePoolOperator(2), generator=generators(), **options).images)
+    averages = np.stack(written(tmp_path / "1" / "out")).reshape(COUNT, 4, 2, 4, 2, 3).mean((2, 4))
+    clipped = np.stack(written(tmp_path / "1" / "out")).reshape(COUNT, 4, 2, 4, 2, 3)
+    whole = ((clipped > 0) & (clipped < 255)).all((2, 4))
+    assert whole.any()
+    assert np.abs(averages - np.asarray(Image.open(folder / "small.png")))[whole].max() <= 0.5
+    run(
+        folder,
+        "restore",
+        tmp_path / "2" / "out",
+        "--image",
+        folder / "a.png",
+        "--blur-std",
+        0.5,
+        "--noise-std",
+        0.1,
+        *RUN,
+    )
+    expected = pipe(image, BlurOperator.gaussian(0.5), noise_std=0.1, generator=generators(), **options)
+    check(tmp_path / "2" / "out", expected.images)
+
+
+def test_interpolate(folder, tmp_path):
+    words = ["--image", folder / "a.png", "--image", folder / "b.png", "--num-images", 3, "--device", "cpu"]
+    run(folder, "interpolate", tmp_path / "out", *words)
+    ends = [Image.open(folder / f"{name}.png") for name in "ab"]
+    check(tmp_path / "out", loaded(ScoreSdeLikelihoodPipeline, folder).interpolate(*ends, 3, 1e-3).images)
+
+
+def test_info(folder):
+    facts = json.loads(run(folder, "info", None, "--json"))
+    assert facts["sde"] == "VESDE" and facts["shape"] == [3, 8, 8] and facts["classes"] == ["cat", "dog"]
+    network = loaded(ScoreSdePipeline, folder).unet
+    assert facts["parameters"] == sum(p.numel() for p in network.parameters())
+    assert facts["data_range"] == [0.0, 1.0] and facts["network"] == "NCSNpp" and facts["licence"] is None
+    result = CliRunner().invoke(app, ["info", "--model", "emoji-32-ve"])
+    assert "1,832,931" in result.stdout and "apache-2.0" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "./nofolder"], "got './nofolder': there is no such folder"),
+        (["--sampler", "nope"], "sampler must be one of default, pc, reverse_diffusion"),
+        (["--dtype", "int8"], "dtype must be one of float32, float16, bfloat16, got 'int8'"),
+        (["--device", "abacus"], "abacus"),
+        (["--class", "bird"], "class_labels must be among ['cat', 'dog'], got 'bird'"),
+        (["--class", "7"], "class_labels must lie in 0..1, got [7, 7, 7]"),
+        (["--num-images", "0"], "num-images"),
+        (["--steps", "x"], "steps"),
+    ],
+)
+def test_bad_arguments_end_with_2_and_write_nothing(folder, tmp_path, words, message):
+    assert message in run(folder, "sample", tmp_path / "out", *RUN, *words, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_another_size_need_fit(folder, tmp_path):
+    words = ["--image", folder / "small.png", *RUN]
+    message = run(folder, "colorize", tmp_path / "out", *words, code=2)
+    assert "image must be 8 x 8 pixels, got 4 x 4" in message and "--fit crop" in message
+    run(folder, "colorize", tmp_path / "out", *words, "--fit", "pad")
+    assert len(written(tmp_path / "out")) == COUNT
+    missing = run(folder, "colorize", tmp_path / "new", "--image", tmp_path / "none.png", *RUN, code=2)
+    assert "none.png" in missing
+
+
+def test_outputs_are_not_overwritten_unasked(folder, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "0000.png").write_text("mine")
+    (output / "note.txt").write_text("mine")
+    message = run(folder, "sample", output, *RUN, code=2)
+    assert "output must be a new or an empty folder" in message and (output / "0000.png").read_text() == "mine"
+    run(folder, "sample", output, *RUN, "--overwrite")
+    assert len(written(output)) == COUNT and (output / "note.txt").read_text() == "mine"
+
+
+def test_a_failure_during_the_work_ends_with_1(folder, tmp_path):
+    pipe = ScoreSdePipeline.from_pretrained(folder / "model")
+    with torch.no_grad():
+        pipe.unet.conv_in.bias.fill_(float("nan"))
+    pipe.save_pretrained(tmp_path / "model")
+    message = run(tmp_path, "sample", tmp_path / "out", *RUN, code=1)
+    assert "error: images must be finite, got NaN or infinity in 3 of them" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_help_needs_no_torch_and_fits_80_columns():
+    code = """
+        import sys
+        from scoresde_pipelines.cli import app
+        for words in sys.argv[1:]:
+            try:
+                app(words.split() + ["--help"])
+            except SystemExit as end:
+                assert end.code == 0
+        assert not {"torch", "diffusers", "numpy", "PIL"} & set(sys.modules), sorted(sys.modules)
+    """
+    words = ["", *(name for name in COMMANDS if name != "train")]
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(Path(scoresde_pipelines.__file__).parents[1])}
+    code = "\n".join(line[8:] for line in code.splitlines())
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    first = done.stdout.split("Usage:")[1]
+    assert [name for name in COMMANDS if f" {name} " not in first] == []
+
+
+def test_version_and_train_help():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.stdout.strip() == f"scoresde {scoresde_pipelines.__version__}"
+    with pytest.raises(SystemExit) as end:
+        app(["train", "--resolution"])
+    assert end.value.code == 2  # argparse: a missing value
+
+
+def test_app_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    result = CliRunner().invoke(app, ["app"])
+    assert result.exit_code == 1 and "pip install 'scoresde_pipelines[app]'" in result.output

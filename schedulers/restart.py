@@ -1,0 +1,101 @@
+r"""Restart sampling: solve the probability-flow ODE down, add exactly the noise that leads up again, and solve on.
+
+From a state with the law of x_t at a small noise level, the forward kernel makes a state with the law of x_s at a larger
+one, whatever the data are. So the only error is that of the ODE solver, while the noise between two descents replaces, and
+thereby corrects, what the network did wrong above the lower level (Xu et al. 2023, "Restart Sampling for Improving
+Generative Processes").
+"""
+
+import torch
+from torch import Tensor
+
+from .multistep import ExponentialMultistep, levels_between, probability
+from .sde import DATA_STD, SDE, as_time
+from .time_grids import TimeGrid
+
+
+# Levels of sigma / alpha between which the sampling restarts, in units of data_std.
+LOW, HIGH = 0.2, 2.0
+FEWEST_CALLS = 15  # with fewer there is one descent: each must have enough calls to be accurate
+
+
+class Restart:
+    """A predictor that solves the ODE by `ExponentialMultistep`, from T down and again from the level `HIGH`.
+
+    Its grid is its own: the levels increase where a descent begins, and the step to there ends with the exact noise. It
+    cannot be used on other grids.
+
+    Args:
+        data_std: standard deviation of the data, in the units of the state; a scheduler sets it by its configuration.
+    """
+
+    def __init__(self, data_std: float = DATA_STD):
+        self.solver = ExponentialMultistep(data_std=data_std)
+        self._grid: TimeGrid | None = None
+        self._ends: set[float] = set()  # times of the last calls of all descents but the last
+
+    @property
+    def data_std(self) -> float:
+        """Standard deviation of the data, in the units of the state."""
+        return self.solver.data_std
+
+    @data_std.setter
+    def data_std(self, data_std: float) -> None:
+        self.solver.data_std = data_std
+
+    def grid(self, sde: SDE, n: int, smallest_time: float) -> TimeGrid:
+        """n levels of all descents together, each with as many as its part of the law of the solver's grid."""
+        whole = self.solver.grid(sde, n, smallest_time)
+        first, last = (float(sde.noise_ratio(whole.levels[i])) for i in (0, -1))
+        low, high = LOW * self.data_std, HIGH * self.data_std
+        if n < FEWEST_CALLS or not last < low < high < first:
+            self._grid, self._ends = whole, set()
+            return whole
+        ends = [(first, low), *[(high, low)] * (restarts(n) - 1), (high, last)]
+        parts = _shares(n, [probability(*pair, self.data_std) for pair in ends])
+        descents = [levels_between(sde, *pair, m + 1, self.data_std)[:-1] for pair, m in zip(ends[:-1], parts[:-1])]
+        levels = torch.cat([*descents, levels_between(sde, *ends[-1], parts[-1], self.data_std)])
+        self._grid, self._ends = TimeGrid.through(levels), {float(descent[-1]) for descent in descents}
+        return self._grid
+
+    def prepare(self, sde: SDE, levels: Tensor) -> None:
+        """Checks that the levels are those of `grid`.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if self._grid is None or not torch.equal(levels, self._grid.levels):
+            raise ValueError("timestep_spacing must be None, and timesteps not be given, for the predictor 'restart'")
+        self.solver.prepare(sde, levels)
+
+    def start(self) -> None:
+        """Begins a sampling run."""
+        self.solver.start()
+
+    def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of the solver from `t` to `s`; the last of a descent goes to the lower level, and by the kernel to `s`."""
+        if float(t) not in self._ends:
+            return self.solver(sde, x, score, t, s)
+        low = sde.t_from_log_snr(-2 * torch.log(as_time(LOW * self.data_std)))
+        x, _ = self.solver(sde, x, score, t, low)
+        self.solver.start()
+        scale, std = sde.transition(s, low)
+        return scale * x, std
+
+    def denoise(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
+        """The clean image (B, *D) at the end of the ODE, from the last state."""
+        return self.solver.denoise(sde, x, score, t)
+
+
+def restarts(n: int) -> int:
+    """How often a run of n calls restarts: both the descents and the calls of each grow with n (50: 2, 100: 3, 1000: 9)."""
+    return max(1, round(0.3 * n**0.5))
+
+
+def _shares(n: int, masses: list[float]) -> list[int]:
+    """n in whole parts of at least two, in proportion to `masses`."""
+    exact = [2 + (n - 2 * len(masses)) * mass / sum(masses) for mass in masses]
+    parts = [int(share) for share in exact]
+    for i in sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])[: n - sum(parts)]:
+        parts[i] += 1
+    return parts

@@ -1,0 +1,43 @@
+"""`scoresde interpolate`: a path of pictures between two."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .command_options import (
+    Device,
+    Dtype,
+    Fit,
+    Folder,
+    Json,
+    Model,
+    Overwrite,
+    PictureRun,
+    Work,
+    open_picture,
+)
+
+
+def interpolate(
+    model: Model,
+    image: Annotated[list[Path], typer.Option(help="The first and the last picture: give it twice.")],
+    output: Folder,
+    num_images: Annotated[int, typer.Option(min=2, help="Pictures of the path, both ends included.")] = 8,
+    tolerance: Annotated[float, typer.Option(help="Error per step of the ODE solver.")] = 1e-3,
+    fit: Fit = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """A row of pictures from one to another, along their codes of the probability-flow ODE."""
+
+    def prepare(pipe: Any, work: Work) -> Any:
+        if len(image) != 2:
+            raise ValueError(f"image must be given twice, got {len(image)}")
+        first, last = (open_picture(path, pipe, fit) for path in image)
+        return lambda indices, generators: pipe.interpolate(first, last, num_images, tolerance)
+
+    run = PictureRun(model, output, 0, device, dtype, num_images, overwrite, json)
+    run("ScoreSdeLikelihoodPipeline", num_images, prepare, num_images)

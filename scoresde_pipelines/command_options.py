@@ -1,0 +1,261 @@
+"""What the commands share: one vocabulary of options, the loading of a model, and pictures written whole or not at all.
+
+Importing it needs no torch, so that `--help` is quick.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .samplers import SAMPLERS, with_sampler
+
+
+Model = Annotated[str, typer.Option(help="Shipped name, folder, Hub id, or id@revision.", show_default=False)]
+Folder = Annotated[Path, typer.Option(help="Folder for the pictures and grid.png.", show_default=False)]
+Picture = Annotated[Path, typer.Option(help="Picture to start from.", show_default=False)]
+Seed = Annotated[int, typer.Option(min=0, help="Image k has the generator of seed + k.")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is by default.")]
+Dtype = Annotated[str, typer.Option(help="Of the network: float32, float16 or bfloat16.")]
+Sampler = Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Noise levels; the method's own number by default.")]
+NumImages = Annotated[int, typer.Option(min=1, help="Number of pictures.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at a time; it does not change them.")]
+Fit = Annotated[str | None, typer.Option(help="'crop' or 'pad' pictures to the model's size.")]
+NoiseStd = Annotated[float, typer.Option(min=0, help="Noise of the picture, whose values lie in [0, 1].")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace pictures in an output folder with files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+METHODS = ("moment_matching", "pseudo_inverse", "replacement")
+Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}.")]
+DTYPES = ("float32", "float16", "bfloat16")
+GRID = "grid.png"
+# What measured best for pictures with trained networks (docs/inverse_problems.md).
+TRAINED_NETWORK = {"sampler": "scheduler", "solver_iterations": 1}
+
+
+@dataclass
+class Work:
+    """A run of a command; errors before `started` are bad arguments (exit code 2), later ones failures (1)."""
+
+    started: bool = False
+    calls: list[float] = field(default_factory=list)
+
+    def step(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The callback of a sampling run: arguments have been found good."""
+        self.started = True
+        return {}
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns exceptions into a message on stderr and an exit code."""
+        try:
+            yield
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            if not self.started:
+                raise typer.BadParameter(str(error)) from error
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(1) from error
+
+
+def not_empty(text: str) -> str:
+    """`text`, unless it is empty, which raises ValueError."""
+    if not text.strip():
+        raise ValueError(f"must not be empty, got {text!r}")
+    return text
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """A context whose errors of the user's input end the command with the name of the option that caused them."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{option.replace('_', '-')}") from error
+
+
+def best_device(name: str | None) -> str:
+    """The device of this name, or the best there is; of several GPUs the one of this process (LOCAL_RANK)."""
+    import torch
+
+    if name is not None:
+        return name
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_pipeline(pipeline: str, model: str, device: str | None, dtype: str = "float32") -> Any:
+    """A pipeline of this package by the name of its class, on a device.
+
+    Raises:
+        ValueError, OSError, RuntimeError: no such model, dtype or device.
+    """
+    import torch
+
+    import scoresde_pipelines
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    kwargs = {} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}
+    return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(best_device(device))
+
+
+def set_sampler(pipe: Any, sampler: str) -> float | None:
+    """Gives a pipeline the settings of a sampler; returns the tolerance of the ODE solver, or None."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    pipe.scheduler, tolerance = with_sampler(pipe.scheduler, sampler, SAMPLERS[sampler])
+    return tolerance
+
+
+def open_picture(path: Path, pipe: Any, fit: str | None, scale: int = 1, channels: int | None = None) -> Any:
+    """A picture for a pipeline: as it is, or with `fit` brought to the network's size divided by `scale`.
+
+    Args:
+        channels: those of the result of `fit`; the network's by default.
+
+    Raises:
+        ValueError, OSError: it is no picture, or has another size and there is no `fit`.
+    """
+    from PIL import Image
+
+    from .training.image_format import ImageFormat
+
+    with Image.open(path) as opened:
+        picture = opened.copy()
+    own, height, width = pipe.sample_shape
+    if fit is not None:
+        import torch
+
+        return torch.from_numpy(ImageFormat((height // scale, width // scale), channels or own, fit)(picture))
+    if (picture.height, picture.width) != (height // scale, width // scale):
+        raise ValueError(
+            f"image must be {width // scale} x {height // scale} pixels, got {picture.width} x {picture.height} in "
+            f"{path}: give --fit crop or --fit pad"
+        )
+    return picture
+
+
+def picture_tensor(picture: Any, pipe: Any, scale: int = 1) -> Any:
+    """A picture from `open_picture` as a float32 tensor (1, channels, height, width) in [0, 1]."""
+    from .image_inputs import images_to_tensor
+
+    channels, height, width = pipe.sample_shape
+    return images_to_tensor(picture, channels, (height // scale, width // scale), "image")
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Refuses a folder that is a file, or holds anything and may not be overwritten."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
+        raise ValueError(f"output must be a new or an empty folder, got {str(folder)!r}: name another, or --overwrite")
+
+
+def in_batches(
+    work: Work, count: int, batch_size: int, seed: int, call: Callable[[range, list[Any]], Any], pipe: Any
+) -> list[Any]:
+    """All pictures of a run; picture k has the generator of `seed + k`, whatever the batches."""
+    import torch
+
+    pictures: list[Any] = []
+    for first in range(0, count, batch_size):
+        indices = range(first, min(first + batch_size, count))
+        pipe.set_progress_bar_config(desc=f"images {first + 1}-{indices[-1] + 1} of {count}", unit="call")
+        output = call(indices, [torch.Generator().manual_seed(seed + k) for k in indices])
+        work.started = True
+        pictures += output.images
+        work.calls += torch.as_tensor(output.nfe, dtype=torch.float64).expand(len(output.images)).tolist()
+    return pictures
+
+
+def write_pictures(pictures: Sequence[Any], folder: Path, columns: int | None = None) -> list[Path]:
+    """Writes 0000.png, 0001.png, ... and grid.png; each file appears whole, and all after the last one is made."""
+    import numpy as np
+    import torch
+
+    from .training.sampling import image_grid
+
+    pixels = torch.from_numpy(np.stack([np.atleast_3d(np.asarray(picture)) for picture in pictures]))
+    named = {f"{k:04d}.png": picture for k, picture in enumerate(pictures)}
+    named[GRID] = image_grid(pixels.permute(0, 3, 1, 2), columns)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        for name, picture in named.items():
+            picture.save(Path(scratch) / name)
+        folder.mkdir(exist_ok=True)
+        for name in named:
+            os.replace(Path(scratch) / name, folder / name)
+    return [folder / name for name in named]
+
+
+def report(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """The result of a command on stdout, for a program or for a person."""
+    typer.echo(json.dumps(result) if as_json else text)
+
+
+@dataclass
+class PictureRun:
+    """The options that every command with pictures as its result has."""
+
+    model: str
+    output: Path
+    seed: int
+    device: str | None
+    dtype: str
+    batch_size: int
+    overwrite: bool
+    json: bool
+
+    def __call__(
+        self,
+        pipeline: str,
+        count: int,
+        prepare: Callable[[Any, Work], Callable[[range, list[Any]], Any]],
+        columns: int | None = None,
+    ) -> None:
+        """Loads a pipeline, lets `prepare(pipe, work)` return the call for a batch, and writes what it makes."""
+        work, start = Work(), time.perf_counter()
+        with work.errors():
+            check_output(self.output, self.overwrite)
+            typer.echo(f"loading {self.model}", err=True)
+            pipe = load_pipeline(pipeline, self.model, self.device, self.dtype)
+            call = prepare(pipe, work)
+            pictures = in_batches(work, count, self.batch_size, self.seed, call, pipe)
+            files = [str(path) for path in write_pictures(pictures, self.output, columns)]
+        seconds, calls = time.perf_counter() - start, sum(work.calls) / len(work.calls)
+        found = {"model": self.model, "images": files[:-1], "grid": files[-1], "seed": self.seed}
+        found |= {"network_calls": calls, "seconds": round(seconds, 3)}
+        text = f"{len(pictures)} images, {calls:g} network calls each, {seconds:.1f} s: {self.output}"
+        report(found, self.json, text)
+
+
+def restoration(
+    steps: int | None, sampler: str, method: str | None, problem: Callable[[Any], dict[str, Any]]
+) -> Callable[[Any, Work], Callable[[range, list[Any]], Any]]:
+    """What `PictureRun` calls to restore one picture; `problem(pipe)` returns the arguments that state the problem.
+
+    The samplers "default" and "ode" are the method's own and the ODE solver; any other follows the scheduler.
+    """
+
+    def prepare(pipe: Any, work: Work) -> Callable[[range, list[Any]], Any]:
+        ode = set_sampler(pipe, sampler) is not None
+        options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step}
+        if sampler != "default":
+            options["sampler"] = "ode" if ode else "scheduler"
+        if method not in (None, *METHODS):  # particles are one population: pictures would depend on the batch
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        options |= {} if method is None else {"method": method}
+        keywords = problem(pipe) | options
+
+        def call(indices: range, generators: list[Any]) -> Any:
+            return pipe(**keywords, num_samples=len(indices), generator=generators)
+
+        return call
+
+    return prepare

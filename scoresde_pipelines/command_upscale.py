@@ -1,0 +1,61 @@
+"""`scoresde upscale`: several pictures in the model's size whose averages are a small picture."""
+
+from typing import Annotated, Any
+
+import typer
+
+from .command_options import (
+    TRAINED_NETWORK,
+    BatchSize,
+    Device,
+    Dtype,
+    Fit,
+    Folder,
+    Json,
+    Method,
+    Model,
+    NoiseStd,
+    NumImages,
+    Overwrite,
+    Picture,
+    PictureRun,
+    Sampler,
+    Seed,
+    Steps,
+    open_picture,
+    picture_tensor,
+    restoration,
+)
+
+
+def upscale(
+    model: Model,
+    image: Picture,
+    output: Folder,
+    num_images: NumImages = 4,
+    seed: Seed = 0,
+    steps: Steps = None,
+    sampler: Sampler = "default",
+    method: Method = None,
+    scale: Annotated[int, typer.Option(min=2, help="How many times larger.")] = 4,
+    fit: Fit = None,
+    noise_std: NoiseStd = 0.0,
+    batch_size: BatchSize = 16,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Enlarge a picture to the model's size, in several ways; averages of pixels stay as they are."""
+
+    def problem(pipe: Any) -> dict[str, Any]:
+        from .schedulers import AveragePoolOperator
+
+        if any(side % scale for side in pipe.sample_shape[1:]):
+            raise ValueError(f"scale must divide the model's size, {pipe.sample_shape[1:]}, got {scale}")
+        small = picture_tensor(open_picture(image, pipe, fit, scale), pipe, scale)
+        measured = {"measurement": small, "operator": AveragePoolOperator(scale), "noise_std": noise_std}
+        return measured | TRAINED_NETWORK
+
+    run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
+    run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem))

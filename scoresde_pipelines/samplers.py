@@ -1,0 +1,40 @@
+"""Short names of samplers, for the evaluation and every command: one table, which needs no torch.
+
+A sampler of your own is a line more: `SAMPLERS["mine"] = {"predictor": "ancestral", "corrector": "langevin"}`.
+"""
+
+from typing import Any
+
+
+# Settings of the scheduler; others are the model's own. `ode_tolerance` solves the ODE adaptively instead.
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "pc": {"predictor": "reverse_diffusion", "corrector": "langevin"},  # the paper's predictor-corrector
+    "reverse_diffusion": {"predictor": "reverse_diffusion", "corrector": None},
+    "ancestral": {"predictor": "ancestral", "corrector": None},
+    "euler_maruyama": {"predictor": "euler_maruyama", "corrector": None},
+    "ddim": {"predictor": "exponential", "corrector": None},
+    "multistep": {"predictor": "exponential_multistep", "corrector": None, "timestep_spacing": None},
+    "restart": {"predictor": "restart", "corrector": None, "timestep_spacing": None},
+    "ode": {"ode_tolerance": 1e-3},
+}
+ODE_TOLERANCE = "ode_tolerance"
+
+
+def with_sampler(scheduler: Any, sampler: str, settings: dict[str, Any]) -> tuple[Any, float | None]:
+    """A copy of `scheduler` with a sampler's settings, and the tolerance of the ODE solver or None.
+
+    Args:
+        scheduler: an `SDEScheduler`.
+        sampler: the sampler's name, for the error.
+        settings: its line of the table.
+
+    Raises:
+        ValueError: a setting is none of the scheduler's.
+    """
+    changes = dict(settings)
+    tolerance = changes.pop(ODE_TOLERANCE, None)
+    unknown = sorted(set(changes) - set(scheduler.config))
+    if unknown:
+        raise ValueError(f"sampler must consist of settings of the scheduler, got {unknown} in {sampler!r}")
+    return type(scheduler).from_config(scheduler.config, **changes), tolerance

@@ -1,0 +1,147 @@
+"""The one resolver of model names: folders, shipped models, Hub repositories, `repository@revision`.
+
+Every `from_pretrained` of a pipeline, the training script and all commands use it. Importing it needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import overload
+
+
+# Folders inside the package; training lies below the pipelines and does not import them, but may read their files.
+PRETRAINED = Path(str(resources.files(__package__.partition(".")[0]))) / "pretrained"
+EXPECTED = "a shipped name, a folder or a Hub id"
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
+PATTERNS = ["*.json", "*.safetensors", "*.bin", "README.md"]
+
+
+class ModelNotFoundError(OSError, ValueError):
+    """A name that is no model; an `OSError` as diffusers raises it, and a `ValueError` as every other bad argument."""
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository on the Hub, and a branch, tag or commit of it or None."""
+
+    repository: str
+    revision: str | None = None
+
+
+@overload
+def shipped() -> list[str]: ...
+
+
+@overload
+def shipped(name: str) -> str: ...
+
+
+def shipped(name: str | None = None) -> list[str] | str:
+    """Names of the shipped pipelines, or the folder of one of them.
+
+    `from_pretrained` and all commands take the names as well.
+
+    Args:
+        name (`str`, *optional*): one of the names.
+
+    Returns:
+        A sorted list of names, or with `name` the path of its folder.
+
+    Raises:
+        ValueError: if there is no such pipeline.
+
+    Example:
+
+    ```python
+    >>> from scoresde_pipelines import ScoreSdePipeline, shipped
+    >>> pipe = ScoreSdePipeline.from_pretrained(shipped("fashion-mnist-32-vp"))
+    >>> images = pipe(batch_size=4, num_inference_steps=50).images
+    ```
+    """
+    names = sorted(path.parent.name for path in PRETRAINED.glob("*/model_index.json"))
+    if name is None:
+        return names
+    if name not in names:
+        raise ValueError(f"name must be one of the shipped pipelines {names}, got {name!r}")
+    return str(PRETRAINED / name)
+
+
+def locate(name: str | Path) -> Path | HubName:
+    """What a model's name means, without access to the network.
+
+    A local folder comes before a shipped model of the same name: a fine-tuned copy in the working directory is what its
+    user means. `@revision` belongs to Hub ids alone.
+
+    Raises:
+        ModelNotFoundError: it is a path at which there is no folder, or no valid name.
+    """
+    text = str(name)
+    if text and Path(text).expanduser().is_dir():
+        return Path(text).expanduser()
+    if Path(text).is_file():
+        raise ModelNotFoundError(f"model must be {EXPECTED}, got {text!r}, which is a file")
+    if text in shipped():
+        return Path(shipped(text))
+    if text.startswith((".", "~", "/", "\\")) or isinstance(name, Path) or text.count("/") > 1:
+        raise ModelNotFoundError(f"model must be {EXPECTED}, got {text!r}: there is no such folder")
+    repository, at, revision = text.partition("@")
+    if repository in shipped():
+        raise ModelNotFoundError(f"model must have no revision where it is shipped, got {text!r}")
+    if not HUB_ID.fullmatch(repository) or (at and not revision) or "--" in repository or ".." in repository:
+        raise ModelNotFoundError(
+            f"model must be {EXPECTED}, got {text!r}: there is no such folder, and it is no Hub id "
+            "(owner/name or owner/name@revision)"
+        )
+    return HubName(repository, revision or None)
+
+
+@contextmanager
+def hub_errors(name: HubName) -> Iterator[None]:
+    """Turns every failure of a download into one error that names the model and says what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    network: tuple[type[BaseException], ...] = (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled)
+    try:
+        import httpx
+    except ImportError:  # huggingface_hub before 1.0 uses requests, whose errors are OSErrors
+        pass
+    else:
+        network += (httpx.HTTPError,)
+    try:
+        yield
+    except network as error:
+        at = "" if name.revision is None else f"@{name.revision}"
+        offline = " in the cache (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        raise ModelNotFoundError(
+            f"model must be {EXPECTED}, got {name.repository + at!r}: no such folder, and no download from the "
+            f"Hub{offline}; shipped are {', '.join(shipped())} ({error})"
+        ) from error
+
+
+def resolve_pipeline(name: str | Path, cache_dir: str | None = None, token: str | None = None) -> Path:
+    """The folder of a pipeline, which is downloaded if it is on the Hub and not in the cache.
+
+    Args:
+        name: see `locate`.
+        cache_dir, token: as in `huggingface_hub.snapshot_download`.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or the download fails.
+    """
+    place = locate(name)
+    if isinstance(place, Path):
+        return place
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(place):
+        return Path(
+            snapshot_download(
+                place.repository, revision=place.revision, cache_dir=cache_dir, token=token, allow_patterns=PATTERNS
+            )
+        )
