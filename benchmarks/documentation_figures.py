@@ -1,7 +1,9 @@
-"""The figures of the documentation, from data whose scores are known.
+"""The figures of the documentation: of data whose scores are known, and of the shipped models.
 
-`python benchmarks/documentation_figures.py` draws `docs/images/mathematics_*.png` and `docs/images/calls.png`, and
-writes the numbers of the last one to `benchmarks/results/calls.json`. A minute of one CPU core.
+`python benchmarks/documentation_figures.py` draws `docs/images/mathematics_*.png`, `trajectory_*.gif`, `app.png` (with the
+extra `app`, playwright and chromium) and `calls.png`, and writes the numbers of the last one to
+`benchmarks/results/calls.json`. Two minutes of one CPU core. `--only models` draws the pictures that depend on the weights
+of the shipped models: after a training, run that.
 """
 
 import argparse
@@ -10,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import torch
 from PIL import Image
 from result_file import save
 
 from scoresde_pipelines import (
     SDE,
-    GaussianMixtureScoreModel,
     GaussianScoreModel,
     SubVPSDEScheduler,
     VESDEScheduler,
     VPSDEScheduler,
     sampling_loop,
 )
+from scoresde_pipelines.viz.__main__ import main as draw_picture
 
 
 matplotlib.use("Agg")
@@ -31,7 +32,6 @@ from matplotlib import pyplot as plt
 
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-DATA = GaussianMixtureScoreModel(weights=[0.35, 0.65], means=[[-0.7], [0.6]], variances=[0.01, 0.03])
 # 64 coordinates of standard deviations from 0.5 to 0.02, as the coarse and the fine details of images.
 SPECTRUM = GaussianScoreModel(mean=torch.full((64,), 0.2), variance=torch.logspace(-0.602, -3.398, 64))
 SDES: dict[str, Any] = {
@@ -61,43 +61,13 @@ def write(figure: Any, name: str) -> None:
     """`docs/images/<name>.png`, with 128 colours: a fifth of the size."""
     figure.savefig(IMAGES / f"{name}.png", dpi=100)
     plt.close(figure)
-    Image.open(IMAGES / f"{name}.png").convert("RGB").quantize(128).save(IMAGES / f"{name}.png", optimize=True)
+    reduce_colors(f"{name}.png")
 
 
-def forward_and_reverse() -> None:
-    """The paper's figure 2 for two modes: densities, paths of both SDEs, and of the probability-flow ODE."""
-    sde, grid, times = (
-        SDES["VP"],
-        torch.linspace(-2.5, 2.5, 400)[:, None].double(),
-        torch.linspace(1e-3, 1, 300).double(),
-    )
-    density = np.stack([DATA.log_prob(sde, grid, t).exp().sqrt().numpy() for t in times], axis=1)
-    generator, steps = torch.Generator().manual_seed(3), torch.linspace(1, 1e-3, 400).double()
-    noise = torch.randn(len(steps), 24, 1, generator=generator).double()
-    forward = [DATA.sample(24, generator)]
-    for t, s, z in zip(steps.flip(0)[:-1], steps.flip(0)[1:], noise):
-        scale, std = sde.transition(s, t)
-        forward.append(scale * forward[-1] + std * z)
-    start = torch.linspace(-1.9, 1.9, 24).double()[:, None]
-    reverse, flow = [start], [start]
-    for t, s, z in zip(steps[:-1], steps[1:], noise):
-        for path, share in ((reverse, 1.0), (flow, 0.5)):
-            x, g = path[-1], sde.diffusion(t)
-            drift = sde.drift(x, t) - share * g**2 * DATA.score(sde, x, t)
-            path.append(x + drift * (s - t) + (g * (t - s).sqrt() * z if path is reverse else 0.0))
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), sharey=True, layout="constrained")
-    panels = (
-        ("forward SDE: data to noise (eq. 5)", steps.flip(0), forward),
-        ("reverse SDE: noise to data (eq. 6)", steps, reverse),
-        ("probability-flow ODE (eq. 13)", steps, flow),
-    )
-    for axis, (title, t, path) in zip(axes, panels):
-        axis.pcolormesh(times, grid[:, 0], density, cmap="Blues", shading="gouraud", rasterized=True)
-        every = 1 if path is flow else 3
-        axis.plot(t, torch.stack(path)[:, ::every, 0], color="#b03030", linewidth=0.6)
-        axis.set(title=title, xlabel="t", xlim=(0, 1) if path is forward else (1, 0), ylim=(-2.5, 2.5))
-    axes[0].set_ylabel("x")
-    write(figure, "mathematics_paths")
+def reduce_colors(name: str) -> None:
+    """Saves a picture with 128 colours."""
+    with Image.open(IMAGES / name) as picture:
+        picture.convert("RGB").quantize(128).save(IMAGES / name, optimize=True)
 
 
 def noise_levels() -> None:
@@ -114,22 +84,27 @@ def noise_levels() -> None:
     write(figure, "mathematics_sdes")
 
 
-def score_field() -> None:
-    """Score and density of two modes in the plane at three noise levels."""
-    data = GaussianMixtureScoreModel(weights=[0.4, 0.6], means=[[-0.8, -0.3], [0.7, 0.4]], variances=[0.02, 0.06])
-    axis_values = torch.linspace(-2, 2, 120).double()
-    points = torch.stack(torch.meshgrid(axis_values, axis_values, indexing="xy"), dim=-1).reshape(-1, 2)
-    coarse = torch.linspace(-1.8, 1.8, 13).double()
-    arrows = torch.stack(torch.meshgrid(coarse, coarse, indexing="xy"), dim=-1).reshape(-1, 2)
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.3), sharey=True, layout="constrained")
-    for axis, t in zip(axes, (0.05, 0.2, 0.5)):
-        sde = SDES["VP"]
-        density = data.log_prob(sde, points, t).exp().sqrt().reshape(120, 120)
-        direction = sde.sigma(torch.tensor(t).double()) * data.score(sde, arrows, t)
-        axis.pcolormesh(axis_values, axis_values, density, cmap="Blues", shading="gouraud", rasterized=True)
-        axis.quiver(*arrows.T, *direction.T, color="#b03030", width=0.004, angles="xy")
-        axis.set(title=f"sigma(t) times the score, t = {t}", aspect="equal")
-    write(figure, "mathematics_score")
+def trajectories() -> None:
+    """A GIF of each shipped model, drawn from the weights that are installed."""
+    for model in ("emoji-32-ve", "fashion-mnist-32-vp"):
+        viz("trajectory", f"trajectory_{model}.gif", "--model", model)
+
+
+def screenshot() -> None:
+    """The page of `scoresde app`; without a browser the old picture stays, and the reason is printed."""
+    try:
+        import page_screenshot
+
+        page_screenshot.main()
+    except Exception as error:  # of three packages and a browser: any of them may be missing
+        print(f"app.png is not drawn again: {type(error).__name__}: {error}")
+
+
+def viz(command: str, name: str, *options: str) -> None:
+    """`docs/images/<name>` by a command of `scoresde_pipelines.viz`."""
+    draw_picture([command, "--output", str(IMAGES / name), *options])
+    if name.endswith(".png"):
+        reduce_colors(name)
 
 
 def distance(x: torch.Tensor) -> float:
@@ -171,11 +146,22 @@ def draw_calls(table: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """Draws everything."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    forward_and_reverse()
+    """Draws the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["models", "mathematics"], help="one kind of pictures; all by default")
+    only = parser.parse_args().only
+    if only != "mathematics":
+        trajectories()
+        screenshot()
+    if only != "models":
+        mathematics()
+
+
+def mathematics() -> None:
+    """The figures of known data."""
+    viz("marginals", "mathematics_paths.png")
     noise_levels()
-    score_field()
+    viz("score-field", "mathematics_score.png")
     table = quality_against_calls()
     for name, row in table.items():
         print(f"{name:40s}", *(f"{calls}: {value:.2g}" for calls, value in row.items()))

@@ -23,9 +23,10 @@ from ..pipeline_score_sde import ScoreSdePipeline
 from ..samplers import SAMPLERS, with_sampler
 from ..schedulers import AveragePoolOperator
 from ..schedulers.checks import check_choice
-from ..schedulers.sde import expand_to
 from ..training.pil_pictures import to_8_bit, upright
 from ..training.sampling import image_grid
+from ..viz.grids import to_bytes
+from ..viz.trajectories import preview
 
 
 SHOWN = 384  # pixels: small images are enlarged to about this width, each pixel a square
@@ -216,18 +217,9 @@ def watch(pipe: Any, options: dict[str, Any], seed: int) -> Iterator[Progress]:
         stop.set()
 
 
-def preview(pipe: SDEPipelineBase, timestep: Tensor, x: Tensor) -> Tensor:
-    """A noisy state as images in [0, 1]: x / alpha, shrunk around the middle of the range to the data's spread."""
-    t = pipe.scheduler.parameterization.t_from_network_time(pipe.scheduler.sde, timestep)
-    alpha, ratio = pipe.scheduler.sde.alpha(t), pipe.scheduler.sde.noise_ratio(t)
-    middle = 0.5 * (pipe.config.data_min + pipe.config.data_max)
-    spread = pipe.data_std / (pipe.data_std**2 + ratio**2).sqrt()
-    return pipe.to_unit_range(middle + expand_to(spread, x) * (x / expand_to(alpha, x) - middle))
-
-
 def grid(images: Tensor) -> Image.Image:
     """Images in [0, 1], (B, C, H, W), as one enlarged picture."""
-    return enlarged(image_grid((images * 255).round().to(torch.uint8).cpu(), scale=1))
+    return enlarged(image_grid(to_bytes(images), scale=1))
 
 
 def enlarged(image: Image.Image) -> Image.Image:
