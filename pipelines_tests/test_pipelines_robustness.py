@@ -17,6 +17,7 @@ from scoresde_pipelines import (
     ScoreSdeInverseProblemPipeline,
     ScoreSdeLikelihoodPipeline,
     ScoreSdePipeline,
+    ScoreSdeSuperResolutionPipeline,
     VESDEScheduler,
     VPSDEScheduler,
 )
@@ -186,6 +187,7 @@ OURS = (
     ScoreSdePipeline,
     ScoreSdeInpaintPipeline,
     ScoreSdeColorizationPipeline,
+    ScoreSdeSuperResolutionPipeline,
     ScoreSdeLikelihoodPipeline,
     ScoreSdeInverseProblemPipeline,
     ScoreSdeClassConditionalPipeline,

@@ -67,31 +67,11 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             TypeError, ValueError: for images of another size or out of range, a network without color, and arguments
                 out of their range, before any sampling.
         """
-        options = RestorationOptions(
-            method=method,
-            num_inference_steps=num_inference_steps,
-            num_samples=num_samples,
-            generator=generator,
-            latents=latents,
-            sampler=sampler,
-            solver_tolerance=solver_tolerance,
-            solver_iterations=solver_iterations,
-            callback=callback_on_step_end,
-            callback_tensors=callback_on_step_end_tensor_inputs,
-            quality=quality,
-        )
+        options = RestorationOptions.of(locals())
         channels, *size = self.sample_shape
         if channels != len(gray_weights):
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))
-        self.check_options(options, len(gray) * num_samples, output_type)
-
-        gray = gray.to(self._execution_device).repeat_interleave(num_samples, dim=0)
-        low, high = self.config.data_min, self.config.data_max
-        y = (high - low) * gray + low * sum(operator.weights)
-        x, nfe = self.restore(y, operator, noise_std * (high - low), options)
-        self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
-        return output if return_dict else (output.images, output.nfe)
+        return self.solve(gray, operator, noise_std, options)

@@ -63,23 +63,11 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             TypeError, ValueError: for images or masks of another size, out of range or without white or black pixels,
                 and arguments out of their range, before any sampling.
         """
-        options = RestorationOptions(
-            method=method,
-            num_inference_steps=num_inference_steps,
-            num_samples=num_samples,
-            generator=generator,
-            latents=latents,
-            sampler=sampler,
-            solver_tolerance=solver_tolerance,
-            solver_iterations=solver_iterations,
-            callback=callback_on_step_end,
-            callback_tensors=callback_on_step_end_tensor_inputs,
-            quality=quality,
-        )
+        options = RestorationOptions.of(locals())
         channels, *size = self.sample_shape
         images = images_to_tensor(image, channels, (size[0], size[1]))
         repaint = masks_to_tensor(mask_image, len(images), (size[0], size[1]))
-        self.check_options(options, len(images) * num_samples, output_type)
+        self.check_options(options, len(images))
 
         images, known = (
             v.to(self._execution_device).repeat_interleave(num_samples, dim=0) for v in (images, ~repaint)

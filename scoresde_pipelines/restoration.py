@@ -1,15 +1,17 @@
-"""What inpainting, colorization and general inverse problems share: from y = A x + noise to samples of p(x | y)."""
+"""What the restoring pipelines share: from a measurement y = A x + noise to samples of p(x | y)."""
 
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .pipeline_output import ScoreSdePipelineOutput
 from .quality import QUALITIES, choose_sampler
 from .schedulers import (
     ExponentialAdamsBashforth,
@@ -22,6 +24,7 @@ from .schedulers import (
     posterior_start,
 )
 from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.inference_mode import ordinary
 from .schedulers.scheduling_conversion import to_sde_scheduler
 
 
@@ -36,7 +39,7 @@ ODE_ORDER = 3
 
 @dataclass(frozen=True)
 class RestorationOptions:
-    """Options of sampling; the fields are arguments of `ScoreSdeInverseProblemPipeline.__call__`."""
+    """The options that the calls of all restoring pipelines share; see `ScoreSdeInverseProblemPipeline.__call__`."""
 
     method: str = "moment_matching"
     num_inference_steps: int | None = None
@@ -47,8 +50,15 @@ class RestorationOptions:
     solver_tolerance: float = 0.003
     solver_iterations: int | None = None
     quality: str | None = None
-    callback: StepCallback | None = None
-    callback_tensors: list[str] | None = None
+    output_type: str = "pil"
+    return_dict: bool = True
+    callback_on_step_end: StepCallback | None = None
+    callback_on_step_end_tensor_inputs: list[str] | None = None
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> "RestorationOptions":
+        """The options among the arguments of a pipeline's call, given as the `locals()` at its begin."""
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, DEFAULT_STEPS)
@@ -92,16 +102,46 @@ class LinearInversePipeline(SDEPipelineBase):
         unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
     """
 
-    def check_options(self, options: RestorationOptions, batch_size: int, output_type: str) -> None:
+    def check_options(self, options: RestorationOptions, num_measurements: int) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done."""
-        callback_tensors = (
-            self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
-        )
         self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
         if options.num_inference_steps is not None:
             check_integer("num_inference_steps", options.num_inference_steps)
         _, steps = options.sampler_of(self.scheduler, self.data_std)
-        self.check_inputs(batch_size, steps, options.generator, options.latents, output_type, callback_tensors)
+        self.check_inputs(
+            num_measurements * options.num_samples,
+            steps,
+            options.generator,
+            options.latents,
+            options.output_type,
+            self._callback_tensors(options),
+        )
+
+    def _callback_tensors(self, options: RestorationOptions) -> list[str]:
+        names = options.callback_on_step_end_tensor_inputs
+        return self._callback_tensor_inputs if names is None else names
+
+    def solve(
+        self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
+    ) -> ScoreSdePipelineOutput | tuple:
+        """Checks the options, draws `num_samples` images for each measurement, and returns them as the options say.
+
+        Args:
+            measurement: (B, *M), of images with values in [0, 1], as is `noise_std`.
+        """
+        self.check_options(options, len(measurement))
+        low, high = self.config.data_min, self.config.data_max
+        y = ordinary(measurement).to(self._execution_device, torch.float32)
+        black = torch.full((len(y), *self.sample_shape), low, device=y.device)
+        y = ((high - low) * y + operator.A(black)).repeat_interleave(options.num_samples, dim=0)
+        x, nfe = self.restore(y, operator, float(noise_std) * (high - low), options)
+        self.maybe_free_model_hooks()
+        return self.output(self.to_images(x, options.output_type), nfe, options)
+
+    def output(self, images: Any, nfe: int, options: RestorationOptions) -> ScoreSdePipelineOutput | tuple:
+        """What a call returns."""
+        output = ScoreSdePipelineOutput(images, nfe=nfe)
+        return output if options.return_dict else (output.images, output.nfe)
 
     def restore(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
@@ -149,8 +189,8 @@ class LinearInversePipeline(SDEPipelineBase):
         options: RestorationOptions,
         constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        tensors = self._callback_tensor_inputs if options.callback_tensors is None else options.callback_tensors
-        return self.run_sampler(x, scheduler, score_fn, options.generator, options.callback, tensors, constrain)
+        callback, tensors = options.callback_on_step_end, self._callback_tensors(options)
+        return self.run_sampler(x, scheduler, score_fn, options.generator, callback, tensors, constrain)
 
     def _particles(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions

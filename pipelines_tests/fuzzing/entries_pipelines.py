@@ -90,6 +90,7 @@ def constructors() -> list[Entry]:
         Entry("ScoreSdePipeline", modules, then="images_of", aliases=TOLD),
         Entry("ScoreSdeInpaintPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeColorizationPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
+        Entry("ScoreSdeSuperResolutionPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeInverseProblemPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeLikelihoodPipeline", modules, then="likelihood_of", aliases=TOLD),
         Entry(
@@ -137,7 +138,7 @@ def sampling() -> list[Entry]:
 
 
 def restoration() -> list[Entry]:
-    """Inverse problems, inpainting and colorization."""
+    """Inverse problems, inpainting, colorization and super-resolution."""
     common = {
         "method": name("moment_matching", "pseudo_inverse", "replacement", "twisted_smc"),
         "num_inference_steps": STEPS,
@@ -200,6 +201,12 @@ def restoration() -> list[Entry]:
             {"image": image(1, 4), "gray_weights": weights, "noise_std": noise_std, **color},
             check=images(channels=3),
             aliases=TOLD,
+        ),
+        Entry(
+            "pipe('SuperResolution')",
+            {"image": image(1, 2), "scale": count(2, 2).plus(hopeless=("3", "1")), "noise_std": noise_std, **gray},
+            check=images(),
+            aliases={**TOLD, "scale": ("image",), "image": ("scale",)},
         ),
     ]
 
