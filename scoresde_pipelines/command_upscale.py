@@ -47,7 +47,8 @@ def upscale(
     """Enlarge a picture to the model's size, in several ways; averages of pixels stay as they are."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        return {"image": open_picture(image, pipe, fit, scale), "scale": scale, "noise_std": noise_std}
+        small = open_picture(image, pipe, fit, scale)
+        return {"image": small, "scale": scale, "noise_std": noise_std, "resize": fit}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeSuperResolutionPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .image_fit import fit_images
 from .image_inputs import gray_to_tensor
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
@@ -46,19 +47,22 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
+        resize: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Colors gray images.
 
         Args:
-            image: the gray image or images, in the network's size: PIL of any mode, an array (H, W) or (H, W, 1), a
-                tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1]. Of a color
-                image `gray_weights` makes the gray one.
+            image: the gray image or images, in the network's size unless `resize` is given: PIL of any mode, an array (H, W)
+                or (H, W, 1), a tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1].
+                Of a color image `gray_weights` makes the gray one.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
             gray_weights (`tuple`): how the gray value was made of the channels: by default their mean (the paper);
                 (0.299, 0.587, 0.114) is Pillow's conversion to "L".
             noise_std (`float`): noise of the gray values, for images in [0, 1]; 8-bit rounding has 0.0011.
+            resize (`str`, *optional*): for images of other sizes than the network's: "crop" resizes them and cuts out the
+                middle, "pad" shrinks them into a black border. By default their size must fit.
 
         The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
         `sampler` is the one that measured best with trained networks.
@@ -73,5 +77,6 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
-        gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))
+        gray = gray_to_tensor(image, gray_weights, (size[0], size[1]) if resize is None else None)
+        gray = fit_images(gray, (size[0], size[1]), resize)
         return self.solve(gray, operator, noise_std, options)

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .image_fit import fit_images
 from .image_inputs import images_to_tensor
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
@@ -45,17 +46,20 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
+        resize: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Enlarges images; the means over `scale` x `scale` pixels of the result are the given image.
 
         Args:
-            image: the small image or images, in the network's size divided by `scale`; of the kinds that
-                `ScoreSdeInpaintPipeline` takes.
+            image: the small image or images, in the network's size divided by `scale`, unless `resize` is given; of the
+                kinds that `ScoreSdeInpaintPipeline` takes.
             scale (`int`): the ratio of the two sizes; it divides the network's size.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (takes the image as exact, and is biased).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
             noise_std (`float`): noise of the small image, whose values lie in [0, 1]; 8-bit rounding has 0.0011.
+            resize (`str`, *optional*): for images of other sizes than the small one: "crop" resizes them and cuts out the
+                middle, "pad" shrinks them into a black border. By default their size must fit.
 
         The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
         `sampler` is the one that measured best with trained networks.
@@ -70,5 +74,6 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
         if height % scale or width % scale:
             raise ValueError(f"scale must divide the network's height and width {(height, width)}, got {scale}")
         check_number("noise_std", noise_std, 0)
-        small = images_to_tensor(image, channels, (height // scale, width // scale))
-        return self.solve(small, AveragePoolOperator(scale), noise_std, options)
+        size = (height // scale, width // scale)
+        small = images_to_tensor(image, channels, size if resize is None else None)
+        return self.solve(fit_images(small, size, resize), AveragePoolOperator(scale), noise_std, options)

@@ -181,7 +181,7 @@ def restoration() -> list[Entry]:
         hopeless=("[0, 0, 0]", "[1.0, nan, 1.0]", "[]", "[1.0]", "[1.0] * 4", "(inf, 1, 1)"),
         doubtful=("torch.ones(3)", "np.ones(3)"),
     )
-    noise_std = real(0, 0.1, "-1.0")
+    noise_std, resize = real(0, 0.1, "-1.0"), name("crop", "pad").optional()
     return [
         Entry(
             "pipe('InverseProblem')",
@@ -195,16 +195,27 @@ def restoration() -> list[Entry]:
             check=images(),
             aliases=TOLD,
         ),
-        Entry("pipe('Inpaint')", {"image": image(1, 4), "mask_image": mask, **gray}, check=images(), aliases=TOLD),
+        Entry(
+            "pipe('Inpaint')",
+            {"image": image(1, 4), "mask_image": mask, "resize": resize, **gray},
+            check=images(),
+            aliases=TOLD,
+        ),
         Entry(
             "pipe('Colorization', channels=3)",
-            {"image": image(1, 4), "gray_weights": weights, "noise_std": noise_std, **color},
+            {"image": image(1, 4), "gray_weights": weights, "noise_std": noise_std, "resize": resize, **color},
             check=images(channels=3),
             aliases=TOLD,
         ),
         Entry(
             "pipe('SuperResolution')",
-            {"image": image(1, 2), "scale": count(2, 2).plus(hopeless=("3", "1")), "noise_std": noise_std, **gray},
+            {
+                "image": image(1, 2),
+                "scale": count(2, 2).plus(hopeless=("3", "1")),
+                "noise_std": noise_std,
+                "resize": resize,
+                **gray,
+            },
             check=images(),
             aliases={**TOLD, "scale": ("image",), "image": ("scale",)},
         ),
