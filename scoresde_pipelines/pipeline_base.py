@@ -156,6 +156,23 @@ class SDEPipelineBase(DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return (self.unet.config.in_channels, height, width)
 
+    def shape_at(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Channels, height and width of images of another size than the network's, which `None` stands for.
+
+        Raises:
+            TypeError, ValueError: for a size at which the network does not run.
+        """
+        channels, *own = self.sample_shape
+        sides = [own[0] if height is None else check_integer("height", height)]
+        sides += [own[1] if width is None else check_integer("width", width)]
+        levels = getattr(self.unet.config, "block_out_channels", None)
+        for name, side, default in zip(("height", "width"), sides, own):
+            if side != default and levels is None:
+                raise ValueError(f"{name} must be {default}, the only one of {type(self.unet).__name__}, got {side}")
+            if side != default and side % (factor := 2 ** (len(levels) - 1)):
+                raise ValueError(f"{name} must be divisible by {factor} for {len(levels)} levels, got {side}")
+        return (channels, sides[0], sides[1])
+
     @property
     def data_std(self) -> float:
         """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
@@ -176,8 +193,9 @@ class SDEPipelineBase(DiffusionPipeline):
         latents: Tensor | None,
         output_type: str,
         callback_tensors: list[str],
+        shape: tuple[int, int, int] | None = None,
     ) -> None:
-        """Raises TypeError or ValueError, naming the argument, before any work is done."""
+        """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
         self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
         check_components(self.unet, self.scheduler)
         for name, value in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
@@ -187,7 +205,7 @@ class SDEPipelineBase(DiffusionPipeline):
             raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"generator must hold one generator per image, {batch_size}, got {len(generator)}")
-        expected = (batch_size, *self.sample_shape)
+        expected = (batch_size, *(shape or self.sample_shape))
         if latents is not None and not isinstance(latents, Tensor):
             raise TypeError(f"latents must be a tensor, got {type(latents).__name__}")
         if latents is not None and not latents.is_floating_point():
@@ -211,14 +229,18 @@ class SDEPipelineBase(DiffusionPipeline):
             )
 
     def prepare_latents(
-        self, batch_size: int, generator: Generator, latents: Tensor | None, scheduler: SDEScheduler | None = None
+        self,
+        batch_size: int,
+        generator: Generator,
+        latents: Tensor | None,
+        scheduler: SDEScheduler | None = None,
+        shape: tuple[int, int, int] | None = None,
     ) -> Tensor:
         """A draw from the prior in float32, shape (B, channels, height, width); `latents` is unit noise to use instead."""
         device = self._execution_device
         if latents is None:
-            latents = randn_tensor(
-                (batch_size, *self.sample_shape), generator=generator, device=device, dtype=torch.float32
-            )
+            size = (batch_size, *(shape or self.sample_shape))
+            latents = randn_tensor(size, generator=generator, device=device, dtype=torch.float32)
         return ordinary(latents).to(device, torch.float32) * (scheduler or self.scheduler).init_noise_sigma
 
     # ------------------------------------------------------------------ sampling

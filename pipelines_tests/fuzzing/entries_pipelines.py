@@ -104,11 +104,14 @@ def constructors() -> list[Entry]:
 def sampling() -> list[Entry]:
     """Unconditional and class-conditional sampling."""
     latents = tensor(2, 1, 4, 4).optional()
+    side = Kind(some("4", "None"), some("0; -4; 8; 5; 4.5; 'a'; nan; [4]"), some("4.0; np.int64(4); True"))
     plain = {
         "batch_size": Kind(some("2"), count().hopeless, count(2, 2).doubtful),
         "num_inference_steps": STEPS,
         "generator": generator(2),
         "latents": latents,
+        "height": side,
+        "width": side,
         **COMMON,
     }
     ode = {key: plain[key] for key in ("batch_size", "generator", "latents", "output_type")} | {
