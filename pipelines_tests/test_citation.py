@@ -14,6 +14,7 @@ from scoresde_pipelines import (
     ScoreSdeInpaintPipeline,
     ScoreSdeLikelihoodPipeline,
     ScoreSdePipeline,
+    ScoreSdeSuperResolutionPipeline,
     SubVPSDEScheduler,
     VESDEScheduler,
     VPSDEScheduler,
@@ -103,6 +104,7 @@ def test_entries_of_pipelines():
     assert keys(ScoreSdePipeline(ours, sub)) == []
     assert keys(ScoreSdePipeline(unet, sub)) == keys(DDPMPipeline(unet, DDPMScheduler())) == ["ho2020ddpm"]
     assert keys(ScoreSdeInpaintPipeline(ours, sub)) == ["boys2023tmpd", "rozet2024mmps"]
+    assert keys(ScoreSdeSuperResolutionPipeline(ours, sub)) == ["boys2023tmpd", "rozet2024mmps"]
     assert keys(ScoreSdeInpaintPipeline(ours, sub), "replacement") == []
     assert keys(ScoreSdeInpaintPipeline(ours, sub), "pseudo_inverse") == ["song2023pgdm"]
     assert keys(ScoreSdeLikelihoodPipeline(ours, sub)) == ["hutchinson1990trace"]

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 import scoresde_pipelines
 from scoresde_pipelines import (
-    AveragePoolOperator,
     BlurOperator,
     NCSNpp,
     ScoreSdeClassConditionalPipeline,
@@ -23,6 +22,7 @@ from scoresde_pipelines import (
     ScoreSdeInverseProblemPipeline,
     ScoreSdeLikelihoodPipeline,
     ScoreSdePipeline,
+    ScoreSdeSuperResolutionPipeline,
     VESDEScheduler,
 )
 from scoresde_pipelines.cli import app
@@ -139,14 +139,10 @@ def test_inpaint_and_colorize(folder, tmp_path):
 
 
 def test_upscale_and_restore(folder, tmp_path):
-    pipe = loaded(ScoreSdeInverseProblemPipeline, folder)
-    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "sampler": "scheduler", "solver_iterations": 1}
-    small, image = (
-        torch.from_numpy(np.asarray(Image.open(folder / name)).copy()).permute(2, 0, 1)[None] / 255
-        for name in ("small.png", "a.png")
-    )
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT}
     run(folder, "upscale", tmp_path / "1" / "out", "--image", folder / "small.png", "--scale", 2, *RUN)
-    check(tmp_path / "1" / "out", pipe(small, AveragePoolOperator(2), generator=generators(), **options).images)
+    pipe, small = loaded(ScoreSdeSuperResolutionPipeline, folder), Image.open(folder / "small.png")
+    check(tmp_path / "1" / "out", pipe(small, 2, generator=generators(), **options).images)
     averages = np.stack(written(tmp_path / "1" / "out")).reshape(COUNT, 4, 2, 4, 2, 3).mean((2, 4))
     clipped = np.stack(written(tmp_path / "1" / "out")).reshape(COUNT, 4, 2, 4, 2, 3)
     whole = ((clipped > 0) & (clipped < 255)).all((2, 4))
@@ -164,6 +160,9 @@ def test_upscale_and_restore(folder, tmp_path):
         0.1,
         *RUN,
     )
+    options |= {"sampler": "scheduler", "solver_iterations": 1}
+    pipe = loaded(ScoreSdeInverseProblemPipeline, folder)
+    image = torch.from_numpy(np.asarray(Image.open(folder / "a.png")).copy()).permute(2, 0, 1)[None] / 255
     expected = pipe(image, BlurOperator.gaussian(0.5), noise_std=0.1, generator=generators(), **options)
     check(tmp_path / "2" / "out", expected.images)
 
@@ -209,6 +208,12 @@ def test_pictures_of_another_size_need_fit(folder, tmp_path):
     assert "image must be 8 x 8 pixels, got 4 x 4" in message and "--fit crop" in message
     run(folder, "colorize", tmp_path / "out", *words, "--fit", "pad")
     assert len(written(tmp_path / "out")) == COUNT
+    image, mask = (Image.open(folder / name).resize((20, 12), 0) for name in ("a.png", "mask.png"))
+    image.save(tmp_path / "wide.png"), mask.save(tmp_path / "wide_mask.png")
+    words = ["--image", tmp_path / "wide.png", "--mask", tmp_path / "wide_mask.png", "--fit", "pad", *RUN]
+    run(folder, "inpaint", tmp_path / "wide" / "out", *words)
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "generator": generators(), "resize": "pad"}
+    check(tmp_path / "wide" / "out", loaded(ScoreSdeInpaintPipeline, folder)(image, mask, **options).images)
     missing = run(folder, "colorize", tmp_path / "new", "--image", tmp_path / "none.png", *RUN, code=2)
     assert "none.png" in missing
 

@@ -17,6 +17,7 @@ from scoresde_pipelines import (
     ScoreSdeInverseProblemPipeline,
     ScoreSdeLikelihoodPipeline,
     ScoreSdePipeline,
+    ScoreSdeSuperResolutionPipeline,
     VESDEScheduler,
     VPSDEScheduler,
 )
@@ -25,7 +26,8 @@ from scoresde_pipelines.schedulers import AveragePoolOperator
 
 def tiny(network=DDPMpp, **options):
     torch.manual_seed(0)
-    model = network(block_out_channels=(8,), layers_per_block=1, sample_size=8, attention_resolutions=(), **options)
+    sizes = {"block_out_channels": (8,), "layers_per_block": 1, "sample_size": 8, "attention_resolutions": ()}
+    model = network(**{**sizes, **options})
     for parameter in model.parameters():  # the last layers start at zero
         if parameter.abs().max() < 1e-4:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -186,6 +188,7 @@ OURS = (
     ScoreSdePipeline,
     ScoreSdeInpaintPipeline,
     ScoreSdeColorizationPipeline,
+    ScoreSdeSuperResolutionPipeline,
     ScoreSdeLikelihoodPipeline,
     ScoreSdeInverseProblemPipeline,
     ScoreSdeClassConditionalPipeline,
@@ -225,3 +228,34 @@ def test_a_measurement_of_images_in_another_range_is_refused():
     y = AveragePoolOperator(2).A(torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8))
     with pytest.raises(ValueError, match=r"measurement must be one of images with values in \[0, 1\]"):
         pipe(y, AveragePoolOperator(2))
+
+
+# ---------------------------------------------------------------------- other sizes
+
+
+@pytest.mark.parametrize("ode", [None, 1e-2])
+def test_another_size_is_drawn_as_by_a_network_of_that_size(ode):
+    options = {"generator": None, "output_type": "latent", "ode_tolerance": ode}
+    small, wide = (tiny(block_out_channels=(8, 8)) for _ in range(2))
+    wide.register_to_config(sample_size=(12, 20))
+    wide.load_state_dict(small.state_dict())
+    drawn = []
+    for network, size in ((small, {"height": 12, "width": 20}), (wide, {})):
+        pipe = ScoreSdePipeline(network, VPSDEScheduler(continuous=True))
+        pipe.set_progress_bar_config(disable=True)
+        drawn.append(pipe(2, 3, **{**options, "generator": seeded()}, **size).images)
+    assert tuple(drawn[0].shape) == (2, 3, 12, 20) and torch.equal(*drawn)
+
+
+def test_sizes_at_which_the_network_does_not_run_are_named():
+    pipe = ScoreSdePipeline(tiny(block_out_channels=(8, 8, 8)), VPSDEScheduler(continuous=True))
+    with pytest.raises(ValueError, match="height must be divisible by 4 for 3 levels, got 10"):
+        pipe(height=10)
+    with pytest.raises(ValueError, match="width must be an integer of at least 1, got 0"):
+        pipe(width=0)
+    with pytest.raises(ValueError, match=r"latents must have shape \(1, 3, 8, 12\)"):
+        pipe(width=12, latents=torch.zeros(1, 3, 8, 8))
+    scheduler = VPSDEScheduler(continuous=True)
+    exact = GaussianScoreModel(torch.zeros(1, 4, 4), variance=1.0).network(scheduler)
+    with pytest.raises(ValueError, match="width must be 4, the only one of AnalyticNetwork, got 8"):
+        ScoreSdePipeline(exact, scheduler)(width=8)

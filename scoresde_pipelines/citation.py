@@ -13,7 +13,9 @@ from .schedulers.checks import check_choice
 
 
 RESTORATION = ("moment_matching", "pseudo_inverse", "twisted_smc", "replacement")
-RESTORING = ("ScoreSdeInpaintPipeline", "ScoreSdeColorizationPipeline", "ScoreSdeInverseProblemPipeline")
+RESTORING = tuple(
+    f"ScoreSde{name}Pipeline" for name in ("Inpaint", "Colorization", "SuperResolution", "InverseProblem")
+)
 
 
 def cite(pipeline_or_scheduler: Any, *methods: str) -> str:
@@ -25,8 +27,8 @@ def cite(pipeline_or_scheduler: Any, *methods: str) -> str:
         methods: what was chosen in the pipeline's call: "ode" (`ode_tolerance`, instead of the predictor and corrector),
             "moment_matching", "pseudo_inverse", "twisted_smc", "replacement", "classifier_guidance",
             "classifier_free_guidance", "guidance_interval", "likelihood". Defaults follow from the pipeline: moment matching
-            for inpainting, colorization and inverse problems, the guidance of a class-conditional pipeline, the trace
-            estimator of a likelihood.
+            for inpainting, colorization, super-resolution and inverse problems, the guidance of a class-conditional
+            pipeline, the trace estimator of a likelihood.
 
     Returns:
         The entries, separated by an empty line. This package and the paper (Song et al. 2021) come first.

@@ -44,7 +44,7 @@ def colorize(
     """Color a gray picture, in several ways. Of a color picture the mean of the channels is taken."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        return {"image": open_picture(image, pipe, fit), "noise_std": noise_std}
+        return {"image": open_picture(image, pipe, fit), "noise_std": noise_std, "resize": fit}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeColorizationPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -46,7 +46,8 @@ def inpaint(
     """Fill in a part of a picture, in several ways; the rest stays exactly as it is."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        return {"image": open_picture(image, pipe, fit), "mask_image": open_picture(mask, pipe, fit, channels=1)}
+        pictures = {"image": open_picture(image, pipe, fit), "mask_image": open_picture(mask, pipe, fit)}
+        return pictures | {"resize": fit}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeInpaintPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -15,7 +15,7 @@ from .command_options import (
     Overwrite,
     PictureRun,
     Work,
-    open_picture,
+    picture_tensor,
 )
 
 
@@ -36,7 +36,7 @@ def interpolate(
     def prepare(pipe: Any, work: Work) -> Any:
         if len(image) != 2:
             raise ValueError(f"image must be given twice, got {len(image)}")
-        first, last = (open_picture(path, pipe, fit) for path in image)
+        first, last = (picture_tensor(path, pipe, fit) for path in image)
         return lambda indices, generators: pipe.interpolate(first, last, num_images, tolerance)
 
     run = PictureRun(model, output, 0, device, dtype, num_images, overwrite, json)

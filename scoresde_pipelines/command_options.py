@@ -115,27 +115,18 @@ def set_sampler(pipe: Any, sampler: str) -> float | None:
     return tolerance
 
 
-def open_picture(path: Path, pipe: Any, fit: str | None, scale: int = 1, channels: int | None = None) -> Any:
-    """A picture for a pipeline: as it is, or with `fit` brought to the network's size divided by `scale`.
-
-    Args:
-        channels: those of the result of `fit`; the network's by default.
+def open_picture(path: Path, pipe: Any, fit: str | None, scale: int = 1) -> Any:
+    """A PIL image, of the network's size divided by `scale` unless it will be fitted.
 
     Raises:
         ValueError, OSError: it is no picture, or has another size and there is no `fit`.
     """
     from PIL import Image
 
-    from .training.image_format import ImageFormat
-
     with Image.open(path) as opened:
         picture = opened.copy()
-    own, height, width = pipe.sample_shape
-    if fit is not None:
-        import torch
-
-        return torch.from_numpy(ImageFormat((height // scale, width // scale), channels or own, fit)(picture))
-    if (picture.height, picture.width) != (height // scale, width // scale):
+    _, height, width = pipe.sample_shape
+    if fit is None and (picture.height, picture.width) != (height // scale, width // scale):
         raise ValueError(
             f"image must be {width // scale} x {height // scale} pixels, got {picture.width} x {picture.height} in "
             f"{path}: give --fit crop or --fit pad"
@@ -143,12 +134,13 @@ def open_picture(path: Path, pipe: Any, fit: str | None, scale: int = 1, channel
     return picture
 
 
-def picture_tensor(picture: Any, pipe: Any, scale: int = 1) -> Any:
-    """A picture from `open_picture` as a float32 tensor (1, channels, height, width) in [0, 1]."""
+def picture_tensor(path: Path, pipe: Any, fit: str | None) -> Any:
+    """A picture as a float32 tensor (1, channels, height, width) in [0, 1], in the network's size."""
+    from .image_fit import fit_images
     from .image_inputs import images_to_tensor
 
-    channels, height, width = pipe.sample_shape
-    return images_to_tensor(picture, channels, (height // scale, width // scale), "image")
+    channels, *size = pipe.sample_shape
+    return fit_images(images_to_tensor(open_picture(path, pipe, fit), channels), (size[0], size[1]), fit)
 
 
 def check_output(folder: Path, overwrite: bool) -> None:

@@ -22,7 +22,6 @@ from .command_options import (
     Sampler,
     Seed,
     Steps,
-    open_picture,
     picture_tensor,
     restoration,
 )
@@ -59,7 +58,7 @@ def restore(
         operator = (
             BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(pipe.sample_shape[1:]).bool())
         )
-        measurement = picture_tensor(open_picture(image, pipe, fit), pipe)
+        measurement = picture_tensor(image, pipe, fit)
         return {"measurement": measurement, "operator": operator, "noise_std": noise_std} | TRAINED_NETWORK
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)

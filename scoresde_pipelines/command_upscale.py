@@ -5,7 +5,6 @@ from typing import Annotated, Any
 import typer
 
 from .command_options import (
-    TRAINED_NETWORK,
     BatchSize,
     Device,
     Dtype,
@@ -23,7 +22,6 @@ from .command_options import (
     Seed,
     Steps,
     open_picture,
-    picture_tensor,
     restoration,
 )
 
@@ -49,13 +47,8 @@ def upscale(
     """Enlarge a picture to the model's size, in several ways; averages of pixels stay as they are."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        from .schedulers import AveragePoolOperator
-
-        if any(side % scale for side in pipe.sample_shape[1:]):
-            raise ValueError(f"scale must divide the model's size, {pipe.sample_shape[1:]}, got {scale}")
-        small = picture_tensor(open_picture(image, pipe, fit, scale), pipe, scale)
-        measured = {"measurement": small, "operator": AveragePoolOperator(scale), "noise_std": noise_std}
-        return measured | TRAINED_NETWORK
+        small = open_picture(image, pipe, fit, scale)
+        return {"image": small, "scale": scale, "noise_std": noise_std, "resize": fit}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
-    run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem))
+    run("ScoreSdeSuperResolutionPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -166,6 +166,23 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return (self.unet.config.in_channels, height, width)
 
+    def shape_at(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Channels, height and width of images of another size than the network's, which `None` stands for.
+
+        Raises:
+            TypeError, ValueError: for a size at which the network does not run.
+        """
+        channels, *own = self.sample_shape
+        sides = [own[0] if height is None else check_integer("height", height)]
+        sides += [own[1] if width is None else check_integer("width", width)]
+        levels = getattr(self.unet.config, "block_out_channels", None)
+        for name, side, default in zip(("height", "width"), sides, own):
+            if side != default and levels is None:
+                raise ValueError(f"{name} must be {default}, the only one of {type(self.unet).__name__}, got {side}")
+            if side != default and side % (factor := 2 ** (len(levels) - 1)):
+                raise ValueError(f"{name} must be divisible by {factor} for {len(levels)} levels, got {side}")
+        return (channels, sides[0], sides[1])
+
     @property
     def data_std(self) -> float:
         """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
@@ -189,14 +206,15 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         callback: StepCallback | None = None,
         return_dict: bool = True,
         ode_tolerance: float | None = None,
+        shape: tuple[int, int, int] | None = None,
     ) -> None:
-        """Raises TypeError or ValueError, naming the argument, before any work is done."""
+        """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
         self.check_modules()
         check_integer("batch_size", batch_size)
         check_integer("num_inference_steps", num_inference_steps)
         check_generator("generator", generator, batch_size)
-        if latents is not None and tuple(check_finite("latents", latents).shape) != (batch_size, *self.sample_shape):
-            expected = (batch_size, *self.sample_shape)
+        expected = (batch_size, *(shape or self.sample_shape))
+        if latents is not None and tuple(check_finite("latents", latents).shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
         self.check_output(output_type, return_dict)
         if ode_tolerance is not None:
@@ -224,14 +242,18 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
             )
 
     def prepare_latents(
-        self, batch_size: int, generator: Generator, latents: Tensor | None, scheduler: SDEScheduler | None = None
+        self,
+        batch_size: int,
+        generator: Generator,
+        latents: Tensor | None,
+        scheduler: SDEScheduler | None = None,
+        shape: tuple[int, int, int] | None = None,
     ) -> Tensor:
         """A draw from the prior in float32, shape (B, channels, height, width); `latents` is unit noise to use instead."""
         device = self._execution_device
         if latents is None:
-            latents = randn_tensor(
-                (batch_size, *self.sample_shape), generator=generator, device=device, dtype=torch.float32
-            )
+            size = (batch_size, *(shape or self.sample_shape))
+            latents = randn_tensor(size, generator=generator, device=device, dtype=torch.float32)
         return ordinary(latents).to(device, torch.float32) * (scheduler or self.scheduler).init_noise_sigma
 
     # ------------------------------------------------------------------ sampling

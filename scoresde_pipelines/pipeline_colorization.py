@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .image_fit import fit_images
 from .image_inputs import gray_to_tensor
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
@@ -46,19 +47,22 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
+        resize: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Colors gray images.
 
         Args:
-            image: the gray image or images, in the network's size: PIL of any mode, an array (H, W) or (H, W, 1), a
-                tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1]. Of a color
-                image `gray_weights` makes the gray one.
+            image: the gray image or images, in the network's size unless `resize` is given: PIL of any mode, an array (H, W)
+                or (H, W, 1), a tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1].
+                Of a color image `gray_weights` makes the gray one.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
             gray_weights (`tuple`): how the gray value was made of the channels: by default their mean (the paper);
                 (0.299, 0.587, 0.114) is Pillow's conversion to "L".
             noise_std (`float`): noise of the gray values, for images in [0, 1]; 8-bit rounding has 0.0011.
+            resize (`str`, *optional*): for images of other sizes than the network's: "crop" resizes them and cuts out the
+                middle, "pad" shrinks them into a black border. By default their size must fit.
 
         The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
         `sampler` is the one that measured best with trained networks.
@@ -67,33 +71,13 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             TypeError, ValueError: for images of another size or out of range, a network without color, and arguments
                 out of their range, before any sampling.
         """
-        options = RestorationOptions(
-            method=method,
-            num_inference_steps=num_inference_steps,
-            num_samples=num_samples,
-            generator=generator,
-            latents=latents,
-            sampler=sampler,
-            solver_tolerance=solver_tolerance,
-            solver_iterations=solver_iterations,
-            callback=callback_on_step_end,
-            callback_tensors=callback_on_step_end_tensor_inputs,
-            quality=quality,
-            return_dict=return_dict,
-        )
+        options = RestorationOptions.of(locals())
         channels, *size = self.sample_shape
         gray_weights = check_numbers("gray_weights", gray_weights, count=channels)
         if not any(gray_weights):
             raise ValueError(f"gray_weights must not all be zero, got {gray_weights}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
-        gray = gray_to_tensor(image, gray_weights, (size[0], size[1]))
-        self.check_options(options, len(gray) * num_samples, output_type)
-
-        gray = gray.to(self._execution_device).repeat_interleave(num_samples, dim=0)
-        low, high = self.config.data_min, self.config.data_max
-        y = (high - low) * gray + low * sum(operator.weights)
-        x, nfe = self.restore(y, operator, noise_std * (high - low), options)
-        self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
-        return output if return_dict else (output.images, output.nfe)
+        gray = gray_to_tensor(image, gray_weights, (size[0], size[1]) if resize is None else None)
+        gray = fit_images(gray, (size[0], size[1]), resize)
+        return self.solve(gray, operator, noise_std, options)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .image_fit import fit_images, fit_masks, put_back, without_repainted
 from .image_inputs import images_to_tensor, masks_to_tensor
 from .image_outputs import export_images
 from .pipeline_base import Generator, StepCallback
@@ -45,16 +46,22 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
+        resize: str | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Inpaints images; the known pixels come back exactly.
 
         Args:
-            image: the image or images, in the network's size: PIL of any mode, an array (H, W), (H, W, C) or
-                (B, H, W, C), a tensor (C, H, W) or (B, C, H, W), or a list. Integers are 8-bit, floats lie in [0, 1].
-            mask_image: white (at least one half) where to repaint; one mask, or one for each image.
+            image: the image or images, in the network's size unless `resize` is given: PIL of any mode, an array (H, W),
+                (H, W, C) or (B, H, W, C), a tensor (C, H, W) or (B, C, H, W), or a list. Integers are 8-bit, floats lie
+                in [0, 1].
+            mask_image: in the size of the images, white (at least one half) where to repaint; one mask, or one for each.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
+            resize (`str`, *optional*): for images of another size than the network's: "crop" repaints within their middle,
+                "pad" anywhere, at a lower resolution. What is painted is put back into the original image, whose pixels
+                outside of the mask keep their values. "latent" is the state in the network's size. By default the size
+                must fit.
 
         The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
         `sampler` is the one that measured best with trained networks.
@@ -63,34 +70,24 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
             TypeError, ValueError: for images or masks of another size, out of range or without white or black pixels,
                 and arguments out of their range, before any sampling.
         """
-        options = RestorationOptions(
-            method=method,
-            num_inference_steps=num_inference_steps,
-            num_samples=num_samples,
-            generator=generator,
-            latents=latents,
-            sampler=sampler,
-            solver_tolerance=solver_tolerance,
-            solver_iterations=solver_iterations,
-            callback=callback_on_step_end,
-            callback_tensors=callback_on_step_end_tensor_inputs,
-            quality=quality,
-            return_dict=return_dict,
-        )
-        channels, *size = self.sample_shape
-        images = images_to_tensor(image, channels, (size[0], size[1]))
-        repaint = masks_to_tensor(mask_image, len(images), (size[0], size[1]))
-        self.check_options(options, len(images) * num_samples, output_type)
+        options = RestorationOptions.of(locals())
+        channels, *sides = self.sample_shape
+        size = (sides[0], sides[1])
+        originals = images_to_tensor(image, channels, size if resize is None else None)
+        repaint = masks_to_tensor(mask_image, len(originals), (originals.shape[-2], originals.shape[-1]))
+        known = ~fit_masks(repaint, size, resize)
+        images = fit_images(without_repainted(originals, repaint), size, resize)
+        self.check_options(options, len(images))
 
-        images, known = (
-            v.to(self._execution_device).repeat_interleave(num_samples, dim=0) for v in (images, ~repaint)
-        )
+        images, known = (v.to(self._execution_device).repeat_interleave(num_samples, dim=0) for v in (images, known))
+        originals, repaint = (v.repeat_interleave(num_samples, dim=0) for v in (originals, repaint))
         low, high = self.config.data_min, self.config.data_max
         operator = MaskOperator(known)
         x, nfe = self.restore(operator.A(low + (high - low) * images), operator, 0.0, options)
         self.maybe_free_model_hooks()
         self.check_images(x, output_type)
+        if output_type == "latent":
+            return self.output(x, nfe, options)
         # From and back to the data range a number may round; a known pixel must not.
-        whole = torch.where(known, images, self.to_unit_range(x))
-        output = ScoreSdePipelineOutput(x if output_type == "latent" else export_images(whole, output_type), nfe=nfe)
-        return output if return_dict else (output.images, output.nfe)
+        whole = torch.where(repaint, put_back(self.to_unit_range(x).cpu(), originals, resize), originals)
+        return self.output(export_images(whole.to(x.device), output_type), nfe, options)

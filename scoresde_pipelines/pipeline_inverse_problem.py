@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .pipeline_base import Generator, StepCallback
@@ -10,7 +9,6 @@ from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
 from .schedulers.checks import check_finite, check_number
-from .schedulers.inference_mode import ordinary
 
 
 class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
@@ -87,30 +85,9 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             TypeError, ValueError: for an argument out of its range, a measurement that does not fit the operator or that
                 no image in [0, 1] has, or an `At` that is not the adjoint of `A`, before any sampling.
         """
-        options = RestorationOptions(
-            method=method,
-            num_inference_steps=num_inference_steps,
-            num_samples=num_samples,
-            generator=generator,
-            latents=latents,
-            sampler=sampler,
-            solver_tolerance=solver_tolerance,
-            solver_iterations=solver_iterations,
-            callback=callback_on_step_end,
-            callback_tensors=callback_on_step_end_tensor_inputs,
-            quality=quality,
-            return_dict=return_dict,
-        )
+        options = RestorationOptions.of(locals())
         self.check_problem(measurement, operator, noise_std)
-        self.check_options(options, len(measurement) * num_samples, output_type)
-        low, high = self.config.data_min, self.config.data_max
-        y = ordinary(measurement).to(self._execution_device, torch.float32)
-        black = torch.full((len(y), *self.sample_shape), low, device=y.device)
-        y = ((high - low) * y + operator.A(black)).repeat_interleave(num_samples, dim=0)
-        x, nfe = self.restore(y, operator, float(noise_std) * (high - low), options)
-        self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
-        return output if return_dict else (output.images, output.nfe)
+        return self.solve(measurement, operator, noise_std, options)
 
     def check_problem(self, measurement: Any, operator: Any, noise_std: float) -> None:
         """Raises TypeError or ValueError unless this is a linear problem for images of this network."""

@@ -39,6 +39,8 @@ class ScoreSdePipeline(SDEPipelineBase):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images.
 
@@ -60,12 +62,15 @@ class ScoreSdePipeline(SDEPipelineBase):
             quality (`str`, *optional*): "draft" (20 network calls), "default" (100) or "paper" (the paper's sampler, 1000
                 levels of two calls). Without it, `num_inference_steps` are levels of the scheduler as it is; with neither, a
                 scheduler whose configuration names no sampler uses "default", and others their own.
+            height, width (`int`, *optional*): size of the images, by default that of training; each divisible by
+                2^(levels - 1) of the network. Far from the size of training the images have its textures, not its shapes.
 
         Raises:
             TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
                 finite.
         """
         sampler, levels = self.choose_sampler(quality, num_inference_steps)
+        shape = self.shape_at(height, width)
         self.check_inputs(
             batch_size,
             levels,
@@ -76,10 +81,11 @@ class ScoreSdePipeline(SDEPipelineBase):
             callback_on_step_end,
             return_dict,
             ode_tolerance,
+            shape,
         )
         nfe: int | Tensor
         with self.running():
-            x = self.prepare_latents(batch_size, generator, latents)
+            x = self.prepare_latents(batch_size, generator, latents, shape=shape)
             if ode_tolerance is not None:
                 x, nfe = self.solve_ode(x, ode_tolerance)
             else:

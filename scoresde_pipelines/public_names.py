@@ -25,6 +25,7 @@ from .pipeline_inverse_problem import ScoreSdeInverseProblemPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput, ScoreSdePipelineOutput
 from .pipeline_score_sde import ScoreSdePipeline
+from .pipeline_super_resolution import ScoreSdeSuperResolutionPipeline
 from .schedulers import (
     SDE,
     VESDE,
@@ -87,6 +88,7 @@ __all__ = [
     "ScoreSdeLikelihoodPipeline",
     "ScoreSdePipeline",
     "ScoreSdePipelineOutput",
+    "ScoreSdeSuperResolutionPipeline",
     "SubVPSDE",
     "SubVPSDEScheduler",
     "TwistedSMC",

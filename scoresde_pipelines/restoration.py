@@ -1,15 +1,17 @@
-"""What inpainting, colorization and general inverse problems share: from y = A x + noise to samples of p(x | y)."""
+"""What the restoring pipelines share: from a measurement y = A x + noise to samples of p(x | y)."""
 
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .pipeline_output import ScoreSdePipelineOutput
 from .quality import QUALITIES, choose_sampler
 from .schedulers import (
     ExponentialAdamsBashforth,
@@ -22,6 +24,7 @@ from .schedulers import (
     posterior_start,
 )
 from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.inference_mode import ordinary
 from .schedulers.scheduling_conversion import to_sde_scheduler
 
 
@@ -36,7 +39,7 @@ ODE_ORDER = 3
 
 @dataclass(frozen=True)
 class RestorationOptions:
-    """Options of sampling; the fields are arguments of `ScoreSdeInverseProblemPipeline.__call__`."""
+    """The options that the calls of all restoring pipelines share; see `ScoreSdeInverseProblemPipeline.__call__`."""
 
     method: str = "moment_matching"
     num_inference_steps: int | None = None
@@ -47,9 +50,15 @@ class RestorationOptions:
     solver_tolerance: float = 0.003
     solver_iterations: int | None = None
     quality: str | None = None
-    callback: StepCallback | None = None
-    callback_tensors: Sequence[str] = ("latents",)
+    output_type: str = "pil"
     return_dict: bool = True
+    callback_on_step_end: StepCallback | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> "RestorationOptions":
+        """The options among the arguments of a pipeline's call, given as the `locals()` at its begin."""
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, DEFAULT_STEPS)
@@ -93,22 +102,44 @@ class LinearInversePipeline(SDEPipelineBase):
         unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
     """
 
-    def check_options(self, options: RestorationOptions, batch_size: int, output_type: str) -> None:
+    def check_options(self, options: RestorationOptions, num_measurements: int) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done."""
         self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
         if options.num_inference_steps is not None:
             check_integer("num_inference_steps", options.num_inference_steps)
         _, steps = options.sampler_of(self.scheduler, self.data_std)
         self.check_inputs(
-            batch_size,
+            num_measurements * options.num_samples,
             steps,
             options.generator,
             options.latents,
-            output_type,
-            options.callback_tensors,
-            options.callback,
+            options.output_type,
+            options.callback_on_step_end_tensor_inputs,
+            options.callback_on_step_end,
             options.return_dict,
         )
+
+    def solve(
+        self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
+    ) -> ScoreSdePipelineOutput | tuple:
+        """Checks the options, draws `num_samples` images for each measurement, and returns them as the options say.
+
+        Args:
+            measurement: (B, *M), of images with values in [0, 1], as is `noise_std`.
+        """
+        self.check_options(options, len(measurement))
+        low, high = self.config.data_min, self.config.data_max
+        y = ordinary(measurement).to(self._execution_device, torch.float32)
+        black = torch.full((len(y), *self.sample_shape), low, device=y.device)
+        y = ((high - low) * y + operator.A(black)).repeat_interleave(options.num_samples, dim=0)
+        x, nfe = self.restore(y, operator, float(noise_std) * (high - low), options)
+        self.maybe_free_model_hooks()
+        return self.output(self.to_images(x, options.output_type), nfe, options)
+
+    def output(self, images: Any, nfe: int, options: RestorationOptions) -> ScoreSdePipelineOutput | tuple:
+        """What a call returns."""
+        output = ScoreSdePipelineOutput(images, nfe=nfe)
+        return output if options.return_dict else (output.images, output.nfe)
 
     def restore(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
@@ -156,7 +187,7 @@ class LinearInversePipeline(SDEPipelineBase):
         options: RestorationOptions,
         constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        callbacks = options.callback, options.callback_tensors
+        callbacks = options.callback_on_step_end, options.callback_on_step_end_tensor_inputs
         return self.run_sampler(x, scheduler, score_fn, options.generator, *callbacks, constrain)
 
     def _particles(

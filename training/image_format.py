@@ -69,19 +69,24 @@ class ImageFormat:
         image = self._resized(to_8_bit(image, self.channels, self.background))
         pixels = np.asarray(image).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
         canvas = np.full(self.shape, self.pad_value, dtype=np.uint8)
-        (source_y, target_y), (source_x, target_x) = map(_overlap, pixels.shape[1:], self.size)
+        (source_y, target_y), (source_x, target_x) = map(overlap, pixels.shape[1:], self.size)
         canvas[:, target_y, target_x] = pixels[:, source_y, source_x]
         return canvas
 
     def _resized(self, image: Image.Image) -> Image.Image:
-        # By target / source of the side that decides: the one that needs the larger factor for "crop", else the smaller.
-        height, width = self.size
-        by_height = height * image.width >= width * image.height
-        target, source = (height, image.height) if by_height == (self.fit == "crop") else (width, image.width)
-        if target == source or (self.fit == "pad" and target > source):
-            return image
-        sides = [max(1, round(length * target / source)) for length in image.size]
-        return image.resize((sides[0], sides[1]), Image.Resampling.LANCZOS)
+        height, width = fitted_sides((image.height, image.width), self.size, self.fit)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def fitted_sides(sides: tuple[int, int], size: tuple[int, int], fit: str) -> tuple[int, int]:
+    """Height and width to which "crop" or "pad" resize a picture of the given sides for `size`, both (height, width)."""
+    # By target / source of the side that decides: the one that needs the larger factor for "crop", else the smaller.
+    decides = 0 if (size[0] * sides[1] >= size[1] * sides[0]) == (fit == "crop") else 1
+    target, source = size[decides], sides[decides]
+    if target == source or (fit == "pad" and target > source):
+        return sides
+    height, width = (max(1, round(length * target / source)) for length in sides)
+    return height, width
 
 
 MOST = 2**14  # pixels of a side: beyond it one picture fills the memory
@@ -91,7 +96,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _overlap(source: int, target: int) -> tuple[slice, slice]:
+def overlap(source: int, target: int) -> tuple[slice, slice]:
     """The centred common part of two lengths, as slices into either."""
     length = min(source, target)
     start, offset = (source - length) // 2, (target - length) // 2

@@ -92,6 +92,7 @@ def constructors() -> list[Entry]:
         Entry("ScoreSdePipeline", modules, then="images_of", aliases=TOLD),
         Entry("ScoreSdeInpaintPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeColorizationPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
+        Entry("ScoreSdeSuperResolutionPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeInverseProblemPipeline", {**modules, "unet": only("network()")}, aliases=TOLD),
         Entry("ScoreSdeLikelihoodPipeline", modules, then="likelihood_of", aliases=TOLD),
         Entry(
@@ -105,11 +106,14 @@ def constructors() -> list[Entry]:
 def sampling() -> list[Entry]:
     """Unconditional and class-conditional sampling."""
     latents = tensor(2, 1, 4, 4).optional()
+    side = Kind(some("4", "None"), some("0; -4; 8; 5; 4.5; 'a'; nan; [4]"), some("4.0; np.int64(4); True"))
     plain = {
         "batch_size": Kind(some("2"), count().hopeless, count(2, 2).doubtful),
         "num_inference_steps": STEPS,
         "generator": generator(2),
         "latents": latents,
+        "height": side,
+        "width": side,
         **COMMON,
     }
     ode = {key: plain[key] for key in ("batch_size", "generator", "latents", "output_type")} | {
@@ -139,7 +143,7 @@ def sampling() -> list[Entry]:
 
 
 def restoration() -> list[Entry]:
-    """Inverse problems, inpainting and colorization."""
+    """Inverse problems, inpainting, colorization and super-resolution."""
     common = {
         "method": name("moment_matching", "pseudo_inverse", "replacement", "twisted_smc"),
         "num_inference_steps": STEPS.optional(),
@@ -182,7 +186,7 @@ def restoration() -> list[Entry]:
         hopeless=("[0, 0, 0]", "[1.0, nan, 1.0]", "[]", "[1.0]", "[1.0] * 4", "(inf, 1, 1)"),
         doubtful=("torch.ones(3)", "np.ones(3)"),
     )
-    noise_std = real(0, 0.1, "-1.0")
+    noise_std, resize = real(0, 0.1, "-1.0"), name("crop", "pad").optional()
     return [
         Entry(
             "pipe('InverseProblem')",
@@ -196,12 +200,29 @@ def restoration() -> list[Entry]:
             check=images(),
             aliases=TOLD,
         ),
-        Entry("pipe('Inpaint')", {"image": image(1, 4), "mask_image": mask, **gray}, check=images(), aliases=TOLD),
+        Entry(
+            "pipe('Inpaint')",
+            {"image": image(1, 4), "mask_image": mask, "resize": resize, **gray},
+            check=images(),
+            aliases=TOLD,
+        ),
         Entry(
             "pipe('Colorization', channels=3)",
-            {"image": image(1, 4), "gray_weights": weights, "noise_std": noise_std, **color},
+            {"image": image(1, 4), "gray_weights": weights, "noise_std": noise_std, "resize": resize, **color},
             check=images(channels=3),
             aliases=TOLD,
+        ),
+        Entry(
+            "pipe('SuperResolution')",
+            {
+                "image": image(1, 2),
+                "scale": count(2, 2).plus(hopeless=("3", "1")),
+                "noise_std": noise_std,
+                "resize": resize,
+                **gray,
+            },
+            check=images(),
+            aliases={**TOLD, "scale": ("image",), "image": ("scale",)},
         ),
     ]
 

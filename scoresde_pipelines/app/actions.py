@@ -12,24 +12,24 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..evaluation_models import find_models
+from ..image_fit import fit_images
 from ..image_inputs import images_to_tensor
 from ..pipeline_base import SDEPipelineBase
 from ..pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from ..pipeline_colorization import ScoreSdeColorizationPipeline
 from ..pipeline_inpaint import ScoreSdeInpaintPipeline
-from ..pipeline_inverse_problem import ScoreSdeInverseProblemPipeline
 from ..pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from ..pipeline_score_sde import ScoreSdePipeline
+from ..pipeline_super_resolution import ScoreSdeSuperResolutionPipeline
 from ..samplers import SAMPLERS, with_sampler
-from ..schedulers import AveragePoolOperator
 from ..schedulers.checks import check_choice
-from ..training.pil_pictures import to_8_bit, upright
 from ..training.sampling import image_grid
 from ..viz.grids import to_bytes
 from ..viz.trajectories import preview
 
 
 SHOWN = 384  # pixels: small images are enlarged to about this width, each pixel a square
+LARGEST = 1024  # pixels of a side: larger uploads are reduced
 NO_CLASS = "any"
 LIKELIHOOD_TOLERANCE = 1e-3  # moves bits/dim by less than their standard error (docs/likelihood.md)
 INTERVAL = 0.1  # seconds between two pictures of a sampling run
@@ -122,12 +122,11 @@ def inpaint(
 ) -> Iterator[Progress]:
     """Draws what is under the white of `mask` (an image of the size of `image`)."""
     pipe = ScoreSdeInpaintPipeline.from_pipe(models[model])
-    image, mask = _fitted(pipe, image, "image"), _fitted(pipe, mask, "mask")
+    image, mask = _given(image, "image"), _given(mask, "mask")
     if not mask.convert("L").point(lambda value: 255 * (value > 127)).getbbox():
         raise ValueError("mask must have white pixels where to paint, got none: draw on the picture first")
-    yield from watch(
-        pipe, {"image": image, "mask_image": mask, "num_inference_steps": int(steps), "num_samples": int(count)}, seed
-    )
+    options = {"image": image, "mask_image": mask, "resize": "pad"}  # so that all that was painted is drawn
+    yield from watch(pipe, {**options, "num_inference_steps": int(steps), "num_samples": int(count)}, seed)
 
 
 def colorize(
@@ -137,26 +136,17 @@ def colorize(
     pipe = ScoreSdeColorizationPipeline.from_pipe(models[model])
     if pipe.sample_shape[0] != 3:
         raise ValueError(f"model must be one of colour images, got {model!r} with {pipe.sample_shape[0]} channel")
-    gray = _fitted(pipe, image, "image").convert("L")
-    yield from watch(pipe, {"image": gray, "num_inference_steps": int(steps), "num_samples": int(count)}, seed)
+    options = {"image": _given(image, "image").convert("L"), "resize": "crop"}
+    yield from watch(pipe, {**options, "num_inference_steps": int(steps), "num_samples": int(count)}, seed)
 
 
 def upscale(
     models: Models, model: str, image: Any, scale: int = 4, steps: int = 50, count: int = 4, seed: int = 0
 ) -> Iterator[Progress]:
     """Draws images whose means over `scale` x `scale` pixels are those of the picture."""
-    pipe = ScoreSdeInverseProblemPipeline.from_pipe(models[model])
-    height, width = pipe.sample_shape[1:]
-    if height % int(scale) or width % int(scale):
-        raise ValueError(f"scale must divide the size {height} x {width} of the model's images, got {scale}")
-    small = coarse(pipe, image, int(scale))
-    options = {"measurement": small, "operator": AveragePoolOperator(int(scale)), "sampler": "scheduler"}
+    pipe = ScoreSdeSuperResolutionPipeline.from_pipe(models[model])
+    options = {"image": _given(image, "image"), "scale": int(scale), "resize": "crop"}
     yield from watch(pipe, {**options, "num_inference_steps": int(steps), "num_samples": int(count)}, seed)
-
-
-def coarse(pipe: SDEPipelineBase, image: Any, scale: int) -> Tensor:
-    """A picture in the model's size, averaged over `scale` x `scale` pixels: (1, C, h, w) in [0, 1]."""
-    return AveragePoolOperator(scale).A(images_to_tensor(_fitted(pipe, image, "image"), pipe.sample_shape[0]))
 
 
 def interpolate(models: Models, model: str, first: Any, second: Any, count: int = 9) -> list[Image.Image]:
@@ -228,12 +218,17 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _fitted(pipe: SDEPipelineBase, image: Any, name: str) -> Image.Image:
-    """An uploaded picture in the size and mode of the model's images, its middle cut out."""
+def _given(image: Any, name: str) -> Image.Image:
+    """An uploaded picture, with sides of at most `LARGEST` pixels."""
     if not isinstance(image, Image.Image):
         raise ValueError(f"{name} must be given: upload a picture first")
+    return image if max(image.size) <= LARGEST else ImageOps.contain(image, (LARGEST, LARGEST))
+
+
+def _fitted(pipe: SDEPipelineBase, image: Any, name: str) -> Tensor:
+    """An uploaded picture in the size of the model's images, its middle cut out: (1, C, H, W) in [0, 1]."""
     channels, height, width = pipe.sample_shape
-    return ImageOps.fit(to_8_bit(upright(image), channels, name=name), (width, height), Image.Resampling.LANCZOS)
+    return fit_images(images_to_tensor(_given(image, name), channels, name=name), (height, width), "crop")
 
 
 __all__ = ["Models", "Progress", "bits_per_dim", "colorize", "generate", "inpaint", "interpolate", "upscale"]

@@ -1,0 +1,93 @@
+"""Pictures of any size in the size of a network, and back: for pipelines (`resize`), commands (`--fit`) and the page.
+
+The geometry is that of training images (`training/image_format.py`).
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .schedulers.checks import check_choice
+from .training.image_format import fitted_sides, overlap
+
+
+RESIZES = ("crop", "pad")
+# A pixel of a fitted mask is white where more than this share of it comes from white pixels.
+WHITE_SHARE = 0.02
+
+
+def fit_images(images: Tensor, size: tuple[int, int], resize: str | None, border: float = 0.0) -> Tensor:
+    """Images in [0, 1], (B, C, H, W), in another size.
+
+    Args:
+        size: height and width of the result.
+        resize: "crop" resizes until the image just covers `size` and cuts out the middle; "pad" shrinks a larger image until
+            it fits, and centres it on a border; None leaves images as they are.
+        border: value of the border.
+
+    Raises:
+        ValueError: for another `resize`.
+    """
+    check_choice("resize", resize, RESIZES, optional=True)
+    if resize is None:
+        return images
+    images = resampled(images, fitted_sides(_sides(images), size, resize))
+    canvas = images.new_full((*images.shape[:2], *size), border)
+    (source_y, target_y), (source_x, target_x) = map(overlap, _sides(images), size)
+    canvas[..., target_y, target_x] = images[..., source_y, source_x]
+    return canvas
+
+
+def put_back(fitted: Tensor, images: Tensor, resize: str | None) -> Tensor:
+    """The original images, (B, C, H, W), with what `fit_images` made of them replaced by `fitted`, (B, C, h, w).
+
+    Pixels beyond the middle that "crop" cuts out are those of `images`, up to resampling.
+    """
+    if resize is None:
+        return fitted
+    whole = resampled(images, fitted_sides(_sides(images), _sides(fitted), resize)).clone()
+    (source_y, target_y), (source_x, target_x) = map(overlap, _sides(whole), _sides(fitted))
+    whole[..., source_y, source_x] = fitted[..., target_y, target_x]
+    return resampled(whole, _sides(images))
+
+
+def fit_masks(repaint: Tensor, size: tuple[int, int], resize: str | None) -> Tensor:
+    """Masks, bool (B, 1, H, W), in another size; what the border of "pad" covers is not known, so it is repainted.
+
+    Raises:
+        ValueError: for pixels to repaint beyond the middle that "crop" cuts out.
+    """
+    if resize is None:
+        return repaint
+    fitted = fit_images(repaint.float(), size, resize, border=1.0) > WHITE_SHARE
+    reached = put_back(torch.ones(len(repaint), 1, *size), torch.zeros(repaint.shape), resize) >= 0.5
+    if bool((repaint & ~reached).any()):
+        raise ValueError(
+            "mask_image must be black outside of the middle that resize='crop' cuts out, got white pixels there: "
+            "choose resize='pad' or cut the image around the mask"
+        )
+    if bool(fitted.flatten(1).all(1).any()):
+        raise ValueError(f"mask_image must be black somewhere at the network's size {size}, got a mask that is not")
+    return fitted
+
+
+def without_repainted(images: Tensor, repaint: Tensor) -> Tensor:
+    """Images with the mean of their known pixels where `repaint`, (B, 1, H, W), is True: resampling spreads pixels."""
+    mean = (images * ~repaint).sum((2, 3), keepdim=True) / (~repaint).sum((2, 3), keepdim=True)
+    return torch.where(repaint, mean, images)
+
+
+def resampled(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Images in [0, 1], (B, C, H, W), on the CPU, resized to (height, width) by Pillow's Lanczos filter."""
+    if _sides(images) == sides:
+        return images
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((sides[1], sides[0]), Image.Resampling.LANCZOS))
+        for plane in images.flatten(0, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack(planes)).reshape(*images.shape[:2], *sides).clamp(0, 1)
+
+
+def _sides(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
