@@ -91,7 +91,7 @@ def check_sample(sample: Any, channels: int, divisor: int, dtype: torch.dtype | 
     """
     if not isinstance(sample, Tensor) or not sample.is_floating_point() or sample.layout is not torch.strided:
         got = f"{sample.layout} of {sample.dtype}" if isinstance(sample, Tensor) else type(sample).__name__
-        raise TypeError(f"sample must be a dense floating-point tensor, got {got}")
+        raise TypeError(f"sample must be a floating-point tensor, got {got}")
     if sample.ndim != 4 or sample.shape[1] != channels or sample.shape[2] % divisor or sample.shape[3] % divisor:
         sides = f" with H and W divisible by {divisor}" if divisor > 1 else ""
         raise ValueError(f"sample must have shape (B, {channels}, H, W){sides}, got {tuple(sample.shape)}")

@@ -222,7 +222,7 @@ def test_bad_input_is_named_before_any_network_call(changes, message):
         ({"noise_std": "loud"}, TypeError, "noise_std must be a number, got str"),
         ({"noise_std": None}, TypeError, "noise_std must be a number, got NoneType"),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator or a list of them, got 3"),
-        ({"latents": [1.0]}, TypeError, "latents must be a tensor, got list"),
+        ({"latents": [1.0]}, TypeError, "latents must be a floating-point tensor, got list"),
         ({"measurement": torch.ones(0, 1, 1, 1)}, ValueError, "measurement must hold at least one measurement"),
         ({"measurement": torch.full((1, 1, 1, 1), 200.0)}, ValueError, r"values in \[0, 1\], here from 0 to 1, got"),
         ({"operator": MaskOperator(torch.ones(4, 4))}, ValueError, "known of shape .* must broadcast"),

@@ -154,10 +154,10 @@ def check_generator(name: str, generator: Any, count: int | None = None) -> Any:
         return generator
     listed = isinstance(generator, (list, tuple)) and all(isinstance(item, torch.Generator) for item in generator)
     if count is None or not listed:
-        several = "" if count is None else " or a list of one for each sample"
-        raise TypeError(f"{name} must be None, a torch.Generator{several}, got {_found(generator)}")
+        several = "" if count is None else " or a list of them"
+        raise TypeError(f"{name} must be a torch.Generator{several}, got {generator!r}")
     if len(generator) != count:
-        raise ValueError(f"{name} must hold one generator per sample, {count}, got {len(generator)}")
+        raise ValueError(f"{name} must hold one generator per image, {count}, got {len(generator)}")
     return list(generator)
 
 
@@ -223,7 +223,7 @@ def check_state(name: str, x: Any, least_dimensions: int = 0) -> Tensor:
         ValueError: for fewer dimensions.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense floating-point tensor, got {_found(x)}")
+        raise TypeError(f"{name} must be a floating-point tensor, got {_found(x)}")
     if x.ndim < least_dimensions:
         raise ValueError(f"{name} must have at least {least_dimensions} dimensions, got shape {tuple(x.shape)}")
     return x

@@ -35,15 +35,15 @@ def _check_batch(x0: Tensor, noise: Tensor, t: Tensor, time_name: str = "t") -> 
     for name, value in (("x0", x0), ("noise", noise)):
         if not isinstance(value, Tensor) or value.is_complex() or value.layout is not torch.strided:
             raise TypeError(f"{name} must be a dense tensor of real numbers, got {type(value).__name__}")
-        if value.ndim < 2 or value.numel() == 0 or value.is_meta:
-            raise ValueError(f"{name} must hold data of shape (B, *D), got {tuple(value.shape)} on {value.device}")
+        if value.ndim < 2 or value.numel() == 0:
+            raise ValueError(f"{name} must hold data of shape (B, *D), got {tuple(value.shape)}")
     if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool or t.layout is not torch.strided:
         raise TypeError(f"{time_name} must be a dense tensor of real numbers, got {type(t).__name__}")
     if noise.shape != x0.shape:
         raise ValueError(f"noise and x0 must have one shape, got {tuple(noise.shape)} and {tuple(x0.shape)}")
     if t.shape != x0.shape[:1]:
         raise ValueError(f"{time_name} must have one value per sample, shape ({x0.shape[0]},), got {tuple(t.shape)}")
-    if t.is_meta or (t.device.type == "cpu" and not bool(torch.isfinite(t).all())):
+    if t.device.type == "cpu" and not bool(torch.isfinite(t).all()):
         raise ValueError(f"{time_name} must be finite numbers, got {t}")
 
 
