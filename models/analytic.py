@@ -17,7 +17,15 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from ..schedulers import SDE, SDEScheduler
-from ..schedulers.sde import as_time
+from ..schedulers.checks import (
+    check_flag,
+    check_generator,
+    check_instance,
+    check_integer,
+    check_number,
+    check_state,
+    check_time,
+)
 
 
 class GaussianMixtureScoreModel(nn.Module):
@@ -59,20 +67,20 @@ class GaussianMixtureScoreModel(nn.Module):
         covariances: Tensor | list | None = None,
     ):
         super().__init__()
-        means, weights = _double(means), _double(weights)
-        if means.ndim < 2:
+        means, weights = _double("means", means), _double("weights", weights)
+        if means.ndim < 2 or not means.numel():
             raise ValueError(f"means must have shape (K, *D) with at least one dimension D, got {tuple(means.shape)}")
         if weights.shape != means.shape[:1] or not bool((weights > 0).all()):
-            raise ValueError(f"weights must be {len(means)} positive numbers, one per mean, got {weights.tolist()}")
+            raise ValueError(
+                f"weights must be {len(means)} positive numbers, one for each of means, got {weights.tolist()}"
+            )
         if (variances is None) == (covariances is None):
             both = "both" if variances is not None else "none"
             raise ValueError(f"exactly one of variances and covariances must be given, got {both}")
         self.shape = tuple(means.shape[1:])
-        eigenvalues, eigenvectors = _diagonal(variances, means), None
+        eigenvalues, eigenvectors = _diagonal("variances", variances, means), None
         if covariances is not None:
-            eigenvalues, eigenvectors = _eigen(_double(covariances), means)
-        if not bool((eigenvalues >= 0).all()):
-            raise ValueError(f"variances must not be negative, got {float(eigenvalues.min())}")
+            eigenvalues, eigenvectors = _eigen(_double("covariances", covariances), means)
         self.register_buffer("means", means)
         self.register_buffer("log_weights", torch.log(weights / weights.sum()))
         self.register_buffer("eigenvalues", eigenvalues)
@@ -111,6 +119,8 @@ class GaussianMixtureScoreModel(nn.Module):
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Clean data, shape (num_samples, *D), in the dtype of the parameters."""
+        check_integer("num_samples", num_samples, most=10**9)
+        check_generator("generator", generator)
         device = self.means.device if generator is None else generator.device
         kwargs: dict[str, Any] = {"generator": generator, "device": device}
         component = torch.multinomial(self.log_weights.exp().to(device), num_samples, True, generator=generator)
@@ -129,7 +139,15 @@ class GaussianMixtureScoreModel(nn.Module):
             measurement: y, shape (m,).
             noise_std: standard deviation of the measurement's noise, positive.
         """
-        matrix, y = matrix.to(self.means), measurement.to(self.means)
+        size = self.means[0].numel()
+        matrix, y = _double("matrix", matrix).to(self.means), _double("measurement", measurement).to(self.means)
+        if matrix.ndim != 2 or matrix.shape[1] != size or not len(matrix):
+            raise ValueError(f"matrix must have shape (m, {size}), got {tuple(matrix.shape)}")
+        if y.shape != matrix.shape[:1]:
+            raise ValueError(
+                f"measurement must have shape ({len(matrix)},), one per row of matrix, got {tuple(y.shape)}"
+            )
+        noise_std = check_number("noise_std", noise_std, 0, 1e15, ends="(]")
         means, covariances = self.means.flatten(1), self._covariances()
         cross = covariances @ matrix.T
         gram = matrix @ cross + noise_std**2 * torch.eye(len(matrix)).to(matrix)
@@ -149,9 +167,9 @@ class GaussianMixtureScoreModel(nn.Module):
 
     def _residuals(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         # x - alpha m_k in the eigenbasis of C_k, and the variances there; both (B, K, d).
-        if x.shape[1:] != self.shape:
+        if check_state("x", x, 1).shape[1:] != self.shape:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        residual = x.reshape(len(x), 1, -1) - alpha.to(x) * self.means.to(x).flatten(1)
+        residual = x.reshape(len(x), 1, self.eigenvalues.shape[1]) - alpha.to(x) * self.means.to(x).flatten(1)
         if self.eigenvectors is not None:
             residual = torch.einsum("bki,kij->bkj", residual, self.eigenvectors.to(x))
         return residual, alpha.to(x) ** 2 * self.eigenvalues.to(x) + sigma.to(x) ** 2
@@ -177,10 +195,23 @@ class GaussianScoreModel(GaussianMixtureScoreModel):
     """
 
     def __init__(self, mean: Tensor | list, variance: Tensor | float | None = None, covariance: Tensor | None = None):
-        mean = _double(mean)
+        mean = _double("mean", mean)
+        if (variance is None) == (covariance is None):
+            both = "both" if variance is not None else "none"
+            raise ValueError(f"exactly one of variance and covariance must be given, got {both}")
         if variance is not None:
-            variance = _double(variance).expand(mean.shape)[None]
-        super().__init__([1.0], mean[None], variance, None if covariance is None else _double(covariance)[None])
+            variance = _double("variance", variance)
+            if variance.ndim and variance.shape != mean.shape:
+                raise ValueError(
+                    f"variance must be a number or of shape {tuple(mean.shape)}, got {tuple(variance.shape)}"
+                )
+            if not bool((variance >= 0).all()):
+                raise ValueError(f"variance must not be negative, got {float(variance.min())}")
+            variance = variance.expand(mean.shape)[None]
+        else:
+            covariance = _double("covariance", covariance)[None]
+            _eigen(covariance, mean[None], "covariance")
+        super().__init__([1.0], mean[None], variance, covariance)
 
 
 class AnalyticNetwork(nn.Module):
@@ -193,6 +224,8 @@ class AnalyticNetwork(nn.Module):
 
     def __init__(self, model: GaussianMixtureScoreModel, scheduler: SDEScheduler):
         super().__init__()
+        check_instance("model", model, GaussianMixtureScoreModel)
+        check_instance("scheduler", scheduler, SDEScheduler)
         self.model, self.sde, self.parameterization = model, scheduler.sde, scheduler.parameterization
         self.config = FrozenDict(_image_config(model.shape))
 
@@ -217,7 +250,15 @@ class AnalyticNetwork(nn.Module):
             class_labels: accepted for `UNet2DModel`'s signature and not used.
             return_dict: whether to return a `UNet2DOutput` or a tuple.
         """
-        t = self.parameterization.t_from_network_time(self.sde, as_time(timestep))
+        check_state("sample", sample, 1)
+        if sample.shape[1:] != self.model.shape:
+            wanted = ", ".join(map(str, self.model.shape))
+            raise ValueError(f"sample must have shape (B, {wanted}), got {tuple(sample.shape)}")
+        if isinstance(timestep, (int, float)):
+            check_number("timestep", timestep, 0)
+        time = check_time("timestep", timestep, sample, "sample")
+        check_flag("return_dict", return_dict)
+        t = self.parameterization.t_from_network_time(self.sde, time)
         x = self.parameterization.state(self.sde, sample, t)
         score = self.model.score(self.sde, x, t)
         output = self.parameterization.output(self.sde, score, x, t)
@@ -226,37 +267,54 @@ class AnalyticNetwork(nn.Module):
 
 def _coefficients(sde: SDE, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     # alpha and sigma in a shape that broadcasts with (B, K, d).
-    t = as_time(t)
+    check_instance("sde", sde, SDE)
+    t = check_time("t", t, check_state("x", x, 1))
     shape = (-1, 1, 1) if t.ndim else ()
     return sde.alpha(t).to(x).reshape(shape), sde.sigma(t).to(x).reshape(shape)
 
 
-def _double(values: Tensor | list | float) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
+def _double(name: str, values: Any) -> Tensor:
+    """`values` as a float64 tensor of finite numbers."""
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+        if not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta:
+            tensor = tensor.to(torch.float64)
+            if bool(tensor.isfinite().all()):
+                return tensor
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} must be a tensor or a list of numbers, got {type(values).__name__}") from error
+    raise ValueError(f"{name} must be a dense tensor of finite real numbers, got {values!r}")
 
 
-def _diagonal(variances: Tensor | list | float | None, means: Tensor) -> Tensor:
+def _diagonal(name: str, variances: Any, means: Tensor) -> Tensor:
     if variances is None:
         return torch.zeros(0).double()
-    values = _double(variances)
+    values = _double(name, variances)
     if values.shape == means.shape[:1]:
         values = values.reshape(-1, *(1,) * (means.ndim - 1))
     elif values.ndim and values.shape != means.shape:
         raise ValueError(
-            f"variances must be a number or of shape {tuple(means.shape[:1])} or {tuple(means.shape)}, "
+            f"{name} must be a number or of shape {tuple(means.shape[:1])} or {tuple(means.shape)}, "
             f"got {tuple(values.shape)}"
         )
+    if not bool((values >= 0).all()):
+        raise ValueError(f"{name} must not be negative, got {float(values.min())}")
     return values.expand(means.shape).flatten(1).clone()
 
 
-def _eigen(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def _eigen(covariances: Tensor, means: Tensor, name: str = "covariances") -> tuple[Tensor, Tensor]:
     size = means[0].numel()
     if covariances.shape != (len(means), size, size):
-        raise ValueError(f"covariances must have shape {(len(means), size, size)}, got {tuple(covariances.shape)}")
+        raise ValueError(f"{name} must have shape {(len(means), size, size)}, got {tuple(covariances.shape)}")
+    if not torch.allclose(covariances, covariances.mT, rtol=1e-6, atol=1e-9):
+        raise ValueError(f"{name} must be symmetric matrices")
     eigenvalues, eigenvectors = torch.linalg.eigh(covariances)
     # Rounding may leave a zero eigenvalue slightly negative.
     rounding = 1e-12 * eigenvalues.abs().amax()
-    return torch.where(eigenvalues.abs() <= rounding, 0.0, eigenvalues), eigenvectors
+    eigenvalues = torch.where(eigenvalues.abs() <= rounding, 0.0, eigenvalues)
+    if not bool((eigenvalues >= 0).all()):
+        raise ValueError(f"{name} must not have negative eigenvalues, got {float(eigenvalues.min())}")
+    return eigenvalues, eigenvectors
 
 
 def _image_config(shape: tuple[int, ...]) -> dict:

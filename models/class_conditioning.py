@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..schedulers.checks import check_integer
 from .layers import ResnetBlock
 from .ncsnpp import NCSNpp
 
@@ -34,6 +35,7 @@ def with_classes(network: NCSNpp, num_classes: int) -> NCSNpp:
     present = network.config.num_class_embeds
     if present is not None:
         raise ValueError(f"network must have no classes (num_class_embeds=None), got one of {present}")
+    check_integer("num_classes", num_classes)
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: the caller's random state stays
         made = type(network).from_config(network.config, num_class_embeds=num_classes)
     assert made.class_embedding is not None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from .config_checks import check_integer_lists, check_integers
+from .config_checks import check_choices, check_integer_lists, check_integers
 from .network import Network
 
 
@@ -37,6 +37,7 @@ class FeatureClassifier(Network):
         super().__init__()
         check_integers(self.config, "in_channels", "num_classes", "num_features", "sample_size")
         check_integer_lists(self.config, "widths")
+        check_choices(self.config, {"image_fit": ("crop", "pad")})
         layers: list[nn.Module] = []
         for index, (before, after) in enumerate(zip((in_channels, *widths), widths)):
             layers += [nn.Conv2d(before, after, 3, 1 if index == 0 else 2, 1, bias=False), nn.BatchNorm2d(after)]

@@ -15,9 +15,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "swish": nn.SiLU, "r
 
 def activation(name: str) -> nn.Module:
     """The nonlinearity called `silu` (or `swish`), `relu`, `elu` or `lrelu` (slope 0.2)."""
-    if name == "lrelu":
+    if isinstance(name, str) and name == "lrelu":
         return nn.LeakyReLU(0.2)
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"act_fn must be one of {sorted([*ACTIVATIONS, 'lrelu'])}, got {name!r}")
     return ACTIVATIONS[name]()
 

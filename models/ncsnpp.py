@@ -12,8 +12,11 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from ..schedulers.checks import check_numbers as check_sequence
 from .config_checks import (
+    SMALLEST_SIGMA,
     check_booleans,
+    check_choices,
     check_class_labels,
     check_dropout,
     check_integer_lists,
@@ -21,6 +24,7 @@ from .config_checks import (
     check_noise_levels,
     check_numbers,
     check_sample_size,
+    check_values,
 )
 from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
 from .initialization import conv
@@ -142,7 +146,7 @@ class NCSNpp(Network):
         options = BlockOptions(
             emb_channels=4 * base,
             groups=norm_num_groups,
-            eps=norm_eps,
+            eps=config.norm_eps,
             fir_kernel=tuple(fir_kernel),
             **{
                 name: config[name]
@@ -151,7 +155,7 @@ class NCSNpp(Network):
             },
         )
         fourier = time_embedding_type == "fourier"
-        self.time_proj = FourierFeatures(base, fourier_scale) if fourier else None
+        self.time_proj = FourierFeatures(base, config.fourier_scale) if fourier else None
         width = 2 * base if fourier else base
         self.time_embedding = TimeEmbedding(width, 4 * base, activation(act_fn)) if time_conditioning else None
         self.class_embedding = None if num_class_embeds is None else nn.Embedding(num_class_embeds + 1, 4 * base)
@@ -205,7 +209,7 @@ class NCSNpp(Network):
 
     def _has_attention(self, level: int) -> bool:
         size = self.config.sample_size
-        size = size if isinstance(size, int) else size[-1]
+        size = size[-1] if isinstance(size, (list, tuple)) else size
         return size // 2**level in self.config.attention_resolutions
 
     def forward(
@@ -227,9 +231,7 @@ class NCSNpp(Network):
             The output (B, out_channels, H, W) in the dtype of `sample`.
         """
         self._check_inputs(sample, class_labels)
-        time = expand_timestep(timestep, sample)
-        if self.config.discrete_sigmas and time.is_floating_point():
-            time = index_of_sigma(self.config, time)
+        time = self._time(timestep, sample)
         emb = self._embed(time, class_labels, sample)
         h = self._unet(2 * sample - 1 if self.config.center_input_sample else sample, emb)
         if self.config.scale_by_sigma:
@@ -278,6 +280,16 @@ class NCSNpp(Network):
         width = self.config.base_channels or self.config.block_out_channels[0]
         return sinusoidal_embedding(time, width, self.config.freq_shift)
 
+    def _time(self, timestep: Any, sample: torch.Tensor) -> torch.Tensor:
+        """The checked `timestep`, one per image (B,); what stands for a noise level is an index of the table."""
+        config, time = self.config, expand_timestep(timestep, sample)
+        if config.time_embedding_type == "fourier" or (config.discrete_sigmas and time.is_floating_point()):
+            check_values("timestep", time, SMALLEST_SIGMA)
+        elif config.scale_by_sigma:
+            check_values("timestep", time, 0, config.num_train_timesteps)
+        indexed = config.discrete_sigmas and time.is_floating_point()
+        return index_of_sigma(config, time) if indexed else time
+
     def _sigma(self, time: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """The noise level (B,) that `timestep` stands for, in at least float32."""
         if self.config.time_embedding_type == "fourier":
@@ -285,11 +297,8 @@ class NCSNpp(Network):
         return sigma_of_index(self.config, time, sample.dtype)
 
     def _check_inputs(self, sample: torch.Tensor, class_labels: torch.Tensor | None) -> None:
-        config, factor = self.config, 2 ** (len(self.config.block_out_channels) - 1)
-        if sample.ndim != 4 or sample.shape[1] != config.in_channels:
-            raise ValueError(f"sample must have shape (B, {config.in_channels}, H, W), got {tuple(sample.shape)}")
-        if sample.shape[2] % factor or sample.shape[3] % factor:
-            raise ValueError(f"sample's height and width must be divisible by {factor}, got {tuple(sample.shape[2:])}")
+        config = self.config
+        self.check_sample(sample, 2 ** (len(config.block_out_channels) - 1))
         if class_labels is not None and config.num_class_embeds is None:
             raise ValueError(
                 "class_labels must be None for a network without classes (num_class_embeds=None), got "
@@ -301,9 +310,7 @@ class NCSNpp(Network):
 
 def check_config(config: Any) -> None:
     """Raise ValueError where an option of `NCSNpp` has no meaning."""
-    for name, allowed in CHOICES.items():
-        if config[name] not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}")
+    check_choices(config, CHOICES)
     check_sample_size(config)
     check_integers(config, "in_channels", "out_channels", "layers_per_block")
     check_integers(config, "attention_head_dim", "norm_num_groups", "base_channels", "num_class_embeds", optional=True)
@@ -311,10 +318,12 @@ def check_config(config: Any) -> None:
     check_integer_lists(config, "attention_resolutions", may_be_empty=True)
     check_dropout(config)
     check_numbers(config, "norm_eps", "fourier_scale", above=0)
-    check_numbers(config, "init_scale", least=0)
-    check_numbers(config, "freq_shift")
+    check_numbers(config, "init_scale", "freq_shift", least=0)
     check_noise_levels(config)
     check_booleans(config, *BOOLEANS)
+    kernel = tuple(check_sequence("fir_kernel", config["fir_kernel"]))
+    if len(kernel) < 2 or abs(sum(kernel)) <= 1e-6 * max(map(abs, kernel)):
+        raise ValueError(f"fir_kernel must be at least 2 numbers whose sum is not 0, got {kernel}")
     if config["discrete_sigmas"] and config["time_embedding_type"] != "positional":
         raise ValueError(
             "discrete_sigmas must be False unless time_embedding_type is 'positional', got True and "

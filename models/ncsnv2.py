@@ -12,7 +12,14 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from .config_checks import check_booleans, check_integer_lists, check_integers, check_noise_levels
+from .config_checks import (
+    SMALLEST_SIGMA,
+    check_booleans,
+    check_integer_lists,
+    check_integers,
+    check_noise_levels,
+    check_values,
+)
 from .convolution import make_convolution
 from .layers import activation
 from .network import Network
@@ -190,11 +197,14 @@ class NCSNv2(Network):
         Returns:
             The score (B, out_channels, H, W) in the dtype of `sample`.
         """
-        if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
-            raise ValueError(f"sample must have shape (B, {self.config.in_channels}, H, W), got {tuple(sample.shape)}")
+        self.check_sample(sample)
         if class_labels is not None:
             raise ValueError(f"class_labels must be None for NCSNv2, got {type(class_labels).__name__}")
         time = expand_timestep(timestep, sample)
+        if time.is_floating_point():
+            check_values("timestep", time, SMALLEST_SIGMA)
+        else:
+            check_values("timestep", time, 0, self.config.num_train_timesteps)
         sigma = time if time.is_floating_point() else sigma_of_index(self.config, time, sample.dtype)
         h = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
         features = []

@@ -3,8 +3,12 @@
 from os import PathLike
 from typing import Any
 
+import numpy as np
+import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
+
+from .config_checks import check_sample
 
 
 class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
@@ -16,6 +20,16 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
     _keep_in_fp32_modules: Any = None
     _skip_layerwise_casting_patterns: Any = None
     main_input_name = "sample"
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Store the arguments; numbers of NumPy become those of Python, which JSON can hold."""
+        super().register_to_config(**{name: _plain(value) for name, value in kwargs.items()})
+
+    def check_sample(self, sample: Any, divisor: int = 1) -> None:
+        """Raise TypeError or ValueError unless `sample` are images for this network, with sides divisible by `divisor`."""
+        captured = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        dtype = None if captured else self.dtype
+        check_sample(sample, self.config.in_channels, divisor, dtype, next(self.parameters()).is_meta)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -37,3 +51,9 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
                 f"{missing}"
             )
         return loaded if with_info else network
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value

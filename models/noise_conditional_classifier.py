@@ -11,7 +11,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from ..schedulers import SDE
-from .config_checks import check_dropout, check_integers, check_numbers
+from .config_checks import check_dropout, check_integers, check_numbers, check_values
 from .convolution import make_convolution
 from .embeddings import FourierFeatures, TimeEmbedding
 from .layers import group_norm
@@ -117,6 +117,8 @@ class NoiseConditionalClassifier(Network):
         check_dropout(config)
         if data_max <= data_min:
             raise ValueError(f"data_max must be greater than data_min, got {data_max} and {data_min}")
+        if sample_size is not None and sample_size % 4:
+            raise ValueError(f"sample_size must be divisible by 4, got {sample_size}")
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth must be 6 n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
         self.act = nn.SiLU()
@@ -129,7 +131,7 @@ class NoiseConditionalClassifier(Network):
         for level, channels in enumerate((16 * width, 32 * width, 64 * width)):
             for index in range((depth - 4) // 6):
                 stride = 2 if level > 0 and index == 0 else 1
-                self.blocks.append(_WideBlock(before, channels, stride, emb_channels, dropout))
+                self.blocks.append(_WideBlock(before, channels, stride, emb_channels, config.dropout))
                 before = channels
         self.norm_out = group_norm(before, None, 1e-6)
         self.head = nn.Linear(before, num_classes)
@@ -148,15 +150,10 @@ class NoiseConditionalClassifier(Network):
         Returns:
             Logits (B, num_classes) in the dtype of `sample`.
         """
-        if (
-            sample.ndim != 4
-            or sample.shape[1] != self.config.in_channels
-            or sample.shape[2] % 4
-            or sample.shape[3] % 4
-        ):
-            expected = f"(B, {self.config.in_channels}, H, W) with H and W divisible by 4"
-            raise ValueError(f"sample must have shape {expected}, got {tuple(sample.shape)}")
-        level = expand_timestep(noise_level, sample).to(torch.promote_types(sample.dtype, torch.float32))
+        self.check_sample(sample, 4)
+        level = expand_timestep(noise_level, sample, "noise_level")
+        check_values("noise_level", level, 0)
+        level = level.to(torch.promote_types(sample.dtype, torch.float32))
         features = self.time_proj(level.clamp_min(self.config.min_noise_level)).to(sample.dtype)
         emb = self.act(self.time_embedding(features))
         h = self.conv_in(standardize(sample))

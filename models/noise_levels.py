@@ -1,25 +1,35 @@
 """The timestep argument of the networks: one number per image, and the log-spaced table of noise levels."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
 
+from ..schedulers.checks import MOST, check_integer, is_integer
 
-def expand_timestep(timestep: torch.Tensor | float | int, sample: torch.Tensor) -> torch.Tensor:
-    """One number per image, (B,) on the sample's device; a Python float stays a float.
+
+def expand_timestep(
+    timestep: torch.Tensor | float | int, sample: torch.Tensor, name: str = "timestep"
+) -> torch.Tensor:
+    """One number per image, (B,) on the sample's device; integers stay integers, and Python floats floats.
 
     Raises:
+        TypeError: neither a number nor a tensor of real numbers.
         ValueError: a tensor of any shape but (), (1,) and (B,).
     """
     batch = sample.shape[0]
     if not torch.is_tensor(timestep):
-        dtype = torch.promote_types(sample.dtype, torch.float32) if isinstance(timestep, float) else torch.int64
-        return torch.full((batch,), timestep, dtype=dtype, device=sample.device)
-    if timestep.ndim > 1 or timestep.numel() not in (1, batch):
-        raise ValueError(
-            f"timestep must be a number or have shape (), (1,) or ({batch},), got {tuple(timestep.shape)}"
-        )
+        if not isinstance(timestep, Real) or isinstance(timestep, bool):
+            raise TypeError(f"{name} must be a number or a tensor, got {type(timestep).__name__}")
+        integer = is_integer(timestep)
+        dtype = torch.int64 if integer else torch.promote_types(sample.dtype, torch.float32)
+        number = check_integer(name, timestep, -MOST) if integer else float(timestep)
+        return torch.full((batch,), number, dtype=dtype, device=sample.device)
+    if timestep.is_complex() or timestep.dtype == torch.bool or (timestep.is_meta and not sample.is_meta):
+        raise TypeError(f"{name} must be a tensor of real numbers, got {timestep.dtype} on {timestep.device}")
+    if timestep.ndim > 1 or (timestep.ndim == 1 and timestep.shape[0] not in (1, batch)):
+        raise ValueError(f"{name} must be a number or have shape (), (1,) or ({batch},), got {tuple(timestep.shape)}")
     return timestep.to(sample.device).expand(batch)
 
 

@@ -37,11 +37,14 @@ def from_unet2d(unet: UNet2DModel) -> NCSNpp:
         `NCSNpp` for skip blocks, `DDPMpp` for plain ones, in `unet`'s dtype, device and mode.
 
     Raises:
+        TypeError: `unet` is no UNet2DModel.
         ValueError: naming what our networks cannot express.
     """
+    if not isinstance(unet, UNet2DModel):
+        raise TypeError(f"unet must be a UNet2DModel, got {type(unet).__name__}")
     config: Any = unet.config
     skip = all(name in SKIP for name in config.down_block_types)
-    _refuse(_unet_problems(unet, skip))
+    _refuse("unet", _unet_problems(unet, skip))
     arguments = {name: config[name] for name in _SHARED} | _levels(config)
     positional = config.time_embedding_type == "positional"
     arguments |= {
@@ -56,7 +59,7 @@ def from_unet2d(unet: UNet2DModel) -> NCSNpp:
         options = {"resnet_type": "ddpm", "skip_rescale": False, "up_attention": "every"}
         model = DDPMpp(**arguments, **options, downsample_padding=config.downsample_padding)
     pairs = list(_pairs(model, unet))
-    _refuse(_norm_problems(pairs))
+    _refuse("unet", _norm_problems(pairs))
     model.load_state_dict(_our_state(model, unet, pairs))
     return model.to(unet.device, unet.dtype).train(unet.training)
 
@@ -68,11 +71,14 @@ def to_unet2d(model: NCSNpp) -> UNet2DModel:
     label "no class" of a class-conditional network becomes its last class.
 
     Raises:
+        TypeError: `model` is none of our U-Nets.
         ValueError: naming what a UNet2DModel cannot express.
     """
+    if not isinstance(model, NCSNpp):
+        raise TypeError(f"model must be an NCSNpp or DDPMpp, got {type(model).__name__}")
     config = model.config
     skip = config.input_pyramid == "input_skip"
-    _refuse(_model_problems(config, skip))
+    _refuse("model", _model_problems(config, skip))
     arguments = {name: config[name] for name in _SHARED} | _unet_levels(model, skip)
     arguments["norm_num_groups"] = None if skip else config.norm_num_groups or 32
     if config.num_class_embeds is not None:
@@ -80,14 +86,14 @@ def to_unet2d(model: NCSNpp) -> UNet2DModel:
     shift = int(config.freq_shift) if config.freq_shift == int(config.freq_shift) else config.freq_shift
     unet = UNet2DModel(**arguments, flip_sin_to_cos=False, freq_shift=shift)
     pairs = list(_pairs(model, unet))
-    _refuse(_norm_problems(pairs))
+    _refuse("model", _norm_problems(pairs))
     unet.load_state_dict(_their_state(model, unet, pairs))
     return unet.to(model.device, model.dtype).train(model.training)
 
 
-def _refuse(problems: list[str]) -> None:
+def _refuse(name: str, problems: list[str]) -> None:
     if problems:
-        raise ValueError("not expressible: " + "; ".join(problems))
+        raise ValueError(f"{name} is not expressible: " + "; ".join(problems))
 
 
 def _unet_problems(unet: UNet2DModel, skip: bool) -> list[str]:

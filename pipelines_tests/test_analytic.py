@@ -149,7 +149,7 @@ def test_network_form_runs_in_the_pipeline():
         (dict(weights=[1.0], means=[[0.0, 1.0]], variances=[1.0, 1.0]), "variances must be a number or of shape"),
         (dict(weights=[1.0], means=[[0.0]], variances=-1.0), "variances must not be negative"),
         (dict(weights=[1.0], means=[[0.0, 1.0]], covariances=[[[1.0]]]), "covariances must have shape"),
-        (dict(weights=[1.0], means=[[0.0]], covariances=[[[-1.0]]]), "variances must not be negative"),
+        (dict(weights=[1.0], means=[[0.0]], covariances=[[[-1.0]]]), "covariances must not have negative eigenvalues"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

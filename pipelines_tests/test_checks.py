@@ -60,7 +60,7 @@ def test_choices_and_finite_tensors():
             check_choice("kind", value, {"b": 1, "a": 2})
     x = torch.ones(2)
     assert check_finite("y", x) is x
-    with pytest.raises(TypeError, match=r"y must be a floating-point tensor, got torch.int64"):
+    with pytest.raises(TypeError, match=r"y must be a dense floating-point tensor, got torch.int64"):
         check_finite("y", torch.ones(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="y must be finite, got NaN or infinity"):
         check_finite("y", torch.tensor([1.0, math.nan]))

@@ -1,7 +1,7 @@
-"""A seeded run of the fuzzer: the share of calls that end outside of the contract may fall and must not rise.
+"""Seeded runs of the fuzzer, a family of entries at a time: which share of the calls may end outside of the contract.
 
-The contract is a right result, or a TypeError or ValueError that names the bad argument; see `fuzzing/oracle.py`. The goal
-is no call outside of it; `make fuzz` searches for an hour and reports what is left in groups.
+The contract is a right result, or a TypeError or ValueError that names the bad argument; see `fuzzing/oracle.py`.
+`make fuzz` searches for an hour and reports what it finds in groups.
 """
 
 import pytest
@@ -9,14 +9,34 @@ from fuzzing.entries import FAMILIES
 from fuzzing.survey import run
 
 
-# Calls of a seeded run of each half of the families, and the share of them that may be outside of the contract.
-# Measured: .38 (699 calls, seed 6).
-CALLS, ALLOWED = 400, 0.45
-NAMES = sorted(FAMILIES)
+#: By family, how many calls are made and the share of them that may be outside of the contract.
+ALLOWED = {
+    "sde": (400, 0.0),
+    "steps": (400, 0.0),
+    "flow": (200, 0.0),
+    "analytic": (200, 0.0),
+    "schedulers": (300, 0.0),
+    "stepping": (300, 0.0),
+    "operators": (200, 0.0),
+    "conditions": (300, 0.0),
+    "networks": (300, 0.0),
+    "forward": (300, 0.0),
+    "conversion": (200, 0.0),
+    "pipelines": (100, 0.0),
+    "sampling": (150, 0.0),
+    "restoration": (100, 0.0),
+    "likelihoods": (80, 0.0),
+    "losses": (300, 0.0),
+    "data": (300, 0.0),
+    "arguments": (400, 0.0),
+    "commands": (100, 0.0),
+    "evaluation": (60, 0.0),
+}
 
 
-@pytest.mark.parametrize("families", [NAMES[::2], NAMES[1::2]], ids=["first half", "second half"])
-def test_the_share_of_calls_outside_of_the_contract_does_not_rise(families):
-    survey = run(CALLS, 6, families)
-    assert survey.calls >= 0.9 * CALLS
-    assert survey.failures <= ALLOWED * survey.calls, survey.report(20)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_calls_end_within_the_contract(family):
+    calls, share = ALLOWED[family]
+    survey = run(calls, 6, [family])
+    assert survey.calls >= 0.9 * calls
+    assert survey.failures <= share * survey.calls, survey.report(20)

@@ -312,9 +312,9 @@ def test_spherical_path_has_even_angles():
         ),
         ({"class_labels": torch.tensor([0])}, r"class_labels must have one label per image, \(2,\), got \(1,\)"),
         ({"class_labels": [0, -1]}, r"class_labels must lie in 0\..*, got -1\.\.0"),
-        ({"sampling_eps": 0.0}, r"sampling_eps must be a finite number in \(0, 1\), got 0.0"),
+        ({"sampling_eps": 0.0}, r"sampling_eps must be a finite number in \[1e-09, 1\), got 0.0"),
         ({"tolerance": 0.0}, "tolerance"),
-        ({"generator": [torch.Generator()]}, "one generator per sample"),
+        ({"generator": [torch.Generator()]}, "one generator per image"),
         ({"levels": 1}, "levels"),
     ],
 )

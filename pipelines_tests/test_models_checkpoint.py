@@ -1,8 +1,10 @@
 """Reading official checkpoints: what is read, what is refused, and what the errors say."""
 
+import copy
 import json
 import os
 import pickle
+import time
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -196,6 +198,37 @@ def test_one_changed_bit_of_a_weight_is_noticed(tmp_path: Path, index: int) -> N
         load_official_checkpoint(path, CONFIG)
 
 
+def overlapping_archive(path: Path, entries: int, size: int) -> None:
+    """A stored zip whose directory names the same `size` bytes of the file `entries` times."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(size))
+        only = archive.infolist()[0]
+        for index in range(entries - 1):
+            again = copy.copy(only)
+            again.filename = again.orig_filename = f"archive/data/{index}"
+            archive.filelist.append(again)
+        archive._didModify = True  # type: ignore[attr-defined]
+
+
+def test_overlapping_entries_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_1.pth"
+    overlapping_archive(path, entries=20_000, size=4_000_000)  # 80 GB to read, in a file of 6 MB
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"entry archive/data/\d+ overlaps"):
+        load_official_checkpoint(path)
+    assert time.process_time() - start < 5
+
+
+def test_a_quoted_size_beyond_the_file_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, official_file(network()))
+    data = bytearray(path.read_bytes())
+    entry = data.rfind(b"PK\x01\x02")  # the last entry of the directory: its sizes are at bytes 20 and 24
+    data[entry + 20 : entry + 28] = (2**31).to_bytes(4, "little") * 2
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="claims to end at byte"):
+        load_official_checkpoint(path)
+
+
 def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     """A few bytes could claim any amount of memory."""
     path = saved(tmp_path, official_file(network()))
@@ -246,9 +279,9 @@ def test_a_configuration_without_a_network(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint file"):
+    with pytest.raises(FileNotFoundError, match="path must be a checkpoint file"):
         load_official_checkpoint(tmp_path / "nothing.pth", CONFIG)
-    with pytest.raises(FileNotFoundError, match="it is a folder"):
+    with pytest.raises(FileNotFoundError, match=": a folder"):
         load_official_checkpoint(tmp_path, CONFIG)
     with pytest.raises(ValueError, match=r"no official checkpoint: expected .*got \['weights'\]"):
         load_official_checkpoint(saved(tmp_path, {"weights": torch.zeros(1)}), CONFIG)

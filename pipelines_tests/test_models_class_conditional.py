@@ -48,7 +48,7 @@ def test_what_cannot_be_made_conditional() -> None:
         with_classes(torch.nn.Linear(1, 1), 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"network must have no classes .* got one of 3"):
         with_classes(NCSNpp(**SMALL, num_class_embeds=3), 3)
-    with pytest.raises(ValueError, match="num_class_embeds must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_classes must be an integer of at least 1, got 0"):
         with_classes(NCSNpp(**SMALL), 0)
 
 

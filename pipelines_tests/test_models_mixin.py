@@ -267,12 +267,12 @@ def test_fir_upsampling_convolution_is_a_convolution_between_stuffing_and_filter
         ({"attention_head_dim": True}, "attention_head_dim must be an integer of at least 1, got True"),
         ({"num_class_embeds": -1}, "num_class_embeds must be an integer of at least 1, got -1"),
         ({"sample_size": (8, 16, 3)}, "sample_size must be a positive integer or a pair"),
-        ({"dropout": 1.0}, r"dropout must be a number in \[0, 1\), got 1.0"),
-        ({"dropout": float("nan")}, r"dropout must be a number in \[0, 1\), got nan"),
-        ({"norm_eps": float("nan")}, "norm_eps must be a finite number greater than 0, got nan"),
-        ({"norm_eps": 0}, "norm_eps must be a finite number greater than 0, got 0"),
-        ({"init_scale": -1.0}, "init_scale must be a finite number of at least 0, got -1.0"),
-        ({"sigma_max": float("inf")}, "sigma_max must be a finite number greater than 0, got inf"),
+        ({"dropout": 1.0}, r"dropout must be a finite number in \[0, 1\), got 1.0"),
+        ({"dropout": float("nan")}, r"dropout must be a finite number in \[0, 1\), got nan"),
+        ({"norm_eps": float("nan")}, r"norm_eps must be a finite number in \(0, 1e\+09\], got nan"),
+        ({"norm_eps": 0}, r"norm_eps must be a finite number in \(0, 1e\+09\], got 0"),
+        ({"init_scale": -1.0}, r"init_scale must be a finite number in \[0, 1e\+09\], got -1.0"),
+        ({"sigma_max": float("inf")}, r"sigma_max must be a finite number in \[1e-20, 1e\+09\], got inf"),
         ({"sigma_max": 0.001}, "sigma_max must be greater than sigma_min, got 0.001 and 0.01"),
         ({"num_train_timesteps": 1}, "num_train_timesteps must be an integer of at least 2, got 1"),
         ({"fir": "no"}, "fir must be True or False, got 'no'"),
@@ -286,7 +286,7 @@ def test_bad_options_are_named(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_bad_inputs_are_named(model: Any) -> None:
-    with pytest.raises(ValueError, match=r"sample must have shape \(B, 3, H, W\), got \(2, 1, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"sample must have shape \(B, 3, H, W\).* got \(2, 1, 32, 32\)"):
         model(torch.rand(2, 1, 32, 32), 1.0)
     with pytest.raises(
         ValueError, match=r"timestep must be a number or have shape \(\), \(1,\) or \(2,\), got \(3,\)"
@@ -295,5 +295,5 @@ def test_bad_inputs_are_named(model: Any) -> None:
     with pytest.raises(ValueError, match=r"class_labels must be None .* got Tensor"):
         model(torch.rand(2, 3, 32, 32), 1.0, torch.tensor([0, 1]))
     if not isinstance(model, NCSNv2):
-        with pytest.raises(ValueError, match=r"divisible by 2, got \(31, 32\)"):
+        with pytest.raises(ValueError, match=r"divisible by 2, got \(2, 3, 31, 32\)"):
             model(torch.rand(2, 3, 31, 32), 1.0)

@@ -162,7 +162,7 @@ def test_option_mixes_are_read_off_the_tensors(blocks: str, pyramid: str, output
 
 
 def test_unknown_names_and_bad_configurations_are_named() -> None:
-    with pytest.raises(ValueError, match=r"preset must be one of .*ve/cifar10_ncsnpp_continuous.*got 'cifar'"):
+    with pytest.raises(ValueError, match=r"name must be one of .*ve/cifar10_ncsnpp_continuous.*got 'cifar'"):
         preset("cifar")
     with pytest.raises(ValueError, match="lacks the section 'data'"):
         preset_from_official_config({})

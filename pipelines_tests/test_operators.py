@@ -119,9 +119,9 @@ def test_bad_operators_and_measurements_are_refused():
         check_operator(EverySecondRow(), SHAPE, torch.zeros(2, *SHAPE))
     with pytest.raises(ValueError, match="factor must be an integer of at least 1, got 0"):
         AveragePoolOperator(0)
-    with pytest.raises(ValueError, match=r"factor 3 must divide the image's sides, got \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"factor 3 must divide the sides of x of shape \(1, 3, 8, 8\)"):
         AveragePoolOperator(3).A(torch.zeros(1, *SHAPE))
-    with pytest.raises(ValueError, match="weights for 3 channels, the image has 1"):
+    with pytest.raises(ValueError, match="weights of 3 channels must fit x of shape"):
         GrayOperator().A(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="mask without a known pixel"):
         MaskOperator(torch.zeros(8, 8))
@@ -140,20 +140,20 @@ def test_bad_operators_and_measurements_are_refused():
         ),
         (lambda: AveragePoolOperator(True), ValueError, "factor must be an integer of at least 1, got True"),
         (lambda: AveragePoolOperator(2) @ 3, TypeError, "inner must be a LinearOperator, got int"),
-        (lambda: GrayOperator((float("inf"), 1.0)), ValueError, "weights must be finite and not all zero"),
-        (lambda: BlurOperator([[1.0]]), ValueError, "kernel must be a tensor of finite numbers"),
+        (lambda: GrayOperator((float("inf"), 1.0)), ValueError, r"weights\[0\] must be a finite number, got inf"),
+        (lambda: BlurOperator([[1.0]]), TypeError, "kernel must be a tensor, got list"),
         (
             lambda: BlurOperator(torch.zeros(3, 3)),
             ValueError,
-            "kernel must be a tensor of finite numbers, not all zero",
+            "kernel must hold finite numbers, not all zero",
         ),
         (
             lambda: BlurOperator(torch.ones(9, 9)).A(torch.ones(1, 1, 4, 4)),
             ValueError,
             r"kernel of shape \(9, 9\) must",
         ),
-        (lambda: BlurOperator.gaussian(0.0), ValueError, "std must be a finite number greater than 0, got 0.0"),
-        (lambda: BlurOperator.gaussian(1.0, 4), ValueError, "size must be odd and positive, got 4"),
+        (lambda: BlurOperator.gaussian(0.0), ValueError, r"std must be a finite number in \(0, 1e\+06\], got 0.0"),
+        (lambda: BlurOperator.gaussian(1.0, 4), ValueError, "size must be odd, got 4"),
     ],
 )
 def test_impossible_operators_are_named(make, error, message):

@@ -285,7 +285,7 @@ def test_scores_of_a_network_are_in_single_precision_at_least(state, weights):
         ({"batch_size": 2, "generator": [torch.Generator()]}, "generator must hold one generator per image, 2, got 1"),
         ({"batch_size": 2, "latents": torch.zeros(1, 3, 8, 8)}, r"latents must have shape \(2, 3, 8, 8\)"),
         ({"output_type": "jpeg"}, "output_type must be one of"),
-        ({"ode_tolerance": 0.0}, "ode_tolerance must be a finite number in .0, 1., got 0.0"),
+        ({"ode_tolerance": 0.0}, "ode_tolerance must be a finite number in .1e-12, 1., got 0.0"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )

@@ -306,8 +306,8 @@ def test_step_limit_names_itself():
     ("change", "error", "message"),
     [
         ({"tolerance": 0}, ValueError, "tolerance"),
-        ({"t_end": 0.0}, ValueError, "times"),
-        ({"t_start": 1.5}, ValueError, "times"),
+        ({"t_end": 0.0}, ValueError, "t_end must be a finite number"),
+        ({"t_start": 1.5}, ValueError, "t_start must be a finite number"),
         ({"x": torch.zeros(3)}, ValueError, "x must have shape"),
         ({"x": torch.zeros(3, 2, dtype=torch.int64)}, TypeError, "floating-point"),
         ({"max_steps": 0}, ValueError, "max_steps"),

@@ -13,7 +13,7 @@ from scoresde_pipelines.schedulers import TIME_GRIDS
 
 OURS = [name for name in TIME_GRIDS if name not in ("linspace", "leading", "trailing")]
 TABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-STOCK = VPSDEScheduler().compatibles
+STOCK = sorted(VPSDEScheduler().compatibles, key=lambda stock: stock.__name__)  # in one order in every process
 SPACED = [stock for stock in STOCK if "timestep_spacing" in inspect.signature(stock.__init__).parameters]
 
 

@@ -356,7 +356,7 @@ def test_between_the_nodes_a_table_follows_the_continuous_sde_it_was_sampled_fro
         (lambda: VESDE(0.0, 50.0), "sigma_min"),
         (lambda: VESDE(2.0, 1.0), "sigma_max"),
         (lambda: VPSDE(-1.0, 2.0), "beta_min"),
-        (lambda: SubVPSDE(3.0, 2.0), "SubVPSDE needs finite"),
+        (lambda: SubVPSDE(3.0, 2.0), "beta_min must be at most beta_max"),
         (lambda: DiscreteVPSDE([0.1, 1.2]), "betas"),
         (lambda: DiscreteVPSDE([0.1]), "betas"),
         (lambda: DiscreteVPSDE([0.1, 1.0, 0.1]), "betas"),

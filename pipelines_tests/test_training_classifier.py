@@ -92,7 +92,10 @@ def test_two_processes_follow_the_trajectory_of_one(folder, tmp_path):
     [
         ([], "give either --dataset_name"),
         (["--train_data_dir", "x", "--resolution", "30"], "--resolution must be one number, a multiple of 4, got 30"),
-        (["--train_data_dir", "x", "--max_train_steps", "0"], "--max_train_steps must be at least 1, got 0"),
+        (
+            ["--train_data_dir", "x", "--max_train_steps", "0"],
+            "--max_train_steps must be an integer of at least 1, got 0",
+        ),
         (["--train_data_dir", "x", "--sde", "vq"], "invalid choice"),
     ],
 )

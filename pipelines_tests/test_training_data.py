@@ -143,7 +143,7 @@ def test_large_images_are_resized_and_channels_converted():
     "options, message",
     [
         ({"channels": 2}, r"channels must be one of \[1, 3, 4\], got 2"),
-        ({"fit": "stretch"}, "fit must be 'crop' or 'pad', got 'stretch'"),
+        ({"fit": "stretch"}, r"fit must be one of \['crop', 'pad'\], got 'stretch'"),
         ({"resolution": 0}, "resolution must be a positive number of pixels or two, got 0"),
         ({"resolution": True}, "resolution must be a positive number of pixels or two, got True"),
         ({"resolution": (4, 0)}, r"resolution must be a positive number of pixels or two, got \(4, 0\)"),

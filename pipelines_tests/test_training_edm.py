@@ -74,3 +74,29 @@ def test_the_loss_of_an_untrained_network_is_that_of_the_gaussian_denoiser(image
         run.step, run.images_seen = update, 8 * update
         losses.append(run.losses(run._next_batch(run._batches(), 0))[0].item())
     assert np.mean(losses) == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_recipe_fine_tunes_a_pretrained_edm_network(images, tmp_path):
+    first = trainer(images, tmp_path / "first", "--recipe", "edm", "--sde", "ve", "--max_train_steps", "1")
+    first.train()
+    first.finish()
+    config = first.components.scheduler.config
+    AcceleratorState._reset_state(reset_partial_state=True)
+    same = ["--dropout", "0", "--sigma_data", str(config.sigma_data), "--data_mean", str(config.data_mean)]
+    pretrained = ["--pretrained_model_name_or_path", str(tmp_path / "first")]
+    run = trainer(images, tmp_path / "second", *pretrained, "--recipe", "edm", *same)
+    ours = run.components.scheduler.config
+    assert (ours.prediction_type, ours.sigma_data, ours.data_mean) == ("edm", config.sigma_data, config.data_mean)
+    assert run.objective.name == "edm"
+    for name, value in ScoreSdePipeline.from_pretrained(tmp_path / "first").unet.state_dict().items():
+        torch.testing.assert_close(run.components.unet.state_dict()[name], value)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for words, message in [
+        (["--dropout", "0.5"], r"dropout must be the pretrained network's, 0.0, or left out, got 0.5"),
+        (["--prediction_type", "score"], "prediction_type must be the pretrained network's, 'edm', .* got 'score'"),
+        (["--sigma_data", "0.7"], f"sigma_data must be the pretrained network's, {config.sigma_data}, .* got 0.7"),
+        (["--network", "ddpmpp"], "network must be the pretrained network's, 'ncsnpp', .* got 'ddpmpp'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            trainer(images, tmp_path / "third", *pretrained, *words)
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -176,13 +176,16 @@ def test_an_objective_of_one_s_own():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: make_objective("elbo"), "objective must be one of .* got 'elbo'"),
-        (lambda: make_objective("edm", ObjectiveOptions(P_std=0)), "P_std must be positive, got 0"),
-        (lambda: make_objective("edm", ObjectiveOptions(sigma_data=0)), "sigma_data must be positive, got 0"),
-        (lambda: make_objective("min_snr", ObjectiveOptions(snr_gamma=-1)), "gamma must be positive, got -1"),
+        (lambda: make_objective("elbo"), "name must be one of .* got 'elbo'"),
+        (lambda: make_objective("edm", ObjectiveOptions(P_std=0)), "P_std must be .* greater than 0, got 0"),
+        (lambda: make_objective("edm", ObjectiveOptions(sigma_data=0)), "sigma_data must be .* greater than 0, got 0"),
+        (
+            lambda: make_objective("min_snr", ObjectiveOptions(snr_gamma=-1)),
+            "snr_gamma must be .* greater than 0, got -1",
+        ),
         (
             lambda: make_objective("edm", ObjectiveOptions(training_eps=2)).times(VPSDE(), even(2)),
-            "training_eps must be a time between 0 and T = 1.0, got 2",
+            r"training_eps must be a finite number in \(0, 1\), got 2",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def test_a_run_file_gives_defaults_and_the_command_line_wins(tmp_path):
     [
         ("train_data_dir: a\nlearning_rat: 1\nSeed: 3\n", "config must hold names of arguments, got Seed, learning_rat in"),
         ("train_data_dir: a\nlr_scheduler: exponential\n", "invalid choice: 'exponential'"),
-        ("train_data_dir: a\ntrain_batch_size: 0\n", "--train_batch_size must be at least 1, got 0"),
+        ("train_data_dir: a\ntrain_batch_size: 0\n", "--train_batch_size must be an integer of at least 1, got 0"),
         ("- train_data_dir\n", "config must be a YAML mapping of argument names, got list"),
         ("a: [", "config must be a readable YAML file"),
     ],
@@ -129,9 +129,9 @@ def test_a_recipe_is_a_shorthand_that_given_arguments_win_over():
     "arguments, message",
     [
         (["--lr_scheduler", "piecewise_constant"], "piecewise_constant and --lr_step_rules belong together"),
-        (["--label_dropout", "1"], "--label_dropout must be in [0, 1), got 1.0"),
+        (["--label_dropout", "1"], "--label_dropout must be a finite number in [0, 1), got 1.0"),
         (["--class_sampling", "balanced"], "--class_sampling balanced needs --class_conditional"),
-        (["--ema_widths", "0.4"], "--ema_widths must be between 0 and 0.28, got 0.4"),
+        (["--ema_widths", "0.4"], "--ema_widths must be a finite number in (0, 0.28), got 0.4"),
         (["--sigma_data", "0.5"], "--sigma_data belongs to --prediction_type edm"),
         (["--resolution", "8", "8", "8"], "--resolution must be one or two numbers of at least 1, got [8, 8, 8]"),
     ],

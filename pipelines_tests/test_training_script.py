@@ -228,9 +228,10 @@ def test_publishing_respects_privacy_and_leaves_checkpoints_at_home(monkeypatch,
     [
         ([], "give either --dataset_name"),
         (["--train_data_dir", "a", "--dataset_name", "b"], "give either --dataset_name"),
-        (["--train_data_dir", "a", "--train_batch_size", "0"], "--train_batch_size must be at least 1, got 0"),
+        (["--train_data_dir", "a", "--train_batch_size", "0"], "--train_batch_size must be an integer of at least 1, got 0"),
         (["--train_data_dir", "a", "--sigma_max", "9", "--sde", "vp"], "--sigma_max belongs to --sde ve"),
-        (["--train_data_dir", "a", "--pretrained_model_name_or_path", "b", "--dropout", "0"], "--dropout describes a new"),
+        (["--train_data_dir", "a", "--pretrained_model_name_or_path", "b", "--model_config_name_or_path", "c"],
+         "--model_config_name_or_path describes a new"),
         (["--train_data_dir", "a", "--likelihood_weighting", "--importance_sampling"], "give only one objective"),
     ],
 )  # fmt: skip

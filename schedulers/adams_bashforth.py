@@ -24,6 +24,7 @@ from torch import Tensor
 from .checks import check_integer
 from .multistep import ExponentialMultistep
 from .sde import SDE
+from .step_checks import check_scored, check_step
 
 
 QUADRATURE = np.polynomial.legendre.leggauss(16)
@@ -52,12 +53,14 @@ class ExponentialAdamsBashforth:
 
     def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The next state (B, *D) at the time `s` < `t` and a standard deviation of zero, as every predictor."""
+        t, s = check_step(sde, x, score, t, s)
         self._remember(sde, score, t)
         end = float(sde.noise_ratio(s))
         return sde.alpha(s) * self._integrate(x / sde.alpha(t), np.log, end, self.order), torch.zeros_like(t)
 
     def denoise(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
         """The clean image (B, *D) at the end of the ODE, from the last state."""
+        t = check_scored(sde, x, score, t)
         self._remember(sde, score, t)
         return self._integrate(x / sde.alpha(t), np.asarray, 0.0, 2)
 

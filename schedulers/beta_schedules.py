@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from .checks import check_choice, check_flag, check_integer, check_number, check_numbers
+from .time_grids import MOST_LEVELS
 
 
 def beta_table(config: Any) -> Tensor:
@@ -18,16 +20,30 @@ def beta_table(config: Any) -> Tensor:
     Raises:
         ValueError: for an unknown `beta_schedule`, or betas outside (0, 1].
     """
-    n, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
+    n = check_integer("num_train_timesteps", config["num_train_timesteps"], most=MOST_LEVELS)
+    start, end = (check_number(key, config[key], SMALLEST_BETA, 1, ends="[)") for key in ("beta_start", "beta_end"))
+    check_choice("beta_schedule", config["beta_schedule"], BETA_SCHEDULES)
     if config["trained_betas"] is not None:
-        betas = torch.as_tensor(np.asarray(config["trained_betas"]), dtype=torch.float64)
+        betas = checked_betas("trained_betas", config["trained_betas"], SMALLEST_BETA)
     else:
-        if not 0 < start <= end < 1:
-            raise ValueError(f"beta_start and beta_end need 0 < beta_start <= beta_end < 1, got {start} and {end}")
+        if start > end:
+            raise ValueError(f"beta_start must be at most beta_end, got {start} and {end}")
         betas = _named_table(config["beta_schedule"], n, start, end)
-    if config.get("rescale_betas_zero_snr", False):
+    if check_flag("rescale_betas_zero_snr", config.get("rescale_betas_zero_snr", False)):
         betas = _rescale_to_zero_snr(betas)
     return betas.float()
+
+
+def checked_betas(name: str, values: Any, smallest: float = 0.0) -> Tensor:
+    """A table of betas, (N,) float64: at least 2 numbers in (0, 1), of which the last may be 1.
+
+    Raises:
+        TypeError, ValueError: for anything else, naming the argument `name`.
+    """
+    betas = torch.tensor(check_numbers(name, values, smallest, 1, ends="(]", least=2), dtype=torch.float64)
+    if not bool((betas[:-1] < 1).all()):
+        raise ValueError(f"{name} must be less than 1 but for the last of them, got {betas[:4].tolist()} ...")
+    return betas
 
 
 def continuous_betas(config: Any) -> tuple[float, float]:
@@ -53,11 +69,9 @@ def _named_table(name: str, n: int, start: float, end: float) -> Tensor:
         return torch.linspace(math.sqrt(start), math.sqrt(end), n, dtype=torch.float64) ** 2
     if name == "sigmoid":
         return torch.sigmoid(torch.linspace(-6, 6, n, dtype=torch.float64)) * (end - start) + start
-    if name == "squaredcos_cap_v2":
-        # Nichol & Dhariwal (2021), eq. 17, capped at .999.
-        alpha_bar = torch.cos((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2) ** 2
-        return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
-    raise ValueError(f"beta_schedule must be one of {BETA_SCHEDULES}, got {name!r}")
+    # "squaredcos_cap_v2": Nichol & Dhariwal (2021), eq. 17, capped at .999.
+    alpha_bar = torch.cos((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
 
 
 def _rescale_to_zero_snr(betas: Tensor) -> Tensor:
@@ -68,4 +82,5 @@ def _rescale_to_zero_snr(betas: Tensor) -> Tensor:
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
 
 
+SMALLEST_BETA = 1e-30  # a number of single precision
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")

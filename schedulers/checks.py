@@ -1,11 +1,17 @@
 """Checks of arguments, used everywhere: each names the argument and says what it must be and what was given.
 
 NumPy's integers are integers and its floats are numbers; booleans are neither. NaN and infinities are refused.
+
+The checks of states and times look at type, dtype and shape alone: to read a value would wait for the device in every
+step, and would break `vmap` and compiled graphs. `check_finite` and the checks of numbers read values: they are for what
+is called once.
 """
 
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +19,23 @@ import torch
 from torch import Tensor
 
 
+MOST = 2**31 - 1  # of a number of images, steps or channels: beyond it memory ends, or torch's own counters
+
+
 def is_integer(value: Any) -> bool:
     """Whether `value` is an integer: Python's or NumPy's, and no boolean."""
     return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
 
 
-def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def check_integer(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
     """`value` as an `int`, if it is an integer from `least` to `most`.
 
     Raises:
         ValueError: for anything else.
     """
-    if not is_integer(value) or value < least or (most is not None and value > most):
-        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if not is_integer(value) or not least <= value <= most:
+        too_large = is_integer(value) and value > most
+        wanted = f"from {least} to {most}" if most < MOST or too_large else f"of at least {least}"
         raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
     return int(value)
 
@@ -40,16 +50,40 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         TypeError: for what is not a number.
         ValueError: for NaN, infinities and numbers out of the range.
     """
-    number = value.item() if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 else value
+    single = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 and not getattr(value, "is_meta", False)
+    number = value.item() if single else value
     if not isinstance(number, numbers.Real) or isinstance(number, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(number)
+    try:
+        number = float(number)
+    except OverflowError:  # an integer beyond the largest float
+        number = math.inf
     inside = (
         low <= number <= high and not (number == low and ends[0] == "(") and not (number == high and ends[1] == ")")
     )
     if not math.isfinite(number) or not inside:
         raise ValueError(f"{name} must be a finite number{_range(low, high, ends)}, got {number!r}")
     return number
+
+
+def check_path(name: str, value: Any) -> Path:
+    """`value` as a `Path`, if it is a text or path that a file system can look for; nothing needs to be there.
+
+    Raises:
+        TypeError: for what is neither `str` nor a path.
+        ValueError: for an empty text, one with a null character, or a name that is too long.
+    """
+    if not isinstance(value, (str, PathLike)) or not isinstance(fspath(value), str):
+        raise TypeError(f"{name} must be a path, got {type(value).__name__}")
+    try:
+        Path(value).stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} must be the path of a file or folder, got {str(value)[:200]!r}: {error}") from error
+    if not fspath(value):
+        raise ValueError(f"{name} must be a path, got an empty text")
+    return Path(value)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str], *, optional: bool = False) -> None:
@@ -59,6 +93,157 @@ def check_choice(name: str, value: Any, choices: Collection[str], *, optional: b
         raise ValueError(f"{name} must be {allowed} {sorted(choices)}, got {value!r}")
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a `bool`, if it is Python's or NumPy's `True` or `False`; raises TypeError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {_found(value)}")
+    return bool(value)
+
+
+def check_numbers(
+    name: str,
+    values: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    ends: str = "[]",
+    least: int = 1,
+    count: int | None = None,
+) -> list[float]:
+    """`values` as a list, if they are a sequence of `count`, or at least `least`, numbers, each as in `check_number`.
+
+    Raises:
+        TypeError: for what is no sequence of numbers.
+        ValueError: for another number of them, or one out of its range.
+    """
+    listed = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else values
+    if isinstance(listed, (str, bytes, Mapping, set, frozenset)) or not isinstance(listed, Iterable):
+        raise TypeError(f"{name} must be a sequence of numbers, got {_found(values)}")
+    numbers_ = [check_number(f"{name}[{i}]", value, low, high, ends=ends) for i, value in enumerate(listed)]
+    if count is not None and len(numbers_) != count:
+        raise ValueError(f"{name} must have {count} numbers, got {len(numbers_)}")
+    if len(numbers_) < least:
+        raise ValueError(f"{name} must be a sequence of at least {least} numbers, got {len(numbers_)}")
+    return numbers_
+
+
+def check_instance(name: str, value: Any, kind: type) -> None:
+    """Raises TypeError unless `value` is an object of the class `kind`."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" or kind.__name__.startswith("SDE") else "a"
+        raise TypeError(f"{name} must be {article} {kind.__name__}, got {_found(value)}")
+
+
+def check_function(name: str, value: Any, *, optional: bool = False) -> None:
+    """Raises TypeError unless `value` can be called, or is `None` where that is allowed (`optional`)."""
+    if (not callable(value) or isinstance(value, type)) and not (optional and value is None):
+        raise TypeError(f"{name} must be {'None or ' if optional else ''}a function, got {_found(value)}")
+
+
+def check_generator(name: str, generator: Any, count: int | None = None) -> Any:
+    """`generator`, if it is `None`, a `torch.Generator`, or a sequence of `count` of them, which becomes a list.
+
+    Args:
+        count: the number of samples; `None` where a sequence is not allowed.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for a sequence of another length.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    listed = isinstance(generator, (list, tuple)) and all(isinstance(item, torch.Generator) for item in generator)
+    if count is None or not listed:
+        several = "" if count is None else " or a list of one for each sample"
+        raise TypeError(f"{name} must be None, a torch.Generator{several}, got {_found(generator)}")
+    if len(generator) != count:
+        raise ValueError(f"{name} must hold one generator per sample, {count}, got {len(generator)}")
+    return list(generator)
+
+
+def check_device(name: str, device: Any) -> torch.device | None:
+    """`device` as a `torch.device`, if it is `None` or an available one.
+
+    Raises:
+        TypeError, ValueError: for what is no device, or one that this machine does not have.
+    """
+    if device is None:
+        return None
+    if not isinstance(device, (str, int, torch.device)) or isinstance(device, bool):
+        raise TypeError(f"{name} must be a device, got {_found(device)}")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"{name} must be an available device, got {device!r}") from error
+    return found
+
+
+# ------------------------------------------------------------------ states and times
+
+
+def as_time(t: Any, name: str = "t") -> Tensor:
+    """A time as a tensor: tensors pass unchanged, Python numbers become float64 on the CPU.
+
+    Raises:
+        TypeError: for what is no real number or tensor of them.
+    """
+    if isinstance(t, Tensor):
+        if t.is_complex() or t.layout != torch.strided:
+            raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {_found(t)}")
+        return t
+    try:
+        return torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} must be a number or a tensor of real numbers, got {_found(t)}") from error
+
+
+def check_time(name: str, t: Any, x: Tensor, x_name: str = "x") -> Tensor:
+    """A time of the states `x` (B, *D) as a tensor: a number, or a tensor of shape () or (B,).
+
+    Raises:
+        TypeError: for what is no real number or tensor of them.
+        ValueError: for another shape.
+    """
+    t = as_time(t, name)
+    if t.ndim and tuple(t.shape) not in {(1,), tuple(x.shape[:1])}:
+        raise ValueError(
+            f"{name} must have shape () or (B,) for {x_name} of shape {tuple(x.shape)}, got {tuple(t.shape)}"
+        )
+    if t.is_meta and not x.is_meta:
+        raise ValueError(f"{name} must have a value, got a tensor on the device meta")
+    return t
+
+
+def check_state(name: str, x: Any, least_dimensions: int = 0) -> Tensor:
+    """`x`, if it is a dense floating-point tensor of at least so many dimensions.
+
+    Raises:
+        TypeError: for what is no such tensor.
+        ValueError: for fewer dimensions.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense floating-point tensor, got {_found(x)}")
+    if x.ndim < least_dimensions:
+        raise ValueError(f"{name} must have at least {least_dimensions} dimensions, got shape {tuple(x.shape)}")
+    return x
+
+
+def check_like(name: str, value: Any, x: Tensor, x_name: str = "x") -> Tensor:
+    """`value`, if it is a floating-point tensor of the shape of the state `x`.
+
+    Raises:
+        TypeError: for what is no floating-point tensor.
+        ValueError: for another shape or device.
+    """
+    check_state(name, value)
+    if value.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of {x_name}, {tuple(x.shape)}, got {tuple(value.shape)}")
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on the device of {x_name}, which is on {x.device}, got {value.device}")
+    return value
+
+
 def check_finite(name: str, value: Any) -> Tensor:
     """`value`, if it is a floating-point tensor without NaN and infinities.
 
@@ -66,9 +251,10 @@ def check_finite(name: str, value: Any) -> Tensor:
         TypeError: for what is not a floating-point tensor.
         ValueError: for NaN or infinity.
     """
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}")
-    if not bool(torch.isfinite(value).all()):
+    check_state(name, value)
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {value.layout}")
+    if not value.is_meta and not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return value
 
@@ -81,11 +267,19 @@ def check_timesteps(timesteps: Any, count: int) -> Tensor:
         ValueError: for another shape.
     """
     if not isinstance(timesteps, Tensor) or timesteps.is_complex() or timesteps.dtype == torch.bool:
-        found = getattr(timesteps, "dtype", type(timesteps).__name__)
-        raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {found}")
+        raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {_found(timesteps)}")
     if tuple(timesteps.shape) not in {(), (1,), (count,)}:
         raise ValueError(f"timesteps must have shape () or ({count},), got {tuple(timesteps.shape)}")
     return timesteps
+
+
+def _found(value: Any) -> str:
+    """What was given, in a word: the dtype of a tensor or an array (and its layout), else the type's name."""
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        return f"{value.layout} {value.dtype}"
+    if isinstance(value, (Tensor, np.ndarray)):
+        return str(value.dtype)
+    return value.__name__ if isinstance(value, type) else type(value).__name__
 
 
 def _range(low: float, high: float, ends: str) -> str:

@@ -13,16 +13,16 @@ By Bayes' rule the label y adds one term to the score,
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .checks import check_number
+from .checks import as_time, check_function, check_instance, check_number, check_state, check_time
 from .inference_mode import differentiates
-from .score_function import ScoreFunction, select_rows
-from .sde import SDE
+from .score_function import ScoreFunction, check_score, select_rows
+from .sde import LARGEST_SIGMA, SDE
 
 
 Condition = TypeVar("Condition")
@@ -46,8 +46,10 @@ class GuidanceScale:
     def __init__(
         self, scale: float, outside: float, interval: tuple[float, float] | None, noise_ratio: NoiseRatio | None
     ) -> None:
-        self.scale, self.outside, self.noise_ratio = check_number("scale", scale), outside, noise_ratio
+        self.scale = check_number("scale", scale, -LARGEST_SIGMA, LARGEST_SIGMA)
+        self.outside, self.noise_ratio = outside, noise_ratio
         low, high = self.interval = _checked_interval(interval)
+        check_function("noise_ratio", noise_ratio, optional=True)
         if (low, high) != EVERYWHERE and noise_ratio is None:
             raise ValueError("noise_ratio must be given with an interval, got None")
 
@@ -55,7 +57,9 @@ class GuidanceScale:
         """The scale at the time `t`: a number for t 0-dim, else of shape (B, 1, ...) for `x` (B, *D)."""
         if self.interval == EVERYWHERE or self.noise_ratio is None:
             return self.scale
-        ratio = self.noise_ratio(torch.as_tensor(t))
+        ratio = self.noise_ratio(as_time(t))
+        if not isinstance(ratio, Tensor) or ratio.is_complex():
+            raise TypeError(f"noise_ratio must return a tensor of real numbers, got {type(ratio).__name__}")
         scale = torch.where((ratio >= self.interval[0]) & (ratio <= self.interval[1]), self.scale, self.outside)
         return float(scale) if scale.ndim == 0 else scale.to(x).reshape(-1, *(1,) * (x.ndim - 1))
 
@@ -64,8 +68,10 @@ def _checked_interval(interval: Any) -> tuple[float, float]:
     if interval is None:
         return EVERYWHERE
     try:
-        low, high = (float(end) for end in interval)
-    except (TypeError, ValueError) as error:
+        if isinstance(interval, (str, bytes, Mapping, Set)):
+            raise TypeError("interval has no order or no numbers")
+        low, high = (math.inf if end == math.inf else check_number("interval", end) for end in interval)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"interval must be two noise ratios (low, high), got {interval!r}") from error
     if not 0 <= low < high:
         raise ValueError(f"interval must be two increasing noise ratios (low, high), got {interval!r}")
@@ -101,21 +107,23 @@ class ClassifierGuidance:
         interval: tuple[float, float] | None = None,
         noise_ratio: NoiseRatio | None = None,
     ) -> None:
-        _check_functions(score_fn=score_fn, log_prob=log_prob)
+        check_function("score_fn", score_fn)
+        check_function("log_prob", log_prob)
         self.score_fn, self.log_prob = score_fn, log_prob
         self.scale = GuidanceScale(scale, 0.0, interval, noise_ratio)
 
     @differentiates
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
+        t = check_time("t", t, check_state("x", x, 1))
         scale = self.scale.at(x, t)
         if isinstance(scale, float) and scale == 0:
-            return self.score_fn(x, t)
+            return check_score(self.score_fn(x, t), x)
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             state = x if differentiable else x.detach().requires_grad_()
             gradient = _gradient(self.log_prob(state, t), state, differentiable)
-        return self.score_fn(x, t) + scale * gradient
+        return check_score(self.score_fn(x, t), x) + scale * gradient
 
     def rows(self, index: Tensor) -> "ClassifierGuidance":
         """The same for the samples `index` (b,) alone."""
@@ -147,20 +155,23 @@ class DenoisedClassifierGuidance:
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
     ) -> None:
-        _check_functions(score_fn=score_fn, log_prob=log_prob)
+        check_function("score_fn", score_fn)
+        check_function("log_prob", log_prob)
+        check_instance("sde", sde, SDE)
         self.score_fn, self.sde, self.log_prob = score_fn, sde, log_prob
         self.scale = GuidanceScale(scale, 0.0, interval, sde.noise_ratio)
 
     @differentiates
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
+        t = check_time("t", t, check_state("x", x, 1))
         scale = self.scale.at(x, t)
         if isinstance(scale, float) and scale == 0:
-            return self.score_fn(x, t)
+            return check_score(self.score_fn(x, t), x)
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             state = x if differentiable else x.detach().requires_grad_()
-            score = self.score_fn(state, t)
+            score = check_score(self.score_fn(state, t), x)
             gradient = _gradient(self.log_prob(self.sde.denoise(state, score, t)), state, differentiable)
         return (score if differentiable else score.detach()) + scale * gradient
 
@@ -192,17 +203,22 @@ class ClassifierFreeGuidance:
         interval: tuple[float, float] | None = None,
         noise_ratio: NoiseRatio | None = None,
     ) -> None:
-        _check_functions(with_label=with_label, without=without)
+        check_function("with_label", with_label)
+        check_function("without", without)
         self.with_label, self.without = with_label, without
         self.scale = GuidanceScale(scale, 1.0, interval, noise_ratio)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The guided score, in the shape of `x` (B, *D)."""
+        t = check_time("t", t, check_state("x", x, 1))
         scale = self.scale.at(x, t)
         if isinstance(scale, float) and scale in (0.0, 1.0):
-            return self.with_label(x, t) if scale else self.without(x, t)
-        without = self.without(x, t)
-        return without + scale * (self.with_label(x, t) - without)
+            return self._score("with_label" if scale else "without", x, t)
+        without = self._score("without", x, t)
+        return without + scale * (self._score("with_label", x, t) - without)
+
+    def _score(self, name: str, x: Tensor, t: Tensor) -> Tensor:
+        return check_score(getattr(self, name)(x, t), x, name)
 
     def evaluations(self, t: Tensor) -> int:
         """Network evaluations at the time `t` (0-dim)."""
@@ -215,6 +231,11 @@ class ClassifierFreeGuidance:
 
 def _gradient(log_prob: Tensor, state: Tensor, create_graph: bool) -> Tensor:
     """The gradient (B, *D) of log-probabilities (B,) to the states that they were computed from."""
+    if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
+        got = log_prob.dtype if isinstance(log_prob, Tensor) else type(log_prob).__name__
+        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {got}")
+    if not log_prob.requires_grad:
+        raise ValueError("log_prob must return a value that depends on x, got one without a gradient")
     if log_prob.shape != state.shape[:1]:
         raise ValueError(f"log_prob must return shape ({len(state)},), got {tuple(log_prob.shape)}")
     return torch.autograd.grad(log_prob.sum(), state, create_graph=create_graph)[0]
@@ -226,9 +247,3 @@ def _part(condition: Condition, index: Tensor, *names: str) -> Condition:
     for name in names:
         setattr(part, name, select_rows(getattr(condition, name), index))
     return part
-
-
-def _check_functions(**functions: Any) -> None:
-    for name, function in functions.items():
-        if not callable(function):
-            raise TypeError(f"{name} must be a function, got {type(function).__name__}")

@@ -19,12 +19,16 @@ def _warn(old: str, new: str) -> None:
     )
 
 
+def _no_score(x: Tensor, t: Tensor) -> Tensor:
+    raise TypeError("score_fn must be given to the call of a LinearPosterior, got none")
+
+
 class LinearPosterior(MomentMatching):
     """Deprecated: `MomentMatching(score_fn, sde, operator, y, noise_std)`, which is itself a score function."""
 
     def __init__(self, sde: SDE, operator: Any, measurement: Tensor, *args: Any, data_std: float = 1.0, **kwargs: Any):
         _warn("LinearPosterior", "MomentMatching")
-        super().__init__(None, sde, operator, measurement, *args, data_std=data_std, **kwargs)  # type: ignore[arg-type, misc]
+        super().__init__(_no_score, sde, operator, measurement, *args, data_std=data_std, **kwargs)  # type: ignore[misc]
 
     def __call__(self, score_fn: ScoreFunction, x: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
         self.score_fn = score_fn

@@ -24,8 +24,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .checks import check_flag, check_like, check_number
 from .sde import SDE, expand_to
+from .step_checks import check_scored
 
+
+LARGEST_SNR = 100.0  # a Langevin step of this size has no signal left
 
 Corrector = Callable[[SDE, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -34,8 +38,9 @@ def langevin(
     sde: SDE, x: Tensor, score: Tensor, t: Tensor, noise: Tensor, snr: float, batch_mean_norm: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Langevin dynamics with a step size from the signal-to-noise ratio `snr` (paper algorithms 4 and 5)."""
+    snr, _ = _checked(sde, x, score, t, noise, snr)
     noise_norm, score_norm = noise.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)
-    if batch_mean_norm:
+    if check_flag("batch_mean_norm", batch_mean_norm):
         noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
     ratio = noise_norm / score_norm
     # Where the score vanishes the rule gives an infinite step: take none.
@@ -46,7 +51,14 @@ def annealed_langevin(
     sde: SDE, x: Tensor, score: Tensor, t: Tensor, noise: Tensor, snr: float
 ) -> tuple[Tensor, Tensor]:
     """Langevin dynamics with a step size proportional to the noise variance at t (paper appendix G)."""
+    snr, t = _checked(sde, x, score, t, noise, snr)
     return _step(x, score, noise, 2 * (snr * sde.sigma(t)) ** 2)
+
+
+def _checked(sde: SDE, x: Tensor, score: Tensor, t: Tensor, noise: Tensor, snr: float) -> tuple[float, Tensor]:
+    t = check_scored(sde, x, score, t)
+    check_like("noise", noise, x)
+    return check_number("snr", snr, 0, LARGEST_SNR, ends="(]"), t
 
 
 def _step(x: Tensor, score: Tensor, noise: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import check_integer
-from .sde import SDE, finest_dtype
+from .checks import check_flag, check_integer, check_number
+from .sde import LARGEST_SIGMA, SDE, finest_dtype
 
 
 # Half the width of a cell in standard deviations of the truncated noise.
@@ -46,9 +46,12 @@ class PixelCells:
     official: bool = False
 
     def __post_init__(self) -> None:
+        check_number("data_min", self.data_min, -LARGEST_SIGMA, LARGEST_SIGMA)
+        check_number("data_max", self.data_max, -LARGEST_SIGMA, LARGEST_SIGMA)
         if not self.data_min < self.data_max:
             raise ValueError(f"data_min must be less than data_max, got {self.data_min} and {self.data_max}")
-        check_integer("levels", self.levels, 2)
+        check_integer("levels", self.levels, 2, 2**32)
+        check_flag("official", self.official)
 
     @property
     def width(self) -> float:
@@ -62,8 +65,12 @@ class PixelCells:
             TypeError: for pixels that are not integers.
             ValueError: for pixels out of their range.
         """
-        if pixels.is_floating_point() or pixels.is_complex() or pixels.dtype == torch.bool:
-            raise TypeError(f"pixels must be integers, got {pixels.dtype}")
+        if not isinstance(pixels, Tensor):
+            raise TypeError(f"pixels must be a tensor of integers, got {type(pixels).__name__}")
+        if pixels.is_floating_point() or pixels.is_complex() or pixels.dtype == torch.bool or pixels.is_meta:
+            raise TypeError(f"pixels must be integers, got {pixels.dtype} on {pixels.device}")
+        if pixels.layout != torch.strided:
+            raise TypeError(f"pixels must be a dense tensor, got {pixels.layout}")
         if pixels.numel() and not (int(pixels.min()) >= 0 and int(pixels.max()) < self.levels):
             raise ValueError(
                 f"pixels must lie in 0 ... {self.levels - 1}, got {int(pixels.min())} to {int(pixels.max())}"

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .sde import SDE, VPSDE, SubVPSDE, as_time, finest_dtype
+from .beta_schedules import checked_betas
+from .checks import as_time
+from .sde import SDE, VPSDE, SubVPSDE, finest_dtype
 
 
 class BetaTable:
@@ -27,12 +29,7 @@ class BetaTable:
     T: float = 1.0
 
     def __init__(self, betas: Sequence[float] | Tensor):
-        table = torch.as_tensor(betas).detach().to("cpu", torch.float64).flatten()
-        if table.numel() < 2 or not bool((table > 0).all() and (table[:-1] < 1).all() and table[-1] <= 1):
-            raise ValueError(
-                "betas must be at least 2 numbers in (0, 1), of which the last may be 1, "
-                f"got {table.numel()}: {table[:4].tolist()} ..."
-            )
+        table = checked_betas("betas", betas)
         log_alpha = 0.5 * torch.log1p(-table).cumsum(0)
         if table[-1] == 1:
             log_alpha[-1] = min(float(log_alpha[-2]) - math.log(2), -12 * math.log(2))
@@ -43,7 +40,7 @@ class BetaTable:
     def _cell(self, t: Tensor) -> tuple[Tensor, ...]:
         # The position u in [0, 1] inside its cell, the two nodes around it and their slopes per cell.
         position = as_time(t) * len(self.betas)
-        cell = position.detach().floor().clamp(0, len(self.betas) - 1)
+        cell = position.detach().nan_to_num(0.0).floor().clamp(0, len(self.betas) - 1)
         low = cell.long()
         nodes, slopes = self.nodes.to(position), self.slopes.to(position)
         return position - cell, nodes[low], nodes[low + 1], slopes[low], slopes[low + 1]

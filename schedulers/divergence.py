@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_integer
+from .checks import check_choice, check_flag, check_integer
 
 
+MOST_PROBES = 10**6
 PROBE_DISTRIBUTIONS = ("rademacher", "gaussian")
 
 # (z (b, *D)) -> F, same shape.
@@ -61,9 +62,9 @@ class HutchinsonDivergence(Divergence):
     """
 
     def __init__(self, num_probes: int = 1, distribution: str = "rademacher", shared_probes: bool = False):
-        self.num_probes = check_integer("num_probes", num_probes)
+        self.num_probes = check_integer("num_probes", num_probes, most=MOST_PROBES)
         check_choice("distribution", distribution, PROBE_DISTRIBUTIONS)
-        self.distribution, self.shared_probes = distribution, shared_probes
+        self.distribution, self.shared_probes = distribution, check_flag("shared_probes", shared_probes)
 
     def begin(self, x: Tensor, generators: Sequence[torch.Generator]) -> None:
         self.generators, self.shape = list(generators), x.shape[1:]

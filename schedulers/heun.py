@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .sde import SDE
+from .step_checks import check_step
 
 
 class Heun:
@@ -30,6 +31,7 @@ class Heun:
         self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor, evaluation: int = 0
     ) -> tuple[Tensor, Tensor]:
         """The state (B, *D) at `s` and a standard deviation of zero; `score` is that at t first, then that at s."""
+        t, s = check_step(sde, x, score, t, s)
         width, none = sde.noise_ratio(s) - sde.noise_ratio(t), torch.zeros_like(t)
         if evaluation == 0:
             self._noise = -sde.sigma(t) * score

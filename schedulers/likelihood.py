@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .divergence import DIVERGENCES, Divergence, ExactDivergence
+from .checks import check_choice, check_generator, check_integer
+from .divergence import DIVERGENCES, MOST_PROBES, PROBE_DISTRIBUTIONS, Divergence, ExactDivergence
 from .inference_mode import differentiates
 from .probability_flow import (
     FROM_DATA,
@@ -105,7 +106,7 @@ def log_likelihood(
     if eps is not None:
         warnings.warn("eps is called sampling_eps; eps leaves with the next release", FutureWarning, stacklevel=2)
         sampling_eps = eps
-    check_flow(sde, x, tolerance, max_steps, sampling_eps)
+    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, sampling_eps=sampling_eps)
     estimator = _make_divergence(divergence, num_probes, probe_distribution)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)
     start, end = flow.variable(sampling_eps), flow.variable(sde.T)
@@ -139,21 +140,22 @@ def spawn_generators(
     """One generator per sample: those given, or new ones on the CPU seeded by the one given.
 
     Raises:
-        ValueError: for a list of another length than `count`.
+        TypeError, ValueError: for anything else, or a list of another length than `count`.
     """
+    generator = check_generator("generator", generator, count)
     if generator is None or isinstance(generator, torch.Generator):
         device = "cpu" if generator is None else generator.device
         seeds = torch.randint(2**62, (count,), generator=generator, device=device).tolist()
         return [torch.Generator().manual_seed(seed) for seed in seeds]
-    if len(generator) != count:
-        raise ValueError(f"generator must hold one generator per sample, {count}, got {len(generator)}")
     return list(generator)
 
 
 def _make_divergence(divergence: str | Divergence, num_probes: int, distribution: str) -> Divergence:
+    check_integer("num_probes", num_probes, most=MOST_PROBES)
+    check_choice("probe_distribution", distribution, PROBE_DISTRIBUTIONS)
     if isinstance(divergence, Divergence):
         return divergence
-    if divergence not in DIVERGENCES:
+    if not isinstance(divergence, str) or divergence not in DIVERGENCES:
         raise ValueError(f"divergence must be one of {sorted(DIVERGENCES)} or a Divergence, got {divergence!r}")
     return DIVERGENCES[divergence](num_probes, distribution)
 

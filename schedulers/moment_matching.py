@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_integer, check_number
+from .checks import check_choice, check_function, check_instance, check_integer, check_number, check_state, check_time
 from .inference_mode import differentiates
-from .operator_checks import common_gain
+from .operator_checks import check_condition, common_gain, misfit
 from .operators import LinearOperator
 from .recycled_residuals import RecycledResiduals
-from .score_function import ScoreFunction, select_rows
-from .sde import DATA_STD, SDE, as_time, expand_to
+from .score_function import ScoreFunction, check_score, select_rows
+from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, expand_to
 
 
 COVARIANCES = ("moment_matching", "pseudo_inverse")
@@ -76,15 +76,12 @@ class MomentMatching:
         max_iterations: int = 7,
     ) -> None:
         check_choice("covariance", covariance, COVARIANCES)
-        if not isinstance(operator, LinearOperator):
-            raise TypeError(f"operator must be a LinearOperator, got {type(operator).__name__}")
-        if not isinstance(y, Tensor) or not y.is_floating_point() or y.ndim < 2:
-            raise TypeError(f"y must be a floating-point tensor (B, ...), got {getattr(y, 'shape', type(y).__name__)}")
+        check_condition(score_fn, sde, operator, y)
         self.score_fn, self.sde, self.operator, self.y, self.covariance = score_fn, sde, operator, y, covariance
-        self.noise_variance = check_number("noise_std", noise_std, 0) ** 2
-        self.data_std = check_number("data_std", data_std, 0, ends="()")
+        self.noise_variance = check_number("noise_std", noise_std, 0, LARGEST_SIGMA) ** 2
+        self.data_std = check_number("data_std", data_std, SMALLEST_SIGMA, LARGEST_SIGMA)
         self.tolerance = check_number("tolerance", tolerance, 0, 1, ends="[)")
-        self.max_iterations = check_integer("max_iterations", max_iterations)
+        self.max_iterations = check_integer("max_iterations", max_iterations, most=10**6)
         self.gram = operator.gram or common_gain(operator, y)
         self._solver, self._solved_ratio = RecycledResiduals(), float("inf")
         self._last_state: tuple[Tensor, Tensor, Tensor] | None = None
@@ -102,11 +99,11 @@ class MomentMatching:
         Differentiable in `x` where that requires a gradient: the linear system is then solved to rounding, and its
         derivative taken implicitly, with the Jacobian J as symmetric as that of an exact score.
         """
-        t = as_time(t)
+        t = check_time("t", t, check_state("x", x, 2))
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             state = x if differentiable else x.detach().requires_grad_()
-            score = self.score_fn(state, t)
+            score = check_score(self.score_fn(state, t), x)
             clean = self.sde.denoise(state, score, t)
         self._count[0] += 1
 
@@ -116,10 +113,10 @@ class MomentMatching:
             return torch.autograd.grad(clean, state, v, retain_graph=True, create_graph=create_graph)[0]
 
         if differentiable:
-            return score + self._differentiable_term(pull_back, self.y.to(x) - self.operator.A(clean), t)
+            return score + self._differentiable_term(pull_back, misfit(self.operator, self.y.to(x), clean), t)
         if t.ndim == 0:
             self._last_state = (x.detach(), score.detach(), t)
-        return score.detach() + self._term(pull_back, self.y.to(x) - self.operator.A(clean.detach()), t)
+        return score.detach() + self._term(pull_back, misfit(self.operator, self.y.to(x), clean.detach()), t)
 
     def rows(self, index: Tensor) -> "MomentMatching":
         """The same for the samples `index` (b,) alone; their evaluations are counted here."""
@@ -151,6 +148,8 @@ class MomentMatching:
     def _term(self, pull_back: Callable[[Tensor], Tensor], residual: Tensor, t: Tensor) -> Tensor:
         """J^T At u with (sigma^2 / alpha A J^T At + noise_variance I) u = `residual`."""
         ratio = self.sde.noise_ratio(t)
+        if t.ndim == 0 and not 0 < float(ratio) < float("inf"):
+            raise ValueError(f"t must be a time in (0, T = {self.sde.T}], got {float(t)!r}")
         tolerance = self.tolerance * (1 + (ratio / self.data_std) ** 2) ** 0.25
         # Later steps damp errors made at high noise, so a looser tolerance suffices there.
         tolerance = tolerance.clamp_max(0.5) if t.ndim else min(0.5, float(tolerance))  # type: ignore[assignment]
@@ -224,4 +223,8 @@ def posterior_start(posterior: ScoreFunction, sde: SDE, x: Tensor, t: Tensor) ->
     At t = T the state still holds alpha_T x_0, so given y its mean is not zero: a start of mean zero has an error of
     alpha_T / sigma_T standard deviations.
     """
-    return x + sde.alpha(t) * sde.denoise(x, posterior(x, t), t)
+    check_instance("sde", sde, SDE)
+    check_function("posterior", posterior)
+    t = check_time("t", t, check_state("x", x, 1))
+    score = check_score(posterior(x, t), x, "posterior")
+    return x + expand_to(sde.alpha(t), x) * sde.denoise(x, score, t)

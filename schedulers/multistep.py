@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_integer, check_number
-from .sde import DATA_STD, SDE, as_time
+from .checks import as_time, check_integer, check_number
+from .sde import DATA_STD, SDE
+from .step_checks import check_scored, check_step
 from .time_grids import TimeGrid
 
 
@@ -80,6 +81,7 @@ class ExponentialMultistep:
 
     def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The next state (B, *D) at the time `s` < `t` and a standard deviation of zero, as every predictor."""
+        t, s = check_step(sde, x, score, t, s)
         y, r, end = self._remember(sde, x, score, t), self._ratios[0], float(sde.noise_ratio(s))
         theta = THETA[0] + THETA[1] * math.log(self.calls / 20) + THETA[2] * math.log(r / self.data_std)
         theta = min(max(theta, 0.0), 1.0)
@@ -96,6 +98,7 @@ class ExponentialMultistep:
 
     def denoise(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
         """The clean image (B, *D) at the end of the ODE, from the last state: theta = 0, two values, not damped."""
+        t = check_scored(sde, x, score, t)
         y, r = self._remember(sde, x, score, t), self._ratios[0]
         points, masses = _gauss(r, 0.0)
         for weight, noise in zip(masses @ _polynomials(np.array(self._ratios[:2]), points, SHIFT * r), self._noises):

@@ -11,14 +11,15 @@ A mask keeps the shape of the image and has zeros where nothing is known, so A =
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks import check_integer, check_number
+from .checks import check_generator, check_instance, check_integer, check_number, check_numbers, check_state
 from .inference_mode import ordinary
-from .sde import expand_to
+from .sde import LARGEST_SIGMA, expand_to
 
 
 class LinearOperator:
@@ -54,7 +55,9 @@ class LinearOperator:
 
     def measure(self, x: Tensor, noise_std: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
         """A x + noise_std n with n ~ N(0, I) in the range of A."""
-        y = self.A(x)
+        noise_std = check_number("noise_std", noise_std, 0, LARGEST_SIGMA)
+        generator = check_generator("generator", generator)
+        y = self.A(check_state("x", x, 2))
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         if self.gram is not None:
             return y + noise_std / math.sqrt(self.gram) * self.A(noise)
@@ -62,9 +65,14 @@ class LinearOperator:
 
     def solve(self, y: Tensor, variance: float | Tensor, noise_variance: float) -> Tensor:
         """(variance A At + noise_variance I)^-1 y, for `y` (B, *M) in the range of A."""
+        check_state("y", y, 2)
+        variance = _variance(variance, y)
+        noise_variance = check_number("noise_variance", noise_variance, 0)
         if self.gram is not None:
             return y / (variance * self.gram + noise_variance)
-        return conjugate_gradients(lambda v: variance * self.A(self.At(v)) + noise_variance * v, y)
+        if y.is_meta:
+            raise TypeError("y must be a tensor with values, got one on the device meta")
+        return conjugate_gradients(lambda v: variance * apply(self, "A", apply(self, "At", v)) + noise_variance * v, y)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """At (A At)^-1 y: the smallest state (B, *D) whose measurement is `y`."""
@@ -81,8 +89,6 @@ class LinearOperator:
 
     def __matmul__(self, inner: "LinearOperator") -> "Composition":
         """`outer @ inner` measures the measurement: x -> outer.A(inner.A(x))."""
-        if not isinstance(inner, LinearOperator):
-            raise TypeError(f"inner must be a LinearOperator, got {type(inner).__name__}")
         return Composition(self, inner)
 
 
@@ -95,6 +101,8 @@ class Composition(LinearOperator):
     """
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
+        check_instance("outer", outer, LinearOperator)
+        check_instance("inner", inner, LinearOperator)
         self.outer, self.inner = outer, inner
         self.nonnegative = outer.nonnegative and inner.nonnegative
 
@@ -102,10 +110,10 @@ class Composition(LinearOperator):
         return Composition(self.outer.rows(index, ndim), self.inner.rows(index, ndim))
 
     def A(self, x: Tensor) -> Tensor:
-        return self.outer.A(self.inner.A(x))
+        return apply(self.outer, "A", apply(self.inner, "A", x, "inner"), "outer")
 
     def At(self, y: Tensor) -> Tensor:
-        return self.inner.At(self.outer.At(y))
+        return apply(self.inner, "At", apply(self.outer, "At", y, "outer"), "inner")
 
 
 class MaskOperator(LinearOperator):
@@ -119,8 +127,9 @@ class MaskOperator(LinearOperator):
     nonnegative = True
 
     def __init__(self, known: Tensor):
-        self.known = torch.as_tensor(known) != 0
-        if not bool((self.known == torch.as_tensor(known)).all()):
+        values = _real_tensor("known", known)
+        self.known = values != 0
+        if not bool((self.known == values).all()):
             raise ValueError("known must hold zeros and ones or booleans alone: a pixel is known or it is not")
         if not bool(self.known.any()):
             raise ValueError("known must be 1 somewhere, got a mask without a known pixel")
@@ -133,15 +142,19 @@ class MaskOperator(LinearOperator):
         return selected
 
     def A(self, x: Tensor) -> Tensor:
+        return self._keep("x", x)
+
+    def At(self, y: Tensor) -> Tensor:
+        return self._keep("y", y)
+
+    def _keep(self, name: str, x: Tensor) -> Tensor:
+        check_state(name, x, 2)
         try:
             return x * self.known.to(x.device, x.dtype).broadcast_to(x.shape)
         except RuntimeError as error:
             raise ValueError(
-                f"known of shape {tuple(self.known.shape)} must broadcast to the states, {tuple(x.shape)}"
+                f"known of shape {tuple(self.known.shape)} must broadcast to {name} of shape {tuple(x.shape)}"
             ) from error
-
-    def At(self, y: Tensor) -> Tensor:
-        return self.A(y)
 
 
 class GrayOperator(LinearOperator):
@@ -155,22 +168,23 @@ class GrayOperator(LinearOperator):
     """
 
     def __init__(self, weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)):
-        self.weights = tuple(float(w) for w in weights)
+        self.weights = tuple(check_numbers("weights", weights))
         self.gram = sum(w * w for w in self.weights)
         self.nonnegative = min(self.weights, default=0.0) >= 0
         if not 0 < self.gram < math.inf:
-            raise ValueError(f"weights must be finite and not all zero, got {self.weights}")
+            raise ValueError(f"weights must have squares with a finite sum above zero, got {self.weights}")
 
     def _column(self, x: Tensor) -> Tensor:
         return torch.tensor(self.weights, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
 
     def A(self, x: Tensor) -> Tensor:
+        _check_images("x", x)
         if x.shape[1] != len(self.weights):
-            raise ValueError(f"GrayOperator has weights for {len(self.weights)} channels, the image has {x.shape[1]}")
+            raise ValueError(f"weights of {len(self.weights)} channels must fit x of shape {tuple(x.shape)}")
         return (self._column(x) * x).sum(1, keepdim=True)
 
     def At(self, y: Tensor) -> Tensor:
-        return self._column(y) * y
+        return self._column(_check_images("y", y)) * y
 
 
 class AveragePoolOperator(LinearOperator):
@@ -187,12 +201,13 @@ class AveragePoolOperator(LinearOperator):
         self.gram = 1 / self.factor**2
 
     def A(self, x: Tensor) -> Tensor:
+        _check_images("x", x)
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
-            raise ValueError(f"factor {self.factor} must divide the image's sides, got {tuple(x.shape[-2:])}")
+            raise ValueError(f"factor {self.factor} must divide the sides of x of shape {tuple(x.shape)}")
         return functional.avg_pool2d(x, self.factor)
 
     def At(self, y: Tensor) -> Tensor:
-        spread = y.repeat_interleave(self.factor, dim=-1).repeat_interleave(self.factor, dim=-2)
+        spread = _check_images("y", y).repeat_interleave(self.factor, dim=-1).repeat_interleave(self.factor, dim=-2)
         return spread / self.factor**2
 
 
@@ -204,8 +219,11 @@ class BlurOperator(LinearOperator):
     """
 
     def __init__(self, kernel: Tensor):
-        if not isinstance(kernel, Tensor) or not bool(kernel.isfinite().all()) or not bool(kernel.any()):
-            raise ValueError(f"kernel must be a tensor of finite numbers, not all zero, got {kernel!r}")
+        if not isinstance(kernel, Tensor):
+            raise TypeError(f"kernel must be a tensor, got {type(kernel).__name__}")
+        kernel = _real_tensor("kernel", kernel)
+        if not bool(kernel.isfinite().all()) or not bool(kernel.any()):
+            raise ValueError(f"kernel must hold finite numbers, not all zero, got {kernel!r}")
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
             raise ValueError(f"kernel must be a matrix with odd sides, got shape {tuple(kernel.shape)}")
         self.kernel, self.nonnegative = kernel, bool((kernel >= 0).all())
@@ -213,27 +231,79 @@ class BlurOperator(LinearOperator):
     @classmethod
     def gaussian(cls, std: float, size: int | None = None) -> "BlurOperator":
         """A Gaussian kernel of sum 1 with standard deviation `std` in pixels; `size` is 6 std + 1 by default."""
-        check_number("std", std, 0, ends="()")
-        if size is not None and (size < 1 or size % 2 == 0):
-            raise ValueError(f"size must be odd and positive, got {size!r}")
+        std = check_number("std", std, 0, 1e6, ends="(]")
+        if size is not None and check_integer("size", size, most=10**6) % 2 == 0:
+            raise ValueError(f"size must be odd, got {size!r}")
         half = (size if size is not None else 2 * math.ceil(3 * std) + 1) // 2
         profile = torch.exp(-0.5 * (torch.arange(-half, half + 1, dtype=torch.float64) / std) ** 2)
         profile = profile / profile.sum()
         return cls(profile[:, None] * profile)
 
-    def _correlate(self, x: Tensor, kernel: Tensor) -> Tensor:
+    def _correlate(self, name: str, x: Tensor, kernel: Tensor) -> Tensor:
+        _check_images(name, x)
         if x.shape[-2] < kernel.shape[0] or x.shape[-1] < kernel.shape[1]:
-            raise ValueError(f"kernel of shape {tuple(kernel.shape)} must fit into the image, {tuple(x.shape[-2:])}")
+            raise ValueError(f"kernel of shape {tuple(kernel.shape)} must fit into {name} of shape {tuple(x.shape)}")
         up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
         padded = functional.pad(x, (left, left, up, up), mode="circular")
         weight = ordinary(kernel.to(x)).expand(x.shape[1], 1, *kernel.shape)
         return functional.conv2d(padded, weight, groups=x.shape[1])
 
     def A(self, x: Tensor) -> Tensor:
-        return self._correlate(x, self.kernel)
+        return self._correlate("x", x, self.kernel)
 
     def At(self, y: Tensor) -> Tensor:
-        return self._correlate(y, self.kernel.flip(0, 1))
+        return self._correlate("y", y, self.kernel.flip(0, 1))
+
+
+def apply(operator: LinearOperator, method: str, value: Tensor, name: str = "operator") -> Tensor:
+    """`operator.A` or `operator.At` at `value`, with an error that names the argument `name` where it fails.
+
+    Raises:
+        TypeError, ValueError: if the method returns no floating-point tensor, or cannot be applied.
+    """
+    try:
+        result = getattr(operator, method)(value)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name} {type(operator).__name__}.{method} cannot be applied to shape {tuple(value.shape)}: {error}"
+        ) from error
+    if not isinstance(result, Tensor) or not result.is_floating_point():
+        raise TypeError(
+            f"{name} {type(operator).__name__}.{method} must return a floating-point tensor, "
+            f"got {type(result).__name__}"
+        )
+    return result
+
+
+def _check_images(name: str, x: Any) -> Tensor:
+    if check_state(name, x).ndim != 4:
+        raise ValueError(f"{name} must have shape (B, C, H, W), got {tuple(x.shape)}")
+    return x
+
+
+def _variance(variance: Any, y: Tensor) -> float | Tensor:
+    """A variance that is a number, or a tensor of one number for each sample in the dimensions of `y`, (B, 1, ...)."""
+    if not isinstance(variance, Tensor) or variance.ndim == 0:
+        return check_number("variance", variance, 0)
+    check_state("variance", variance)
+    if variance.ndim != y.ndim or variance.numel() not in (1, len(y)) or len(variance) != variance.numel():
+        raise ValueError(f"variance must be a number or of shape (B, 1, ...), got {tuple(variance.shape)}")
+    return variance
+
+
+def _real_tensor(name: str, values: Any) -> Tensor:
+    """`values` as a dense tensor of real numbers with values."""
+    try:
+        values = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a tensor of real numbers, got {type(values).__name__}") from error
+    if values.is_complex() or values.layout != torch.strided or values.is_meta:
+        raise TypeError(
+            f"{name} must be a dense tensor of real numbers, got {values.layout} {values.dtype} on {values.device}"
+        )
+    return values
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -248,7 +318,7 @@ def conjugate_gradients(
 
     Every sample stops by itself, when its residual is below `tolerance` times |y|.
     """
-    solution, residual, direction = torch.zeros_like(y), y, y
+    solution, residual, direction = 0 * y, y, y  # 0 * y: NaN and infinity of `y` stay visible
     square = inner(y, y)
     goal = tolerance**2 * square
     for _ in range(max_iterations):

@@ -19,12 +19,24 @@ The time argument of a network is `sigma` (the ratio sigma / alpha, VE), `scaled
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_number
-from .sde import DATA_STD, SDE, as_time, expand_to, finest_dtype
+from .checks import (
+    as_time,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_like,
+    check_number,
+    check_numbers,
+    check_state,
+    check_time,
+)
+from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, expand_to, finest_dtype
+from .step_checks import check_scored
 
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "edm")
@@ -56,14 +68,19 @@ class Parameterization:
     def __post_init__(self) -> None:
         check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
         check_choice("time", self.time, TIME_CONVENTIONS)
-        check_number("sigma_data", self.sigma_data, 0, ends="()")
-        for mean in self.data_mean if isinstance(self.data_mean, (list, tuple)) else [self.data_mean]:
-            check_number("data_mean", mean)
+        check_integer("num_train_timesteps", self.num_train_timesteps, most=10**7)
+        largest = LARGEST_SIGMA
+        sigma_data = check_number("sigma_data", self.sigma_data, SMALLEST_SIGMA, largest)
+        several = isinstance(self.data_mean, (list, tuple))
+        check_mean: Any = check_numbers if several else check_number
+        object.__setattr__(self, "sigma_data", sigma_data)
+        object.__setattr__(self, "data_mean", check_mean("data_mean", self.data_mean, -largest, largest))
 
     # ------------------------------------------------------------------ time
 
     def network_time(self, sde: SDE, t: Tensor) -> Tensor:
         """The network's time argument for the SDE's time `t`; same shape and dtype."""
+        check_instance("sde", sde, SDE)
         t = as_time(t)
         if self.time == "sigma":
             return sde.noise_ratio(t)
@@ -73,7 +90,8 @@ class Parameterization:
 
     def t_from_network_time(self, sde: SDE, time: Tensor) -> Tensor:
         """The SDE's time for a network's time argument (the inverse of `network_time`), in `finest_dtype`."""
-        time = as_time(time)
+        check_instance("sde", sde, SDE)
+        time = as_time(time, "time")
         time = time.to(finest_dtype(time.device))
         if self.time == "sigma":
             return sde.t_from_log_snr(-2 * torch.log(time))
@@ -98,6 +116,9 @@ class Parameterization:
 
     def score(self, sde: SDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The score grad log p_t(x), shape of the state `x`, from the network's output; `t` of shape () or (B,)."""
+        check_instance("sde", sde, SDE)
+        check_like("output", output, check_state("x", x))
+        t = check_time("t", t, x)
         if self.prediction_type == "score":
             return output
         if self.prediction_type == "edm":
@@ -112,6 +133,7 @@ class Parameterization:
 
     def output(self, sde: SDE, score: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The output of a network whose score is `score`: the inverse of the method `score`, used by analytic models."""
+        t = check_scored(sde, x, score, t)
         if self.prediction_type == "score":
             return score
         if self.prediction_type == "edm":
@@ -126,6 +148,9 @@ class Parameterization:
 
     def target(self, sde: SDE, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The regression target of a network for the clean image `x0` and the noise z, shape of `x0`."""
+        check_instance("sde", sde, SDE)
+        check_like("noise", noise, check_state("x0", x0), "x0")
+        t = check_time("t", t, x0, "x0")
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":

@@ -29,6 +29,7 @@ from .heun import Heun
 from .multistep import ExponentialMultistep
 from .restart import Restart
 from .sde import DATA_STD, SDE
+from .step_checks import check_step
 
 
 class Predictor(Protocol):
@@ -57,12 +58,14 @@ class Predictor(Protocol):
 
 def euler_maruyama(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Euler-Maruyama on the reverse-time SDE (paper eq. 6)."""
+    t, s = check_step(sde, x, score, t, s)
     g = sde.diffusion(t)
     return x + (sde.drift(x, t) - g**2 * score) * (s - t), g * torch.sqrt(t - s)
 
 
 def reverse_diffusion(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """The forward kernel's discretisation, reversed (paper appendix E, eq. 45-46)."""
+    t, s = check_step(sde, x, score, t, s)
     scale, std = sde.transition(t, s)
     return (2 - scale) * x + std**2 * score, std
 
@@ -75,17 +78,20 @@ def ancestral(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple
 
 def ancestral_large(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Ancestral sampling with the forward step's variance (paper eq. 4; DDPM's "fixed_large")."""
+    t, s = check_step(sde, x, score, t, s)
     scale, std = sde.transition(t, s)
     return (x + std**2 * score) / scale, std
 
 
 def probability_flow_euler(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Euler on the probability-flow ODE (paper eq. 13)."""
+    t, s = check_step(sde, x, score, t, s)
     return x + (sde.drift(x, t) - 0.5 * sde.diffusion(t) ** 2 * score) * (s - t), torch.zeros_like(t)
 
 
 def exponential(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """First-order exponential integrator of the probability-flow ODE (DDIM)."""
+    t, s = check_step(sde, x, score, t, s)
     noise = -sde.sigma(t) * score
     return sde.alpha(s) * sde.denoise(x, score, t) + sde.sigma(s) * noise, torch.zeros_like(t)
 

@@ -26,16 +26,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import check_integer, check_number
+from .checks import as_time, check_finite, check_function, check_instance, check_integer, check_number
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
-from .score_function import PerSample, ScoreFunction, check_score, select_rows
-from .sde import DATA_STD, SDE, as_time, expand_to, finest_dtype
+from .score_function import ScoreFunction, check_score, select_rows, with_condition
+from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, SMALLEST_TIME, expand_to, finest_dtype
 
 
 # Start with small steps from data: a large one would skip its structure unnoticed. Errors grow from data to noise, so the
 # steps must stay well within the tolerance; from noise to data they shrink.
 FROM_DATA, FROM_NOISE = StepControl(first_step=0.01), StepControl(gains=(0.85, 0.2))
 LOOSE_TOLERANCE = 1e-3
+MOST_STEPS = 10**9
 
 
 @dataclass
@@ -72,9 +73,9 @@ class UnitScaleFlow:
         data_std: float = DATA_STD,
         condition: Mapping[str, Tensor] | None = None,
     ):
-        self.score_fn = PerSample(score_fn, **condition) if condition else score_fn
+        self.score_fn = with_condition(score_fn, condition)
         self.sde, self.dtype = sde, dtype
-        self.data_std = check_number("data_std", data_std, 0, ends="()")
+        self.data_std = check_number("data_std", data_std, SMALLEST_SIGMA, LARGEST_SIGMA)
 
     def variable(self, t: float) -> float:
         """u of the time t; ValueError where the SDE has no noise, or no signal, in float64."""
@@ -117,17 +118,21 @@ def noise_ratio_slope(u: Tensor) -> Tensor:
     return 2 * tangent * (1 + tangent**2)
 
 
-def check_flow(sde: SDE, x: Tensor, tolerance: float, max_steps: int, *times: float) -> None:
-    """Raises ValueError or TypeError, naming the argument, for what the solver cannot start from."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor (B, *D), got {getattr(x, 'dtype', type(x).__name__)}")
+def check_flow(
+    score_fn: ScoreFunction, sde: SDE, x: Tensor, tolerance: float, max_steps: int, **times: float
+) -> float:
+    """The tolerance. Raises ValueError or TypeError, naming the argument, for what the solver cannot start from."""
+    check_function("score_fn", score_fn)
+    check_instance("sde", sde, SDE)
+    check_finite("x", x)
+    if x.is_meta:
+        raise TypeError("x must be a tensor with values, got one on the device meta")
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"x must have shape (B, *D) with B and D of at least 1, got {tuple(x.shape)}")
-    check_number("tolerance", tolerance, 0, 1, ends="()")
-    check_integer("max_steps", max_steps)
-    for t in times:
-        if not 0 < t <= sde.T:
-            raise ValueError(f"times must lie in (0, T = {sde.T}], got {t!r}")
+    check_integer("max_steps", max_steps, most=MOST_STEPS)
+    for name, t in times.items():
+        check_number(name, t, SMALLEST_TIME, sde.T)
+    return check_number("tolerance", tolerance, 0, 1, ends="()")
 
 
 @torch.no_grad()
@@ -163,7 +168,9 @@ def solve_probability_flow(
         ValueError, TypeError: for an argument out of its range, before any work.
         ODEError: on NaN, a vanishing step or `max_steps`, naming the sample.
     """
-    check_flow(sde, x, tolerance, max_steps, t_start, t_end)
+    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, t_start=t_start, t_end=t_end)
+    if tableau is not None:
+        check_instance("tableau", tableau, Tableau)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)
     start, end = flow.variable(t_start), flow.variable(t_end)
     z = x.to(finest_dtype(x.device)) / float(flow.scale(start))

@@ -9,7 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator
+from .checks import check_function, check_instance, check_state, check_time
+from .operator_checks import check_measurement
+from .operators import LinearOperator, apply
+from .score_function import check_score
 from .sde import SDE, expand_to
 
 
@@ -32,16 +35,30 @@ class Replacement:
         measurement: Tensor,
         draw: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
+        check_instance("sde", sde, SDE)
+        check_instance("operator", operator, LinearOperator)
+        check_measurement("measurement", measurement)
+        check_function("draw", draw)
         self.sde, self.operator, self.measurement, self.draw = sde, operator, measurement, draw
         self._known: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The state (B, *D) with its known part drawn anew from p(x_t | y); exact and without noise at t = 0."""
+        t = check_time("t", t, check_state("x", x, 2))
         if self._known is None:
-            self._known = self.operator.pseudo_inverse(self.measurement.to(x))
+            known = apply(self.operator, "pseudo_inverse", self.measurement.to(x))
+            if known.shape[1:] != x.shape[1:]:
+                raise ValueError(
+                    f"measurement must be one of states like x of shape {tuple(x.shape)}, got one of {tuple(known.shape)}"
+                )
+            self._known = known
         if float(t) == 0:
             # In this order a known pixel becomes exactly the given one.
-            return (x - self.operator.pseudo_inverse(self.operator.A(x))) + self._known
+            return (x - self._project(x)) + self._known
         mean, std = self.sde.marginal(self._known, t)
-        other = self.draw(x) * expand_to(std, x) - x
-        return x + mean + self.operator.pseudo_inverse(self.operator.A(other))
+        other = check_score(self.draw(x), x, "draw") * expand_to(std, x) - x
+        return x + mean + self._project(other)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """A+ A x, shape (B, *D): what the measurement sees of `x`."""
+        return apply(self.operator, "pseudo_inverse", apply(self.operator, "A", x))

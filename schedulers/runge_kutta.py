@@ -259,7 +259,10 @@ class _Controller:
     def check(self, position: Tensor, end: float, max_steps: int) -> None:
         under_way = position != end
         for wrong, reason in (
-            ((self.size < self.smallest) & ~self.finite, "the field is not finite (NaN or infinity)"),
+            (
+                (self.size < self.smallest) & ~self.finite,
+                "the field is not finite: score_fn gives NaN or infinity there",
+            ),
             (self.size < self.smallest, "the step size vanished: the field is not smooth there"),
             (self.taken >= max_steps, f"max_steps={max_steps} was reached; raise it or the tolerance"),
         ):

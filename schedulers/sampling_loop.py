@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .score_function import ScoreFunction
+from .checks import check_function, check_generator, check_instance, check_state
+from .score_function import ScoreFunction, check_score
 
 
 if TYPE_CHECKING:
@@ -40,13 +41,22 @@ def sampling_loop(
     Returns:
         The clean images, (B, *D), in the dtype of `x`.
     """
+    from .scheduling_sde import SDEScheduler  # imports this package's mathematics
+
+    check_instance("scheduler", scheduler, SDEScheduler)
+    check_function("score_fn", score_fn)
+    generator = check_generator("generator", generator, len(check_state("x", x, 1)))
+    for name, function in (("constrain", constrain), ("on_step", on_step)):
+        check_function(name, function, optional=True)
     begin, end = scheduler.begin_index or 0, torch.zeros((), dtype=torch.float64)
     for i in range(begin, len(scheduler.times)):
         t = scheduler.times[i]
-        x = scheduler.step_score(score_fn(x, t), t, x, generator=generator, return_dict=False)[0]
+        x = scheduler.step_score(check_score(score_fn(x, t), x), t, x, generator=generator, return_dict=False)[0]
         if constrain is not None:
-            x = constrain(x, scheduler.times[i + 1] if i + 1 < len(scheduler.times) else end)
+            x = check_score(
+                constrain(x, scheduler.times[i + 1] if i + 1 < len(scheduler.times) else end), x, "constrain"
+            )
         if on_step is not None:
             changed = on_step(i - begin, scheduler.timesteps[i], x)
-            x = x if changed is None else changed
+            x = x if changed is None else check_score(changed, x, "on_step")
     return x

@@ -20,6 +20,8 @@ FORMAT = 2  # of files; those without a number are of version 0.1
 # The values of `timestep_spacing` that stock schedulers know. Any other is kept under a key that they do not read.
 STOCK_SPACINGS = ("linspace", "leading", "trailing")
 OWN_SPACING = "sde_timestep_spacing"
+# The name in files of their `trained_betas`, which a stock scheduler would take for those of a VP SDE.
+OWN_TABLE = "sde_trained_betas"
 
 
 class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file, alike
@@ -71,21 +73,28 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
         predictor = kwargs.get("predictor", config_dict.get("predictor"))
         if predictor != config_dict.get("predictor") and has_own_grid(predictor):
             kwargs.setdefault("timestep_spacing", None)
-        if not cls._compatibles and str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
-            del config_dict["beta_schedule"]
+        if not cls._compatibles:
+            config_dict = dict(config_dict)
+            if str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
+                del config_dict["beta_schedule"]
+            if OWN_TABLE in config_dict:
+                config_dict["trained_betas"] = config_dict.pop(OWN_TABLE)
         return super().extract_init_dict(config_dict, **kwargs)
 
     def to_json_string(self) -> str:
         """The configuration as JSON. Functions in the place of names are left out, and samplers that nobody chose.
 
         A stock scheduler reads the keys that it shares from any file, and would make a VP table of every SDE. An unknown
-        `beta_schedule` makes it raise an error instead. A time spacing of ours is written under `OWN_SPACING`.
+        `beta_schedule` makes it raise an error instead, as a table comes under a name that it does not know. A time spacing
+        of ours is written under `OWN_SPACING`.
         """
         unchosen = {*SAMPLER_KEYS} & {*self.config.get("_use_default_values", [])}
         config = {key: value for key, value in self.config.items() if not callable(value) and key not in unchosen}
         config["_format"] = FORMAT
         if not self._compatibles:
             config["beta_schedule"] = type(self).__name__ + NO_TABLE
+            if config.get("trained_betas") is not None:
+                config[OWN_TABLE] = config.pop("trained_betas")
         if "timestep_spacing" in config and config["timestep_spacing"] not in STOCK_SPACINGS:
             config[OWN_SPACING] = config.pop("timestep_spacing")
         twin = copy.copy(self)

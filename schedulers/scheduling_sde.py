@@ -8,7 +8,6 @@ entries of a level correct, the last one predicts the next level, and the very l
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,21 +18,27 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .checks import check_choice, check_integer, check_number, check_timesteps
-from .correctors import CORRECTORS, Corrector, langevin
+from .checks import (
+    check_choice,
+    check_flag,
+    check_generator,
+    check_integer,
+    check_like,
+    check_number,
+    check_state,
+)
+from .correctors import CORRECTORS, LARGEST_SNR, Corrector, langevin
 from .parameterization import Parameterization
 from .predictors import Predictor, make_predictor
-from .sampling_plan import SamplingPlan
-from .scheduling_config import SDEConfigMixin
-from .score_function import ScoreFunction
-from .sde import DATA_STD, SDE, as_time, expand_to
-from .time_grids import TIME_GRIDS, TimeGrid
+from .scheduling_network import NetworkMixin, precise
+from .score_function import check_score
+from .sde import DATA_STD, SDE, SMALLEST_TIME
+from .step_checks import check_correction, check_prediction
+from .time_grids import MOST_LEVELS, TIME_GRIDS
 
 
 Generator = torch.Generator | list[torch.Generator] | None
-ROUNDING = 1e-5  # relative error of time arguments in single precision, with a margin
-TRAINING_EPS = 1e-5  # the smallest time of training, in the paper and by default here
-LARGEST_SNR = 100.0  # a Langevin step of this size has no signal left
+MOST_CORRECTIONS = 10**4
 
 
 @dataclass
@@ -51,7 +56,7 @@ class SDESchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class SDEScheduler(SDEConfigMixin):
+class SDEScheduler(NetworkMixin):
     """A diffusers scheduler for one SDE; subclasses say which in `make_sde`.
 
     A scheduler for your own SDE takes three lines, and three more where the SDE has a parameter of its own, which is saved
@@ -121,13 +126,15 @@ class SDEScheduler(SDEConfigMixin):
     def setup(self) -> None:
         """Checks `self.config` and builds everything that follows from it. Called once, at the end of `__init__`."""
         config = self.config
-        for key in ("num_train_timesteps", "correct_steps"):
-            check_integer(key, config[key])
+        check_integer("num_train_timesteps", config["num_train_timesteps"], most=MOST_LEVELS)
+        check_integer("correct_steps", config["correct_steps"], most=MOST_CORRECTIONS)
+        for key in ("batch_mean_norm", "prologue"):
+            check_flag(key, config[key])
         check_number("snr", config["snr"], 0, LARGEST_SNR, ends="(]")
         check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS, optional=True)
         self._keep_own_spacing()
         self.sde = self.make_sde()
-        check_number("sampling_eps", config.sampling_eps, 0, self.sde.T, ends="()")
+        check_number("sampling_eps", config.sampling_eps, SMALLEST_TIME, self.sde.T, ends="[)")
         self.parameterization = Parameterization(
             config.prediction_type,
             self.time_convention,
@@ -191,151 +198,6 @@ class SDEScheduler(SDEConfigMixin):
             custom = self._plan.grid if self._custom else None
             self._begin(custom or self._grid(self.num_inference_steps), self.timesteps.device)
 
-    # ------------------------------------------------------------------ planning
-
-    @property
-    def order(self) -> int:
-        """Network calls per noise level: the corrector's steps and the predictor's evaluations."""
-        return self._plan.order
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """What unit noise is multiplied by to start the sampling."""
-        return 1.0 if self.config.prologue else self.sde.prior_std
-
-    @property
-    def smallest_time(self) -> float:
-        """The last time at which the network is called."""
-        return float(self.config.sampling_eps)
-
-    @property
-    def first_trained_time(self) -> float:
-        """The smallest time at which the network was trained: 1e-5, or `sampling_eps` if that is less; 1 / N of a table."""
-        table = getattr(getattr(self.sde, "vp", self.sde), "betas", None)
-        eps = min(self.smallest_time, TRAINING_EPS)
-        return eps if table is None else max(eps, 1.0 / len(table))
-
-    @property
-    def data_std(self) -> float:
-        """Rough standard deviation of the data, which solvers use: `sigma_data` if given, else a quarter of the range."""
-        sigma_data = float(self.config.get("sigma_data", DATA_STD))
-        if self.config.prediction_type == "edm" or sigma_data != DATA_STD:
-            return sigma_data
-        low, high = self.data_range
-        return DATA_STD * (high - low) / 2
-
-    @property
-    def levels(self) -> Tensor:
-        """The SDE's times of the noise levels, (num_inference_steps,), float64 on the CPU; they decrease but at restarts."""
-        return self._plan.grid.levels
-
-    @property
-    def times(self) -> Tensor:
-        """The SDE's time of every entry of `timesteps`, same length, float64 on the CPU."""
-        return self._plan.times
-
-    @property
-    def sigmas(self) -> Tensor:
-        """sigma / alpha at every entry of `timesteps`, then 0; float32 on the device of `timesteps`, one longer than it.
-
-        For stock code that asks for it. EulerDiscreteScheduler has the same numbers; the state of our VP schedulers stays
-        x_t, which is alpha times the state of EulerDiscreteScheduler.
-        """
-        ratios = self.sde.noise_ratio(self.times)
-        return torch.cat([ratios, torch.zeros_like(ratios[:1])]).float().to(self.timesteps.device)
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: list[float] | Tensor | None = None,
-    ) -> None:
-        """Plans a sampling run.
-
-        Args:
-            num_inference_steps (`int`): number of noise levels; the network is called `order` times at each.
-            device (`str` or `torch.device`, *optional*): where `timesteps` is put.
-            timesteps (`list` or `torch.Tensor`, *optional*): instead of `num_inference_steps`, the noise levels
-                themselves in the network's convention (sigma, 999 t or an index), decreasing.
-
-        Raises:
-            ValueError: unless exactly one of `num_inference_steps` and `timesteps` is given, and is in its range.
-        """
-        if self.predictor is None and self.corrector is None:
-            raise ValueError("a scheduler needs a predictor or a corrector, got None for both")
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError(
-                "set_timesteps needs exactly one of num_inference_steps and timesteps, "
-                f"got num_inference_steps={num_inference_steps!r} and timesteps={timesteps!r}"
-            )
-        if timesteps is None:
-            grid = self._grid(check_integer("num_inference_steps", num_inference_steps))
-        else:
-            grid = self._custom_grid(timesteps)
-        self._custom = timesteps is not None
-        self._begin(grid, device)
-
-    def _grid(self, n: int) -> TimeGrid:
-        spacing, own = self.config.timestep_spacing, getattr(self.predictor, "grid", None)
-        if spacing is None and own is not None:
-            return own(self.sde, n, self.first_trained_time)
-        return TIME_GRIDS[spacing or "linspace"](self.sde, n, self.smallest_time)
-
-    def _custom_grid(self, timesteps: list[float] | Tensor) -> TimeGrid:
-        values = torch.as_tensor(timesteps, dtype=torch.float64, device="cpu").flatten()
-        levels = self.parameterization.t_from_network_time(self.sde, values)
-        if (
-            not len(levels)
-            or not bool((levels.diff() < 0).all())
-            or not 0 < levels[-1] <= levels[0] <= self.sde.T + 1e-6
-        ):
-            raise ValueError(
-                "timesteps must decrease strictly within what the network knows, "
-                f"got {values[:3].tolist()} ... {values[-1:].tolist()}"
-            )
-        return TimeGrid.through(levels.clamp_max(self.sde.T))
-
-    def _begin(self, grid: TimeGrid, device: str | torch.device | None) -> None:
-        corrections = self.config.correct_steps if self.corrector else 0
-        self._plan = SamplingPlan(self.sde, grid, corrections, self.predictor, bool(self.config.prologue))
-        self.num_inference_steps = len(grid.levels)
-        self.timesteps = self._network_time(self.times).to(device)
-        self._step_index: int | None = None
-        self._begin_index: int | None = None
-        getattr(self.predictor, "prepare", lambda sde, levels: None)(self.sde, grid.levels)
-        getattr(self.predictor, "start", lambda: None)()
-
-    def _network_time(self, t: Tensor) -> Tensor:
-        """The network's time arguments for the times `t`, in the dtype of `timesteps`."""
-        times = self.parameterization.network_time(self.sde, t)
-        whole = times.round()
-        # A table's indices stay integers, as stock loops expect them, wherever the times are in the table.
-        if self.time_convention == "index" and bool(torch.isclose(times, whole, rtol=0, atol=1e-6).all()):
-            return whole.long()
-        return times.float()
-
-    @property
-    def step_index(self) -> int | None:
-        """Index of the next `step` in `timesteps`; `None` before the first."""
-        return self._step_index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Index in `timesteps` at which the sampling begins, if a pipeline has set one."""
-        return self._begin_index
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Tells where in `timesteps` the sampling begins (image-to-image pipelines start in the middle)."""
-        self._begin_index = begin_index
-
-    def _index_of(self, timestep: Tensor | float) -> int:
-        expected = self._begin_index if self._step_index is None else self._step_index
-        if expected is not None and expected >= len(self.times):
-            raise ValueError(
-                f"step was called more than {len(self.times)} times since set_timesteps; call set_timesteps first"
-            )
-        return self._plan.index_of(timestep, self.timesteps, expected)
-
     # ------------------------------------------------------------------ one step
 
     def step(
@@ -363,10 +225,9 @@ class SDEScheduler(SDEConfigMixin):
             ValueError: if `model_output` has another shape than `sample`, `timestep` is not in the plan or comes before the
                 step that is due, or the sampling run is over.
         """
-        _check_shape("model_output", model_output, sample)
+        check_like("model_output", model_output, check_state("sample", sample, 1), "sample")
         index = self._index_of(timestep)
-        # Half precision holds neither VE states (up to sigma_max) nor small steps on them.
-        x, output = _precise(sample), _precise(model_output)
+        x, output = precise(sample), precise(model_output)
         score = self.parameterization.score(self._plan.sde, output, x, self.times[index])
         return self._step(index, score, x, generator, sample.dtype, return_dict)
 
@@ -388,13 +249,15 @@ class SDEScheduler(SDEConfigMixin):
         Raises:
             ValueError: as in `step`.
         """
-        _check_shape("score", score, sample)
+        check_like("score", score, check_state("sample", sample, 1), "sample")
         index = self._index_of(timestep)
-        return self._step(index, _precise(score), _precise(sample), generator, sample.dtype, return_dict)
+        return self._step(index, precise(score), precise(sample), generator, sample.dtype, return_dict)
 
     def _step(
         self, index: int, score: Tensor, x: Tensor, generator: Generator, dtype: torch.dtype, return_dict: bool
     ) -> SDESchedulerOutput | tuple[Tensor]:
+        generator = check_generator("generator", generator, len(x))
+        check_flag("return_dict", return_dict)
         mean, prev = self._next_state(index, score, x, generator)
         self._step_index = index + 1
         if not return_dict:
@@ -413,113 +276,23 @@ class SDEScheduler(SDEConfigMixin):
         if last and plan.denoises:
             denoise = getattr(self.predictor, "denoise", None)
             mean = sde.denoise(x, score, t) if denoise is None else denoise(sde, x, score, t)
-            return mean, mean
+            return (check_score(mean, x, "predictor.denoise"),) * 2
         if phase < plan.corrections:
             assert self.corrector is not None
-            return self.corrector(sde, x, score, t, _noise_like(x, generator), self.config.snr)
+            noise = _noise_like(x, generator)
+            return check_correction(self.corrector(sde, x, score, t, noise, self.config.snr), x)
         assert self.predictor is not None
-        evaluation = {} if phase == plan.corrections else {"evaluation": phase - plan.corrections}
-        mean, std = self.predictor(sde, x, score, plan.grid.levels[level], plan.grid.targets[level], **evaluation)
-        if last or not bool(torch.as_tensor(std).gt(0).any()):
+        evaluation: dict[str, Any] = {} if phase == plan.corrections else {"evaluation": phase - plan.corrections}
+        times = plan.grid.levels[level], plan.grid.targets[level]
+        mean, std = check_prediction(self.predictor(sde, x, score, *times, **evaluation), x)
+        if last or not bool(std.gt(0).any()):
             return mean, mean
         return mean, mean + std * _noise_like(x, generator)
-
-    # ------------------------------------------------------------------ what training and pipelines ask for
-
-    def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
-        """The network's input for the state `sample` (B, *D) at the current entry of `timesteps`.
-
-        The state itself, but for the prediction type "edm", whose networks get it at unit scale.
-        """
-        if self.parameterization.prediction_type != "edm":
-            return sample
-        if timestep is None:
-            raise ValueError("timestep must be the current entry of scheduler.timesteps, got None")
-        index = self._index_of(timestep)
-        if self._plan.position(index)[0] < 0:
-            return sample
-        return self.parameterization.input(self._plan.sde, _precise(sample), self.times[index]).to(sample.dtype)
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = alpha x_0 + sigma noise.
-
-        Args:
-            original_samples (`torch.Tensor`): clean samples x_0, shape (B, *D).
-            noise (`torch.Tensor`): standard normal noise, same shape.
-            timesteps (`torch.Tensor`): noise levels in the network's convention, as in `timesteps`, shape (B,), (1,) or ().
-
-        Raises:
-            TypeError, ValueError: for `timesteps` that are no real numbers, have another shape or are unknown to the
-                network, and for `noise` of another shape.
-        """
-        t = self._time_of(timesteps, original_samples)
-        _check_shape("noise", noise, original_samples, "original_samples")
-        mean, std = self.sde.marginal(original_samples, t)
-        return mean + expand_to(std, original_samples) * noise
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The v-prediction target alpha noise - sigma x_0 of clean samples (B, *D) at `timesteps`; errors as `add_noise`."""
-        t = self._time_of(timesteps, sample)
-        _check_shape("noise", noise, sample)
-        return Parameterization("v_prediction").target(self.sde, sample, noise, t)
-
-    def _time_of(self, timesteps: Tensor, samples: Tensor) -> Tensor:
-        # float64: index arithmetic and small times stay exact whatever dtype the samples have. On the CPU: Apple GPUs have
-        # no float64, and the values are read here anyway.
-        values = check_timesteps(timesteps, len(samples)).to("cpu", torch.float64)
-        ends = torch.tensor([0.0, self.sde.T], dtype=torch.float64)
-        low, high = self.parameterization.network_time(self.sde, ends).tolist()
-        inside = (values >= low * (1 - ROUNDING)) & (values <= high * (1 + ROUNDING))
-        if not bool(inside.all()):
-            raise ValueError(
-                f"timesteps must lie in {low:g} ... {high:g}, what the network knows, got {values[~inside][:3].tolist()}"
-            )
-        return self.parameterization.t_from_network_time(self.sde, values)
-
-    def score_fn(self, model: Callable[..., Any], **model_kwargs: Any) -> ScoreFunction:
-        """The score of a network as a function of the SDE's own time.
-
-        Args:
-            model (`torch.nn.Module` or callable): called as `model(input, network_time, **model_kwargs)`; returns a tensor
-                or an object with `.sample`. If it has a `dtype`, as diffusers' models do, it gets its input in it.
-
-        Returns:
-            A function `(x, t, **more_kwargs) -> score`: `x` of shape (B, *D), `t` in (0, T] of shape (B,) or scalar; the
-            score has the shape of `x`, in float32 at least. For a scalar `t` the network's time argument is exactly that
-            of a loop over `timesteps`.
-        """
-
-        def score(x: Tensor, t: Tensor | float, **more_kwargs: Any) -> Tensor:
-            precise, t = _precise(x), as_time(t)
-            if t.ndim:
-                sde, t = self.sde, t.to(x.device, precise.dtype)
-                time = self.parameterization.network_time(sde, t)
-            else:
-                sde, t = self._plan.sde, t.double()
-                exact = precise.dtype == torch.float64
-                time = self.parameterization.network_time(sde, t) if exact else self._network_time(t)
-            state = self.parameterization.input(sde, precise, t).to(getattr(model, "dtype", x.dtype))
-            output = model(state, time.to(x.device), **model_kwargs, **more_kwargs)
-            output = output.sample if hasattr(output, "sample") else output
-            return self.parameterization.score(sde, output.to(precise.dtype), precise, t)
-
-        return score
 
 
 def _own(predictor: Predictor | None) -> Predictor | None:
     return copy.deepcopy(predictor) if hasattr(predictor, "start") else predictor
 
 
-def _precise(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _noise_like(x: Tensor, generator: Generator) -> Tensor:
     return randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-
-
-def _check_shape(name: str, value: Tensor, sample: Tensor, sample_name: str = "sample") -> None:
-    if value.shape != sample.shape:
-        raise ValueError(
-            f"{name} must have the shape of {sample_name}, {tuple(sample.shape)}, got {tuple(value.shape)}"
-        )

@@ -1,10 +1,10 @@
 """The variance-exploding SDE as a diffusers scheduler."""
 
 import numpy as np
-import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from .beta_schedules import SMALLEST_BETA, checked_betas
 from .checks import check_timesteps
 from .discrete_sdes import DiscreteVESDE
 from .scheduling_sde import SDEScheduler
@@ -59,7 +59,7 @@ class VESDEScheduler(SDEScheduler):
         data_mean: float | list[float] = 0.0,
     ):
         if trained_betas is not None:
-            self.betas = torch.as_tensor(np.asarray(trained_betas), dtype=torch.float32)
+            self.betas = checked_betas("trained_betas", trained_betas, SMALLEST_BETA).float()
         self.setup()
 
     def make_sde(self) -> SDE:

@@ -6,7 +6,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from .beta_schedules import beta_table, continuous_betas
-from .checks import check_choice
+from .checks import check_choice, check_flag
 from .discrete_sdes import DiscreteVPSDE
 from .predictors import Predictor
 from .scheduling_sde import SDEScheduler
@@ -67,6 +67,7 @@ class VPSDEScheduler(SDEScheduler):
         data_mean: float | list[float] = 0.0,
     ):
         check_choice("variance_type", variance_type, VARIANCE_TYPES)
+        check_flag("continuous", continuous)
         self.betas = beta_table(self.config)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self.time_convention = "scaled" if continuous else "index"

@@ -4,10 +4,12 @@ The adaptive solvers evaluate some samples of a batch and not others. They call 
 score function's method `rows` to get its part for these samples; a function without this method holds nothing per sample.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
+
+from .checks import check_function
 
 
 #: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
@@ -30,6 +32,10 @@ class PerSample:
     """
 
     def __init__(self, function: Callable[..., Tensor], **values: Tensor):
+        check_function("function", function)
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.ndim < 1:
+                raise TypeError(f"{name} must be a tensor (B, ...), got {type(value).__name__}")
         self.function, self.values = function, values
 
     def __call__(self, *arguments: Tensor) -> Tensor:
@@ -42,12 +48,28 @@ class PerSample:
         return PerSample(select_rows(self.function, index), **chosen)
 
 
+def with_condition(score_fn: ScoreFunction, condition: Any) -> ScoreFunction:
+    """`score_fn` with the tensors (B, ...) of a mapping `condition` bound to it by name.
+
+    Raises:
+        TypeError: for a `condition` that is neither None nor such a mapping.
+    """
+    if condition is None:
+        return score_fn
+    if not isinstance(condition, Mapping) or not all(isinstance(name, str) for name in condition):
+        raise TypeError(f"condition must be a mapping of names to tensors (B, ...), got {type(condition).__name__}")
+    for name, value in condition.items():
+        if not isinstance(value, Tensor) or value.ndim < 1:
+            raise TypeError(f"condition[{name!r}] must be a tensor (B, ...), got {type(value).__name__}")
+    return PerSample(score_fn, **condition) if condition else score_fn
+
+
 def select_rows(score_fn: Any, index: Tensor) -> Any:
     """`score_fn` for the samples `index` (b,) of its batch: by its method `rows` where it has one, else itself."""
     return score_fn.rows(index) if hasattr(score_fn, "rows") else score_fn
 
 
-def check_score(score: Any, x: Tensor) -> Tensor:
+def check_score(score: Any, x: Tensor, name: str = "score_fn") -> Tensor:
     """`score`, if it is what a score function must return at `x` (B, *D): a floating-point tensor of this shape.
 
     Raises:
@@ -55,7 +77,7 @@ def check_score(score: Any, x: Tensor) -> Tensor:
     """
     if not isinstance(score, Tensor) or not score.is_floating_point():
         got = score.dtype if isinstance(score, Tensor) else type(score).__name__
-        raise TypeError(f"score_fn must return a floating-point tensor, got {got}")
+        raise TypeError(f"{name} must return a floating-point tensor, got {got}")
     if score.shape != x.shape:
-        raise ValueError(f"score_fn must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
+        raise ValueError(f"{name} must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
     return score

@@ -22,16 +22,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .checks import as_time, check_like, check_number, check_state, check_time
+
 
 #: The rough standard deviation of image data in a range of 2, as of the official models; EDM's sigma_data.
 DATA_STD = 0.5
 
-LARGEST_SIGMA = 1e15  # its square, and the norm of an image of such numbers, are float32 numbers
-
-
-def as_time(t: Tensor | float) -> Tensor:
-    """A time as a tensor: tensors pass unchanged, Python numbers become float64 on the CPU."""
-    return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+# Their squares, and the norm of an image of such numbers, are float32 numbers.
+SMALLEST_SIGMA, LARGEST_SIGMA = 1e-15, 1e15
+LARGEST_BETA = 1e6
+SMALLEST_TIME = 1e-30  # at earlier ones the noise of a VP SDE would be zero
 
 
 def finest_dtype(device: torch.device) -> torch.dtype:
@@ -95,13 +95,13 @@ class SDE:
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f(t) x, for a state `x` of shape (B, *D) and `t` of shape () or (B,)."""
-        return expand_to(self.drift_rate(as_time(t)), x) * x
+        return expand_to(self.drift_rate(check_time("t", t, check_state("x", x))), x) * x
 
     # ------------------------------------------------------------------ kernels
 
     def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (shape of `x0`) and standard deviation (shape of `t`) of p(x_t | x_0), paper eq. 29."""
-        t = as_time(t)
+        t = check_time("t", t, check_state("x0", x0), "x0")
         return expand_to(self.alpha(t), x0) * x0, self.sigma(t)
 
     def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ class SDE:
 
         The variance sigma_t^2 - scale^2 sigma_s^2 is computed as sigma_t^2 (1 - SNR_t / SNR_s), which does not cancel.
         """
-        t, s = as_time(t), as_time(s)
+        t, s = as_time(t), as_time(s, "s")
         if s.ndim == 0 and s < 0:  # the last step of the official grid ends below t = 0
             s = torch.zeros_like(s)
         scale = torch.exp(self.log_alpha(t) - self.log_alpha(s))
@@ -117,7 +117,8 @@ class SDE:
 
     def denoise(self, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t = x] = (x + sigma^2 score) / alpha (Tweedie's formula)."""
-        t = as_time(t)
+        check_like("score", score, check_state("x", x))
+        t = check_time("t", t, x)
         return (x + expand_to(self.sigma(t) ** 2, x) * score) / expand_to(self.alpha(t), x)
 
     # ------------------------------------------------------------------ signal-to-noise ratio
@@ -137,7 +138,7 @@ class SDE:
 
         By bisection in float64; a subclass may override it with a closed form.
         """
-        target = as_time(log_snr)
+        target = as_time(log_snr, "log_snr")
         low = torch.zeros_like(target, dtype=finest_dtype(target.device))
         high = torch.full_like(low, self.T)
         for _ in range(64):
@@ -155,7 +156,7 @@ class SDE:
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """log N(z; 0, prior_std^2 I) in nats, shape (B,), for `z` of shape (B, *D)."""
-        z = z.flatten(1) / self.prior_std
+        z = check_state("z", z, 2).flatten(1) / self.prior_std
         return -0.5 * (z**2).sum(1) - z.shape[1] * (0.5 * math.log(2 * math.pi) + math.log(self.prior_std))
 
 
@@ -175,12 +176,10 @@ class VESDE(SDE):
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
-        if not 0 < sigma_min < sigma_max <= LARGEST_SIGMA:
-            raise ValueError(
-                f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max <= {LARGEST_SIGMA:g}, "
-                f"got sigma_min={sigma_min}, sigma_max={sigma_max}"
-            )
-        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        self.sigma_min = check_number("sigma_min", sigma_min, SMALLEST_SIGMA, LARGEST_SIGMA)
+        self.sigma_max = check_number("sigma_max", sigma_max, SMALLEST_SIGMA, LARGEST_SIGMA)
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError(f"sigma_min must be less than sigma_max, got {self.sigma_min} and {self.sigma_max}")
         self.log_ratio = math.log(self.sigma_max / self.sigma_min)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -200,7 +199,7 @@ class VESDE(SDE):
         return self.sigma(t) * math.sqrt(2 * self.log_ratio)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return ((-0.5 * as_time(log_snr) - math.log(self.sigma_min)) / self.log_ratio).clamp(0.0, self.T)
+        return ((-0.5 * as_time(log_snr, "log_snr") - math.log(self.sigma_min)) / self.log_ratio).clamp(0.0, self.T)
 
 
 class VPSDE(SDE):
@@ -216,12 +215,10 @@ class VPSDE(SDE):
     prior_std = 1.0
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
-        if not 0 <= beta_min <= beta_max < math.inf or beta_max == 0:
-            raise ValueError(
-                f"{type(self).__name__} needs finite 0 <= beta_min <= beta_max with beta_max > 0, "
-                f"got beta_min={beta_min}, beta_max={beta_max}"
-            )
-        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+        self.beta_min = check_number("beta_min", beta_min, 0, LARGEST_BETA)
+        self.beta_max = check_number("beta_max", beta_max, 0, LARGEST_BETA, ends="(]")
+        if self.beta_min > self.beta_max:
+            raise ValueError(f"beta_min must be at most beta_max, got {self.beta_min} and {self.beta_max}")
 
     def beta(self, t: Tensor) -> Tensor:
         """Noise rate beta(t) = -2 d log alpha / dt."""
@@ -245,7 +242,7 @@ class VPSDE(SDE):
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         # alpha^2 = sigmoid(log_snr), hence int beta = softplus(-log_snr): a quadratic in t.
-        return self._t_from_integral(torch.nn.functional.softplus(-as_time(log_snr)))
+        return self._t_from_integral(torch.nn.functional.softplus(-as_time(log_snr, "log_snr")))
 
     def _t_from_integral(self, integral: Tensor) -> Tensor:
         slope = self.beta_max - self.beta_min
@@ -268,4 +265,4 @@ class SubVPSDE(VPSDE):
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         # alpha / (1 - alpha^2) = e^(l/2) reads 2 sinh(-log alpha) = e^(-l/2).
-        return self._t_from_integral(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr))))
+        return self._t_from_integral(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr, "log_snr"))))

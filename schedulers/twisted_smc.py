@@ -18,12 +18,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .checks import check_integer, check_number
+from .checks import check_function, check_integer, check_number
 from .inference_mode import differentiates
+from .operator_checks import check_condition, misfit
 from .operators import LinearOperator, inner
 from .predictors import Predictor, ancestral
-from .score_function import ScoreFunction
-from .sde import DATA_STD, SDE, finest_dtype
+from .score_function import ScoreFunction, check_score
+from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, finest_dtype
+from .step_checks import check_prediction
 
 
 class TwistedSMC:
@@ -66,9 +68,12 @@ class TwistedSMC:
         uniform: Callable[[], Tensor] | None = None,
         threshold: float = 0.5,
     ) -> None:
+        check_condition(score_fn, sde, operator, y)
+        check_function("predictor", predictor)
+        check_function("uniform", uniform, optional=True)
         self.score_fn, self.sde, self.operator, self.y, self.predictor = score_fn, sde, operator, y, predictor
-        self.noise_variance = check_number("noise_std", noise_std, 0) ** 2
-        self.data_std = check_number("data_std", data_std, 0, ends="()")
+        self.noise_variance = check_number("noise_std", noise_std, 0, LARGEST_SIGMA) ** 2
+        self.data_std = check_number("data_std", data_std, SMALLEST_SIGMA, LARGEST_SIGMA)
         self.threshold = check_number("threshold", threshold, 0, 1)
         self.particles = check_integer("particles", particles)
         if len(y) % self.particles:
@@ -111,22 +116,22 @@ class TwistedSMC:
         ratio, data = float(self.sde.noise_ratio(t)) ** 2, self.data_std**2
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            score = self.score_fn(x, t)
-            misfit = self.y - self.operator.A(self.sde.denoise(x, score, t))
+            score = check_score(self.score_fn(x, t), x)
+            error = misfit(self.operator, self.y, self.sde.denoise(x, score, t))
             with torch.no_grad():
-                solved = self.operator.solve(misfit, ratio * data / (ratio + data), self.noise_variance)
+                solved = self.operator.solve(error, ratio * data / (ratio + data), self.noise_variance)
             # The quadratic form's gradient: its matrix does not depend on x.
-            (gradient,) = torch.autograd.grad(-inner(misfit, solved).sum(), x)
+            (gradient,) = torch.autograd.grad(-inner(error, solved).sum(), x)
         self.evaluations += 2
         score = score.detach()
-        return score, score + gradient, -0.5 * inner(misfit.detach(), solved)
+        return score, score + gradient, -0.5 * inner(error.detach(), solved)
 
     def _step_log_ratio(self, x: Tensor, s: Tensor) -> Tensor:
         """log of p(x_s | x_t) / (q(x_s | x_t) twist(x_t)), shape (B,): Gaussians of one variance and two means."""
         before, score, twisted, log_twist = self._states
         assert self._time is not None
-        prior_mean, std = self.predictor(self.sde, before, score, self._time, s)
-        mean, _ = self.predictor(self.sde, before, twisted, self._time, s)
+        prior_mean, std = check_prediction(self.predictor(self.sde, before, score, self._time, s), before)
+        mean, _ = check_prediction(self.predictor(self.sde, before, twisted, self._time, s), before)
         shift = mean - prior_mean
         return -(inner(x - mean, shift) + 0.5 * inner(shift, shift)) / float(std) ** 2 - log_twist
 

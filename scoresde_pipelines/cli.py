@@ -3,6 +3,7 @@
 Nothing here imports torch: a command imports what it needs when it runs, and `scoresde --help` takes a fifth of a second.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -46,7 +47,8 @@ def scoresde(
     """Score-based generative modelling through SDEs."""
 
 
-for command in (sample, inpaint, colorize, upscale, restore, interpolate, likelihood):
+COMMANDS: tuple[Callable[..., None], ...] = (sample, inpaint, colorize, upscale, restore, interpolate, likelihood)
+for command in COMMANDS:
     app.command()(command)
 app.command(context_settings=SETTINGS)(train)
 for command in (evaluate, convert, ema, info):

@@ -39,11 +39,22 @@ def convert(
     """Write an official checkpoint as a pipeline folder in safetensors, for `ScoreSdePipeline.from_pretrained`."""
     from safetensors import SafetensorError
 
+    from .models.official import PRESETS
+
     if folder.exists() or folder.is_symlink():
         raise typer.BadParameter(f"{folder} exists; name a folder that does not", param_hint="folder")
+    if any(parent.exists() and not parent.is_dir() for parent in folder.resolve().parents):
+        raise typer.BadParameter(f"{folder} lies below a file; name another folder", param_hint="folder")
+    if config is not None and not config.endswith(".json") and config not in PRESETS:
+        raise typer.BadParameter(
+            f"must be a JSON file or one of {', '.join(PRESETS)}, got {config!r}", param_hint="--config"
+        )
     try:
         typer.echo(f"[1/3] reading and checking {checkpoint}")
-        pipe = _load(checkpoint, config, ema)
+        try:
+            pipe = _load(checkpoint, config, ema)
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"checkpoint cannot be converted: {error}") from error
         typer.echo(f"[2/3] {_facts(pipe)}\n[3/3] writing {folder}")
         _write_whole(pipe, folder, _card(pipe, checkpoint, folder, ema))
     except (OSError, SafetensorError, ValueError, TypeError) as error:
@@ -81,8 +92,8 @@ def _configuration(config: str | None) -> str | Mapping[str, Any] | None:
         return config
     try:
         return json.loads(Path(config).read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config {config} is no JSON file: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"config must be a JSON file, got {config}: {error}") from error
 
 
 def _write_whole(pipe: Any, folder: Path, card: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .command_options import Device, Json, Model, best_device, report
+from .command_options import Device, Json, Model, best_device, named, not_empty, report
 
 
 def likelihood(
@@ -40,6 +40,7 @@ def likelihood(
     from .likelihood_measurement import PIPELINE_OPTIONS, fingerprint, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
+    from .schedulers.checks import check_device, check_integer
     from .schedulers.dequantization import DEQUANTIZATIONS
     from .schedulers.divergence import DIVERGENCES
     from .schedulers.probability_flow import ODEError
@@ -63,13 +64,18 @@ def likelihood(
         "official_cells": official_cells,
         "seed": seed,
     }
-    try:
-        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(model)
-        pipe.to(best_device(device))
-        images = open_images(data, split, fit, pipe.sample_shape)
+    with named("device"):
+        place = check_device("device", best_device(device))
+    with named("seed"):
+        check_integer("seed", seed, 0, 2**31 - 1)
+    with named("model"):
+        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(not_empty(model)).to(place)
+    with named("split"):
+        not_empty(split)
+    with named("data"):
+        images = open_images(not_empty(data), split, fit, pipe.sample_shape)
+    with named("output"):
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
-    except (ValueError, OSError, RuntimeError) as error:
-        raise typer.BadParameter(str(error)) from error
     count = len(images) if limit is None else min(limit, len(images))
     options = {name: settings[name] for name in PIPELINE_OPTIONS}
     try:

@@ -64,6 +64,22 @@ class Work:
             raise typer.Exit(1) from error
 
 
+def not_empty(text: str) -> str:
+    """`text`, unless it is empty, which raises ValueError."""
+    if not text.strip():
+        raise ValueError(f"must not be empty, got {text!r}")
+    return text
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """A context whose errors of the user's input end the command with the name of the option that caused them."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{option.replace('_', '-')}") from error
+
+
 def best_device(name: str | None) -> str:
     """The device of this name, or the best there is; of several GPUs the one of this process (LOCAL_RANK)."""
     import torch

@@ -1,5 +1,6 @@
 """Tables of models x samplers x steps with standard errors: what `scoresde evaluate` runs, as a function."""
 
+import inspect
 import os
 import platform
 import sys
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 
 from .evaluation_models import ModelSource, PipelineSource, find_models
-from .samplers import SAMPLERS
+from .samplers import ODE_TOLERANCE, SAMPLERS
+from .schedulers.checks import MOST, check_choice, check_device, check_flag, check_function, check_integer, check_path
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
+from .training.evaluation.real_images import FITS
 from .training.evaluation.report import write_card, write_npz, write_report
+from .training.pipeline_folder import SCHEDULERS
 
 
 CLASSIFIERS = Path(__file__).parent / "shipped_classifiers"
@@ -76,11 +80,28 @@ def evaluate(
     Raises:
         ValueError: for bad input, before the first image is generated.
     """
-    counts: list[int] = [steps] if isinstance(steps, int) else list(steps)
-    if not counts or len(set(counts)) < len(counts) or min(counts) < 1:
-        raise ValueError(f"steps must be different numbers of at least 1, got {counts}")
-    chosen = _choose_samplers(_names(samplers), sampler_settings or {})
-    found = find_models(_names(models))
+    counts, seed_list = _integers("steps", steps, 1), _integers("seeds", seeds, 0, 2**63)
+    integers = {"num_images": num_images, "batch_size": batch_size, "num_bpd_images": num_bpd_images}
+    num_images, batch_size, num_bpd_images = (check_integer(name, value) for name, value in integers.items())
+    num_reference = None if num_reference is None else check_integer("num_reference", num_reference)
+    for name, flag in (("npz", npz), ("write_cards", write_cards)):
+        check_flag(name, flag)
+    if not isinstance(features, str):
+        check_function("features", features, optional=True)
+    check_choice("fit", fit, FITS, optional=True)
+    for name, text in (("data", data), ("split", split), ("train_split", train_split)):
+        if not isinstance(text, str) or not text:
+            raise TypeError(f"{name} must be a text that is not empty, got {text!r}")
+    for name, folder in (("output", output), ("features_weights", features_weights), ("cache_dir", cache_dir)):
+        if folder is not None or name == "output":
+            check_path(name, folder)
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
+    chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
+    found = find_models(_names("models", models))
+    metrics = _names("metrics", metrics)
+    if len(set(metrics)) < len(metrics):
+        raise ValueError(f"metrics must be different ones, got {metrics}")
     if write_cards:
         _check_cards(found)
     processes, place = _processes_and_device(device)
@@ -99,10 +120,10 @@ def evaluate(
     }
     plan = Plan(
         rows,
-        [seeds] if isinstance(seeds, int) else list(seeds),
+        seed_list,
         num_images,
         batch_size,
-        _names(metrics),
+        metrics,
         Path(output),
         settings=settings,
         notes={"data": str(data)},
@@ -127,8 +148,20 @@ def evaluate(
     return result
 
 
-def _names(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
+def _names(name: str, given: str | Sequence[str]) -> list[str]:
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(one, str) and one for one in names):
+        raise TypeError(f"{name} must be a name or a list of names, got {given!r}")
+    return list(names)
+
+
+def _integers(name: str, given: int | Sequence[int], least: int, most: int = MOST) -> list[int]:
+    values = [
+        check_integer(name, one, least, most) for one in (given if isinstance(given, (list, tuple)) else [given])
+    ]
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} must be different numbers of at least {least}, got {given!r}")
+    return values
 
 
 def _write_files(plan: Plan, result: EvaluationResult, real: RealData, npz: bool) -> None:
@@ -145,17 +178,30 @@ def shipped_classifiers() -> dict[str, str]:
     return {path.parent.name: str(path.parent) for path in configs if "FeatureClassifier" in path.read_text("utf-8")}
 
 
-def _choose_samplers(names: Sequence[str], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _choose_samplers(
+    names: Sequence[str], own: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Mapping[str, Any]]:
+    own = {} if own is None else own
+    if not isinstance(own, Mapping) or not all(
+        isinstance(name, str) and isinstance(settings, Mapping) for name, settings in own.items()
+    ):
+        raise TypeError(f"sampler_settings must be dictionaries of settings by the sampler's name, got {own!r}")
+    known_settings = {ODE_TOLERANCE}.union(*(inspect.signature(cls).parameters for cls in SCHEDULERS.values()))
+    for name, settings in own.items():
+        if set(settings) - known_settings:
+            raise ValueError(f"sampler_settings must be settings of a scheduler, got {dict(settings)} for {name!r}")
     known = {**SAMPLERS, **own}
     for name in names:
         if name not in known:
             raise ValueError(f"sampler must be one of {list(known)}, got {name!r}")
-    if not names or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         raise ValueError(f"sampler must name different samplers, got {list(names)}")
     return {name: known[name] for name in names}
 
 
 def _processes_and_device(device: str | None) -> tuple[Processes, torch.device]:
+    if device is not None:
+        check_device("device", device)
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     processes = Processes.from_accelerate(cpu=on_cpu)
     if device is not None:

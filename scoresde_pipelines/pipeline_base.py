@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,15 @@ from .network_use import in_use, weights_not_finite
 from .quality import choose_sampler
 from .registration import PACKAGE, stable_name
 from .schedulers import PerSample, SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
-from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.checks import (
+    check_choice,
+    check_finite,
+    check_flag,
+    check_function,
+    check_generator,
+    check_integer,
+    check_number,
+)
 from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.sampling_loop import sampling_loop
@@ -33,6 +41,7 @@ Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
+SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of double precision
 NETWORK_LIBRARIES = ("diffusers", PACKAGE)  # a repository must not choose what is imported
 
 
@@ -192,40 +201,43 @@ class SDEPipelineBase(DiffusionPipeline):
         generator: Generator,
         latents: Tensor | None,
         output_type: str,
-        callback_tensors: list[str],
+        callback_tensors: Any = ("latents",),
+        callback: StepCallback | None = None,
+        return_dict: bool = True,
+        ode_tolerance: float | None = None,
         shape: tuple[int, int, int] | None = None,
     ) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
-        self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
-        check_components(self.unet, self.scheduler)
-        for name, value in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
-            check_integer(name, value)
-        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
-        if not all(isinstance(g, torch.Generator) for g in generators):
-            raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"generator must hold one generator per image, {batch_size}, got {len(generator)}")
+        self.check_modules()
+        check_integer("batch_size", batch_size)
+        check_integer("num_inference_steps", num_inference_steps)
+        check_generator("generator", generator, batch_size)
         expected = (batch_size, *(shape or self.sample_shape))
-        if latents is not None and not isinstance(latents, Tensor):
-            raise TypeError(f"latents must be a tensor, got {type(latents).__name__}")
-        if latents is not None and not latents.is_floating_point():
-            raise TypeError(f"latents must be of a floating-point dtype, got {latents.dtype}")
-        if latents is not None and tuple(latents.shape) != expected:
+        if latents is not None and tuple(check_finite("latents", latents).shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
-        if latents is not None and not all_finite(latents):
-            raise ValueError("latents must be finite, got NaN or infinity")
+        self.check_output(output_type, return_dict)
+        if ode_tolerance is not None:
+            check_tolerance("ode_tolerance", ode_tolerance)
+        check_function("callback_on_step_end", callback, optional=True)
+        known = self._callback_tensor_inputs
+        if not isinstance(callback_tensors, (list, tuple)) or any(name not in known for name in callback_tensors):
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs must be a list of names among {known}, got {callback_tensors!r}"
+            )
+
+    def check_modules(self) -> None:
+        """Raises TypeError or ValueError unless the components fit; one may have been replaced since the last call."""
+        self.scheduler = to_sde_scheduler(self.scheduler)  # it may be a stock one
+        check_components(self.unet, self.scheduler)
+
+    def check_output(self, output_type: str, return_dict: bool = True) -> None:
+        """Raises TypeError or ValueError unless images of this network can be returned like that."""
+        check_flag("return_dict", return_dict)
         check_choice("output_type", output_type, OUTPUT_TYPES)
         if output_type == "pil" and self.sample_shape[0] not in PIL_MODES:
             raise ValueError(
                 f"output_type 'pil' needs {sorted(PIL_MODES)} channels, the network has {self.sample_shape[0]}: "
                 "choose 'np' or 'pt'"
-            )
-        if not isinstance(callback_tensors, (list, tuple)) or set(callback_tensors) - set(
-            self._callback_tensor_inputs
-        ):
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be among {self._callback_tensor_inputs}, "
-                f"got {callback_tensors!r}"
             )
 
     def prepare_latents(
@@ -253,7 +265,11 @@ class SDEPipelineBase(DiffusionPipeline):
         null = null_label(self.unet, self.config.id2label)
         if null is not None and model_kwargs.get("class_labels") is None:
             model_kwargs["class_labels"] = torch.full((len(x),), null, device=x.device)
-        return self.unet(x.to(self.unet.dtype), timestep, **model_kwargs).sample.float()
+        output = getattr(self.unet(x.to(self.unet.dtype), timestep, **model_kwargs), "sample", None)
+        if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape != x.shape:
+            got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise TypeError(f"unet must return .sample, floating-point numbers of shape {tuple(x.shape)}, got {got}")
+        return output.float()
 
     def score_fn(self, **model_kwargs: Any) -> ScoreFunction:
         """The network's score `(x, t) -> score`, (B, *D) to (B, *D); `model_kwargs` go to the network."""
@@ -294,7 +310,7 @@ class SDEPipelineBase(DiffusionPipeline):
         score_fn: ScoreFunction,
         generator: Generator = None,
         callback: StepCallback | None = None,
-        callback_tensors: list[str] = ["latents"],  # noqa: B006 - diffusers' convention, never changed here
+        callback_tensors: Sequence[str] = ("latents",),
         constrain: Constraint | None = None,
     ) -> Tensor:
         """`sampling_loop`, with a progress bar and the callback.
@@ -313,8 +329,7 @@ class SDEPipelineBase(DiffusionPipeline):
                 bar.update()
                 if callback is None:
                     return None
-                changed = callback(self, i, timestep, {name: x for name in callback_tensors})
-                return (changed or {}).get("latents")
+                return _changed_latents(callback(self, i, timestep, {name: x for name in callback_tensors}), x)
 
             return sampling_loop(scheduler, score_fn, latents, generator, constrain=constrain, on_step=on_step)
 
@@ -328,7 +343,7 @@ class SDEPipelineBase(DiffusionPipeline):
         sde, end = self.scheduler.sde, self.scheduler.smallest_time
         score_fn = score_fn or self.score_fn()
         x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
-        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=tolerance)
+        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=float(tolerance))
         t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
         return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
 
@@ -347,7 +362,7 @@ class SDEPipelineBase(DiffusionPipeline):
         """Raises ValueError for NaN or infinity in `x`, saying where they come from; warns of values to be clipped."""
         if not all_finite(x):
             weight = weights_not_finite(self.unet)
-            reason = "the network's output is not" if weight is None else f"the network's weights {weight} are not"
+            reason = "the output of unet is not" if weight is None else f"the weights {weight} of unet are not"
             raise ValueError(f"images must be finite, got NaN or infinity in {_rows_not_finite(x)} of them: {reason}")
         if output_type != "latent":
             warn_of_excess(x, self.config.data_min, self.config.data_max)
@@ -355,6 +370,11 @@ class SDEPipelineBase(DiffusionPipeline):
     def to_unit_range(self, x: Tensor) -> Tensor:
         """States in the data range, (B, C, H, W), as float32 images in [0, 1]."""
         return to_unit_range(x, self.config.data_min, self.config.data_max)
+
+
+def check_tolerance(name: str, value: Any) -> float:
+    """`value`, if the adaptive solver can keep to this error in double precision."""
+    return check_number(name, value, SMALLEST_TOLERANCE, 1, ends="[)")
 
 
 def check_components(unet: Any, scheduler: SDEScheduler) -> None:
@@ -394,12 +414,29 @@ def _label_names(id2label: Any) -> dict[int, str] | None:
     if id2label is None:
         return None
     try:
-        names = {int(number): str(name) for number, name in id2label.items()}
+        names = {int(number): name for number, name in id2label.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
+    if not all(isinstance(name, str) for name in names.values()):
+        raise TypeError(f"id2label must hold names that are texts, got {id2label!r}")
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
     return names
+
+
+def _changed_latents(changed: Any, x: Tensor) -> Tensor | None:
+    """What a callback puts in the place of the state `x`, in its dtype; None where it changes nothing."""
+    if changed is not None and (not isinstance(changed, dict) or set(changed) - {"latents"}):
+        got = list(changed) if isinstance(changed, dict) else type(changed).__name__
+        raise TypeError(f"callback_on_step_end must return None or a dictionary with latents alone, got {got}")
+    latents = changed.get("latents", x) if changed else x
+    if latents is x:
+        return None
+    if check_finite("latents of callback_on_step_end", latents).shape != x.shape:
+        raise ValueError(
+            f"callback_on_step_end must return latents of shape {tuple(x.shape)}, got {tuple(latents.shape)}"
+        )
+    return latents.to(x)
 
 
 def _rows_not_finite(x: Tensor) -> int:

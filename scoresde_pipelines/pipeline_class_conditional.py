@@ -12,8 +12,7 @@ from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
-from .schedulers.checks import check_integer, check_number
-from .schedulers.classifier_guidance import GuidanceScale
+from .schedulers.checks import check_integer, check_number, check_numbers
 from .schedulers.score_function import ScoreFunction
 
 
@@ -114,11 +113,22 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         """
         check_integer("num_samples", num_samples)
         labels = self.check_labels(class_labels, guidance_scale).repeat_interleave(num_samples)
-        GuidanceScale(guidance_scale, 1.0, guidance_interval, self.scheduler.sde.noise_ratio)
+        if guidance_interval is not None:
+            low, high = check_numbers("guidance_interval", guidance_interval, 0, count=2)
+            if not low < high:
+                raise ValueError(f"guidance_interval must be two increasing noise ratios, got {low} and {high}")
         sampler, levels = self.choose_sampler(quality, num_inference_steps)
-        self.check_inputs(len(labels), levels, generator, latents, output_type, callback_on_step_end_tensor_inputs)
-        if ode_tolerance is not None:
-            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
+        self.check_inputs(
+            len(labels),
+            levels,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            callback_on_step_end,
+            return_dict,
+            ode_tolerance,
+        )
         score_fn = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval)
         evaluations = getattr(score_fn, "evaluations", lambda t: 1)
         nfe: int | Tensor

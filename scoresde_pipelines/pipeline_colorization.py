@@ -11,7 +11,7 @@ from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import GrayOperator
-from .schedulers.checks import check_number
+from .schedulers.checks import check_number, check_numbers
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):
@@ -73,8 +73,9 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         """
         options = RestorationOptions.of(locals())
         channels, *size = self.sample_shape
-        if channels != len(gray_weights):
-            raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
+        gray_weights = check_numbers("gray_weights", gray_weights, count=channels)
+        if not any(gray_weights):
+            raise ValueError(f"gray_weights must not all be zero, got {gray_weights}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, (size[0], size[1]) if resize is None else None)

@@ -99,6 +99,9 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
                 f"measurement must hold at least one measurement (B, ...), got shape {tuple(measurement.shape)}"
             )
         check_number("noise_std", noise_std, 0)
-        check_operator(operator, self.sample_shape, measurement)
+        try:
+            check_operator(operator, self.sample_shape, measurement)
+        except NotImplementedError as error:
+            raise TypeError(f"operator must implement A and At, got {type(operator).__name__}: {error}") from error
         unbounded = bool(getattr(self.unet.config, "unbounded", False))
         check_range(operator, self.sample_shape, measurement, noise_std, slack=10.0 if unbounded else 0.1)

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from .image_inputs import images_to_pixels
-from .image_outputs import OUTPUT_TYPES
-from .pipeline_base import SDEPipelineBase
+from .pipeline_base import SDEPipelineBase, check_tolerance
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.checks import check_integer, check_number
 from .schedulers.dequantization import PixelCells
 from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.score_function import ScoreFunction
+
+
+SMALLEST_TIME = 1e-9  # the noise of earlier times is lost in single precision
+LARGEST_TEMPERATURE = 1e3
 
 
 class LatentCodePipeline(SDEPipelineBase):
@@ -35,6 +38,7 @@ class LatentCodePipeline(SDEPipelineBase):
         Arguments as in `ScoreSdeLikelihoodPipeline.__call__`. The codes go into `decode`, and as `latents` into
         `ScoreSdePipeline`.
         """
+        self.check_flow(tolerance)
         x, _ = self.centres(images, levels)
         end = self.scheduler.sde.T
         codes = self._flow(x, self.start_time(sampling_eps, eps), end, tolerance, class_labels)[0]
@@ -59,8 +63,8 @@ class LatentCodePipeline(SDEPipelineBase):
             output_type (`str`): "pil", "np", "pt", or "latent" for values in the model's own range.
             class_labels, sampling_eps: as in `encode`.
         """
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_number("temperature", temperature, 0)
+        self.check_flow(tolerance, output_type)
+        check_number("temperature", temperature, 0, LARGEST_TEMPERATURE)
         sde = self.scheduler.sde
         x = self._continuous(latents, "latents") * (temperature * sde.prior_std)
         x, nfe = self._flow(x, sde.T, self.start_time(sampling_eps, eps), tolerance, class_labels)
@@ -71,7 +75,7 @@ class LatentCodePipeline(SDEPipelineBase):
     ) -> ScoreSdePipelineOutput:
         """A row of `num_images` images from `first` to `second` (one image each), spherically between their codes."""
         check_integer("num_images", num_images, 2)
-        check_choice("output_type", output_type, OUTPUT_TYPES)
+        self.check_flow(tolerance, output_type)
         pairs = [self.centres(image, 256, name=name)[0] for name, image in (("first", first), ("second", second))]
         if len(pairs[0]) != 1 or len(pairs[1]) != 1:
             raise ValueError(f"first and second must be one image each, got {len(pairs[0])} and {len(pairs[1])}")
@@ -81,6 +85,12 @@ class LatentCodePipeline(SDEPipelineBase):
         return self.decode(path, tolerance, output_type=output_type)
 
     # ------------------------------------------------------------------ inputs
+
+    def check_flow(self, tolerance: float, output_type: str = "np", return_dict: bool = True) -> None:
+        """Raises TypeError or ValueError, naming the argument, before any work is done."""
+        self.check_modules()
+        check_tolerance("tolerance", tolerance)
+        self.check_output(output_type, return_dict)
 
     def centres(
         self, images: Any, levels: int | None, official_cells: bool = False, name: str = "images"
@@ -125,7 +135,7 @@ class LatentCodePipeline(SDEPipelineBase):
             sampling_eps = eps
         if sampling_eps is None:
             return self.scheduler.smallest_time if self.scheduler.time_convention == "index" else 1e-5
-        return check_number("sampling_eps", sampling_eps, 0, self.scheduler.sde.T, ends="()")
+        return check_number("sampling_eps", sampling_eps, SMALLEST_TIME, self.scheduler.sde.T, ends="[)")
 
     def _checked_labels(self, class_labels: Any, count: int) -> Tensor:
         try:
@@ -156,7 +166,7 @@ class LatentCodePipeline(SDEPipelineBase):
         with self.running():
             sde, x = self.scheduler.sde, ordinary(x).to(self._execution_device, torch.float32)
             solution = solve_probability_flow(
-                score_fn, sde, x, start, end, tolerance=tolerance, data_std=self.data_std
+                score_fn, sde, x, start, end, tolerance=float(tolerance), data_std=self.data_std
             )
         self.maybe_free_model_hooks()
         return solution.x, solution.nfe

@@ -10,6 +10,7 @@ from torch import Tensor
 from .pipeline_base import Generator
 from .pipeline_latent_codes import LatentCodePipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput
+from .schedulers.checks import check_choice, check_flag, check_generator, check_integer
 from .schedulers.dequantization import DEQUANTIZATIONS, LogMass, combine
 from .schedulers.divergence import Divergence
 from .schedulers.likelihood import LogLikelihood, log_likelihood, spawn_generators
@@ -81,8 +82,14 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
             ValueError, TypeError: for an argument out of its range, before any work is done.
             ODEError: if the solver fails on an image.
         """
-        _check_draws(dequantization, num_dequantizations)
+        check_choice("dequantization", dequantization, DEQUANTIZATIONS)
+        check_integer("num_dequantizations", num_dequantizations)
+        check_integer("num_probes", num_probes)
+        for name, value in (("importance_weighted", importance_weighted), ("official_cells", official_cells)):
+            check_flag(name, value)
+        self.check_flow(tolerance, return_dict=return_dict)
         centres, width = self.centres(images, levels, official_cells)
+        check_generator("generator", generator, len(centres))
         draws = self._draws(
             centres,
             width,
@@ -91,7 +98,7 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
             spawn_generators(generator, len(centres)),
             self.start_time(sampling_eps, eps),
             self.conditioned_score_fn(class_labels, len(centres)),
-            {"divergence": divergence, "num_probes": num_probes, "tolerance": tolerance},
+            {"divergence": divergence, "num_probes": num_probes, "tolerance": float(tolerance)},
         )
         weights, single_draw_errors, results = zip(*draws)
         mass = combine(
@@ -136,13 +143,6 @@ class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
                 result.nfe += 1
                 draws.append((result.log_prob.cpu() - noisy.log_q, noisy.single_draw_error(score), result))
         return draws
-
-
-def _check_draws(dequantization: str, count: int) -> None:
-    if dequantization not in DEQUANTIZATIONS:
-        raise ValueError(f"dequantization must be one of {sorted(DEQUANTIZATIONS)}, got {dequantization!r}")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"num_dequantizations must be an integer of at least 1, got {count!r}")
 
 
 def _to_output(

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers.checks import check_number
 
 
 class ScoreSdePipeline(SDEPipelineBase):
@@ -71,10 +70,19 @@ class ScoreSdePipeline(SDEPipelineBase):
                 finite.
         """
         sampler, levels = self.choose_sampler(quality, num_inference_steps)
-        shape, names = self.shape_at(height, width), callback_on_step_end_tensor_inputs
-        self.check_inputs(batch_size, levels, generator, latents, output_type, names, shape)
-        if ode_tolerance is not None:
-            check_number("ode_tolerance", ode_tolerance, 0, 1, ends="()")
+        shape = self.shape_at(height, width)
+        self.check_inputs(
+            batch_size,
+            levels,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            callback_on_step_end,
+            return_dict,
+            ode_tolerance,
+            shape,
+        )
         nfe: int | Tensor
         with self.running():
             x = self.prepare_latents(batch_size, generator, latents, shape=shape)
@@ -82,7 +90,9 @@ class ScoreSdePipeline(SDEPipelineBase):
                 x, nfe = self.solve_ode(x, ode_tolerance)
             else:
                 scheduler = self.plan(levels, sampler)
-                x = self.run_sampler(x, scheduler, self.score_fn(), generator, callback_on_step_end, names)
+                x = self.run_sampler(
+                    x, scheduler, self.score_fn(), generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+                )
                 nfe = len(scheduler.timesteps)
         self.maybe_free_model_hooks()
         output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)

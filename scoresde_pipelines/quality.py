@@ -10,7 +10,7 @@ from typing import Any
 from .schedulers import SDEScheduler
 from .schedulers.checks import check_choice
 from .schedulers.predictors import has_own_grid
-from .schedulers.scheduling_config import SAMPLER_KEYS
+from .schedulers.scheduling_config import OWN_SPACING, SAMPLER_KEYS
 
 
 @dataclass(frozen=True)
@@ -77,4 +77,5 @@ def choose_sampler(
 
 def names_its_sampler(scheduler: Any) -> bool:
     """Whether somebody chose the predictor, the corrector or the time grid of this scheduler."""
-    return bool({*SAMPLER_KEYS} - {*scheduler.config.get("_use_default_values", [])})
+    config = scheduler.config
+    return config.get(OWN_SPACING) is not None or bool({*SAMPLER_KEYS} - {*config.get("_use_default_values", [])})

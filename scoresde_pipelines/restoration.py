@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -53,7 +53,7 @@ class RestorationOptions:
     output_type: str = "pil"
     return_dict: bool = True
     callback_on_step_end: StepCallback | None = None
-    callback_on_step_end_tensor_inputs: list[str] | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> "RestorationOptions":
@@ -114,12 +114,10 @@ class LinearInversePipeline(SDEPipelineBase):
             options.generator,
             options.latents,
             options.output_type,
-            self._callback_tensors(options),
+            options.callback_on_step_end_tensor_inputs,
+            options.callback_on_step_end,
+            options.return_dict,
         )
-
-    def _callback_tensors(self, options: RestorationOptions) -> list[str]:
-        names = options.callback_on_step_end_tensor_inputs
-        return self._callback_tensor_inputs if names is None else names
 
     def solve(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
@@ -189,8 +187,8 @@ class LinearInversePipeline(SDEPipelineBase):
         options: RestorationOptions,
         constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        callback, tensors = options.callback_on_step_end, self._callback_tensors(options)
-        return self.run_sampler(x, scheduler, score_fn, options.generator, callback, tensors, constrain)
+        callbacks = options.callback_on_step_end, options.callback_on_step_end_tensor_inputs
+        return self.run_sampler(x, scheduler, score_fn, options.generator, *callbacks, constrain)
 
     def _particles(
         self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions

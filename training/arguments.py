@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ..schedulers.checks import MOST, check_integer, check_number
 from .argument_groups import (
     RECIPES,
     add_averages,
@@ -21,7 +23,10 @@ from .argument_groups import (
     add_run,
     add_samples,
 )
+from .components import new_scheduler
 from .interruption import EXIT_CODES
+from .objectives import OBJECTIVES
+from .pipeline_folder import SCHEDULERS
 from .run_config import config_words
 
 
@@ -88,12 +93,28 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 # ------------------------------------------------------------------ checks
 
 DEPRECATED = ("logger", "likelihood_weighting", "importance_sampling")
-AT_LEAST_ONE = (
-    "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps", "layers_per_block", "width",
-    "checkpointing_steps", "checkpoints_total_limit", "sample_steps", "save_images_epochs", "save_model_epochs",
-    "num_inference_steps", "logging_steps", "ema_snapshots", "eval_steps", "validation_num_images",
-)  # fmt: skip
-AT_LEAST_ZERO = ("eval_batch_size", "lr_warmup_steps", "seed", "max_grad_norm", "dataloader_num_workers", "dropout")
+INTEGERS = {
+    **dict.fromkeys(
+        ("train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps", "layers_per_block", "width",
+         "checkpointing_steps", "checkpoints_total_limit", "sample_steps", "save_images_epochs", "save_model_epochs",
+         "num_inference_steps", "logging_steps", "ema_snapshots", "eval_steps", "validation_num_images",
+         "block_out_channels", "attention_resolutions", "resolution"),
+        (1, MOST),
+    ),
+    **dict.fromkeys(("eval_batch_size", "lr_warmup_steps", "dataloader_num_workers"), (0, MOST)),
+    "seed": (0, 2**63 - 1), "pad_value": (0, 255), "eval_num_images": (3, MOST),
+}  # fmt: skip
+POSITIVE, NOT_NEGATIVE, SHARE = (0, math.inf, "()"), (0, math.inf, "[)"), (0, 1, "[)")
+NUMBERS = {
+    **dict.fromkeys(("ema_inv_gamma", "snr", "sigma_data", "sigma_min", "sigma_max", "P_std",
+                     "snr_gamma"), POSITIVE),
+    **dict.fromkeys(("learning_rate", "max_grad_norm", "max_cached_gb", "adam_weight_decay", "adam_epsilon",
+                     "ema_power"), NOT_NEGATIVE),
+    **dict.fromkeys(("dropout", "adam_beta1", "adam_beta2", "label_dropout"), SHARE),
+    **dict.fromkeys(("training_eps", "validation_fraction"), (0, 1, "()")),
+    "ema_max_decay": (0, 1, "[]"), "ema_widths": (0, 0.28, "()"),
+    **dict.fromkeys(("P_mean", "data_mean"), (-math.inf, math.inf, "()")),
+}  # fmt: skip
 
 
 def _replace_deprecated(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -111,14 +132,16 @@ def _replace_deprecated(parser: argparse.ArgumentParser, args: argparse.Namespac
 
 
 def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    for names, least in ((AT_LEAST_ONE, 1), (AT_LEAST_ZERO, 0)):
-        for name in names:
-            value = getattr(args, name, None)
-            if value is not None and value < least:
-                parser.error(f"--{name} must be at least {least}, got {value}")
+    try:
+        for name, value in vars(args).items():
+            _check_value(name, value)
+        if args.resolution is not None and len(args.resolution) > 2:
+            raise ValueError(f"resolution must be one or two numbers of at least 1, got {args.resolution}")
+        if None not in (getattr(args, "sigma_min", None), getattr(args, "sigma_max", None)):
+            check_number("sigma_max", args.sigma_max, args.sigma_min, ends="()")
+    except (TypeError, ValueError) as error:
+        parser.error(f"--{error}")
     if args.resolution is not None:
-        if len(args.resolution) > 2 or min(args.resolution) < 1:
-            parser.error(f"--resolution must be one or two numbers of at least 1, got {args.resolution}")
         args.resolution = args.resolution[0] if len(args.resolution) == 1 else tuple(args.resolution)
     if (args.dataset_name is None) == (args.train_data_dir is None):
         parser.error("give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)")
@@ -126,40 +149,59 @@ def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("--lr_scheduler piecewise_constant and --lr_step_rules belong together")
 
 
+def _check_value(name: str, value: Any) -> None:
+    """Raises ValueError where one argument, or a part of it, is an empty text or out of its range."""
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, str) and not part.strip():
+            raise ValueError(f"{name} must not be empty, got {part!r}")
+        if name in INTEGERS and part is not None:
+            check_integer(name, part, *INTEGERS[name])
+        if name in NUMBERS and part is not None:
+            low, high, ends = NUMBERS[name]
+            check_number(name, part, low, high, ends=ends)
+
+
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program with a message that names the argument where values are out of range or contradict."""
+    """Ends the program with a message that names the argument where values contradict."""
     for name, value in RECIPES.get(args.recipe, {}).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if not 0 <= args.label_dropout < 1:
-        parser.error(f"--label_dropout must be in [0, 1), got {args.label_dropout}")
     if args.class_sampling == "balanced" and not args.class_conditional:
         parser.error("--class_sampling balanced needs --class_conditional")
-    for width in args.ema_widths or ():
-        if not 0 < width < 0.28:
-            parser.error(f"--ema_widths must be between 0 and 0.28, got {width}")
+    for name, known in (("objective", OBJECTIVES), ("sde", SCHEDULERS)):
+        value = getattr(args, name)
+        if value is not None and value not in known and ":" not in value:
+            parser.error(f"--{name} must be one of {', '.join(known)}, or module:name, got {value!r}")
     _check_evaluation(parser, args)
-    if args.pretrained_model_name_or_path is not None:
-        for name in ("network", "model_config_name_or_path", "block_out_channels", "layers_per_block",
-                     "attention_resolutions", "dropout", "prediction_type", "sigma_data", "data_mean"):  # fmt: skip
-            if getattr(args, name) is not None:
-                parser.error(f"--{name} describes a new network; --pretrained_model_name_or_path brings its own")
     for name in ("sigma_min", "sigma_max"):
         if getattr(args, name) is not None and args.sde in (None, "vp", "subvp"):
             parser.error(f"--{name} belongs to --sde ve")
+    if args.pretrained_model_name_or_path is not None:
+        if args.model_config_name_or_path is not None:
+            parser.error("--model_config_name_or_path describes a new network; the pretrained one brings its own")
+        return
     for name in ("sigma_data", "data_mean"):
         if getattr(args, name) is not None and args.prediction_type != "edm":
             parser.error(f"--{name} belongs to --prediction_type edm")
+    if args.sde is None or args.sde in SCHEDULERS:
+        _check_scheduler(parser, args)
+
+
+def _check_scheduler(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    options = args.scheduler_options
+    try:
+        new_scheduler(argparse.Namespace(**{**vars(args), "scheduler_options": None}))
+    except (TypeError, ValueError) as error:
+        parser.error(f"--{error}")
+    try:
+        new_scheduler(args)
+    except (TypeError, ValueError) as error:
+        parser.error(f"--scheduler_options must be settings of the scheduler, got {options}: {error}")
 
 
 def _check_evaluation(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.validation_fraction is not None:
-        if not 0 < args.validation_fraction < 1:
-            parser.error(f"--validation_fraction must be between 0 and 1, got {args.validation_fraction}")
-        if args.validation_split is not None:
-            parser.error("give either --validation_split or --validation_fraction")
-    if args.eval_num_images < 3:
-        parser.error(f"--eval_num_images must be at least 3, got {args.eval_num_images}")
+    if args.validation_fraction is not None and args.validation_split is not None:
+        parser.error("give either --validation_split or --validation_fraction")
     if measures_nothing(args):
         for name in ("eval_steps", "keep_best"):
             if getattr(args, name):

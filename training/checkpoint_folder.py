@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..schedulers.checks import check_integer, check_path
 from .checkpoint_manifest import inspect, write_manifest
 from .durable_files import remove, sync_folder
 
@@ -107,6 +108,9 @@ def rotate(output_dir: str | Path, total_limit: int | None, newest: int | None =
         newest: the step of the checkpoint that was just written. Those of later steps, which a run has that went back
             to an earlier one, are then neither counted nor deleted. Default: the largest step.
     """
+    check_path("output_dir", output_dir)
+    if total_limit is not None:
+        check_integer("total_limit", total_limit)
     remove_leftovers(output_dir)
     if total_limit is not None:
         earlier = [path for path in complete_checkpoints(output_dir) if newest is None or _step(path) <= newest]
@@ -124,6 +128,9 @@ def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
     Raises:
         ValueError: the named checkpoint does not exist or is not complete, or no checkpoint is; the reason is given.
     """
+    check_path("output_dir", output_dir)
+    if not isinstance(resume_from, str | Path) or not str(resume_from):
+        raise TypeError(f"resume_from must be 'latest', a name or a path, got {resume_from!r}")
     if resume_from == "latest":
         return _latest(Path(output_dir))
     paths = [path for path in (Path(output_dir) / resume_from, Path(resume_from)) if path.is_dir()]
@@ -134,7 +141,7 @@ def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
     except (OSError, ValueError) as error:
         available = [path.name for path in complete_checkpoints(output_dir)]
         raise ValueError(
-            f"resume_from_checkpoint is {resume_from!r}, which is not a complete checkpoint: {error}; "
+            f"resume_from must be a complete checkpoint, got {resume_from!r}, which is not a complete checkpoint: {error}; "
             f"in {output_dir}: {available}"
         ) from error
     return paths[0]

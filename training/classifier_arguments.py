@@ -40,6 +40,8 @@ def parse_classifier_args(argv: Sequence[str] | None = None) -> argparse.Namespa
     args = parse(parser, argv)
     if not isinstance(args.resolution, int) or args.resolution % 4:
         parser.error(f"--resolution must be one number, a multiple of 4, got {args.resolution}")
+    if args.depth < 10 or (args.depth - 4) % 6:
+        parser.error(f"--depth must be 6 n + 4 with n of at least 1 (10, 16, 22, 28, ...), got {args.depth}")
     return args
 
 

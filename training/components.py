@@ -24,6 +24,7 @@ from .pipeline_folder import NETWORKS, SCHEDULERS, Components, load_pipeline_fol
 
 SAMPLING = ("predictor", "corrector", "snr")
 SIZE = ("block_out_channels", "layers_per_block", "attention_resolutions", "dropout")
+PREDICTION = ("prediction_type", "sigma_data", "data_mean")
 DEFAULT_RESOLUTION = 64
 MEASURED_IMAGES = 2000
 
@@ -102,7 +103,7 @@ def build_components(
                 raise ValueError(f"classes must be the network's, {components.class_names}, got {class_names}")
             class_names = components.class_names  # those of folders are sorted, the network's need not be
     else:
-        scheduler = _new_scheduler(args) if scheduler is None else scheduler
+        scheduler = new_scheduler(args) if scheduler is None else scheduler
         unet = _network(args, scheduler, image_channels, class_names)
         components = Components(unet, scheduler, scheduler.data_range)
     _check_shape(args, components.unet)
@@ -118,7 +119,8 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 # ------------------------------------------------------------------ schedulers
 
 
-def _new_scheduler(args: argparse.Namespace) -> SDEScheduler:
+def new_scheduler(args: argparse.Namespace) -> SDEScheduler:
+    """The scheduler that the arguments describe, for a new network."""
     cls = scheduler_class(args.sde or "vp")
     options = _given(args, "prediction_type", "sigma_data", "data_mean", "sigma_min", "sigma_max", *SAMPLING)
     if "continuous" in inspect.signature(cls.__init__).parameters:
@@ -136,7 +138,7 @@ def parse_options(words: Any) -> dict[str, Any]:
     options = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals:
+        if not equals or not name:
             raise ValueError(f"scheduler_options must be NAME=VALUE, got {word!r}")
         try:
             options[name] = json.loads(value)
@@ -151,11 +153,23 @@ def _pretrained(args: argparse.Namespace) -> Components:
     wanted = trained_with if args.sde is None else scheduler_class(args.sde)
     if not issubclass(trained_with, wanted):
         raise ValueError(f"sde must be that of the pretrained network, {trained_with.__name__}, got {args.sde}")
+    _check_repeated(args, components)
     # The VE network's own noise levels may be widened; everything else of the schedule is the network's.
     changes = {**_given(args, "sigma_min", "sigma_max", *SAMPLING), **parse_options(args.scheduler_options or ())}
     if changes:
         components.scheduler = trained_with.from_config(components.scheduler.config, **changes)
     return components
+
+
+def _check_repeated(args: argparse.Namespace, components: Components) -> None:
+    """Raises ValueError where an argument that describes a network differs from the pretrained one."""
+    unet, scheduler = components.unet.config, components.scheduler.config
+    own = {name: unet.get(name) for name in SIZE} | {name: scheduler.get(name) for name in PREDICTION}
+    own["network"] = next((name for name, cls in NETWORKS.items() if type(components.unet) is cls), None)
+    for name, value in _given(args, *own).items():
+        theirs = list(own[name]) if isinstance(own[name], tuple) else own[name]
+        if value != theirs:
+            raise ValueError(f"{name} must be the pretrained network's, {theirs!r}, or left out, got {value!r}")
 
 
 def with_data_statistics(scheduler: SDEScheduler, images: ImageStore, args: argparse.Namespace) -> SDEScheduler:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..schedulers.checks import check_flag, check_integer, check_number, check_numbers
 from .image_format import ImageFormat
 from .image_sources import load_images
 from .image_table import ImageRows, ImageTable, find_image_column
@@ -64,6 +65,10 @@ class ImageStore(Dataset):
         max_cached_gb: float = 4.0,
         skip_broken_images: bool = False,
     ) -> None:
+        if not isinstance(image_format, ImageFormat):
+            raise TypeError(f"image_format must be an ImageFormat, got {type(image_format).__name__}")
+        check_flag("skip_broken_images", skip_broken_images)
+        check_number("max_cached_gb", max_cached_gb, 0)
         if len(dataset) == 0:
             raise ValueError("the data set must hold at least one image, got none")
         self.dataset, self.format = dataset, image_format
@@ -120,6 +125,8 @@ class ImageStore(Dataset):
         return len(self.kept)
 
     def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
+        if isinstance(indices, int):
+            return self[[indices]][0]
         if self.cache is not None:
             return self.cache[torch.as_tensor(indices)]
         return torch.from_numpy(np.stack([self._decode_row(self.kept[index]) for index in indices]))
@@ -142,8 +149,13 @@ class ShuffledBatches(Sampler):
     def __init__(
         self, num_images: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.start, self.rank, self.world_size = start, rank, world_size
+        self.num_images, self.batch_size = (
+            check_integer("num_images", num_images),
+            check_integer("batch_size", batch_size),
+        )
+        self.seed, self.start = check_integer("seed", seed, 0, 2**63), check_integer("start", start, 0, 2**63)
+        self.world_size = check_integer("world_size", world_size)
+        self.rank = check_integer("rank", rank, 0, self.world_size - 1)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def _index(self, position: int) -> int:
@@ -178,13 +190,24 @@ def image_batches(
     return iter(loader)
 
 
+def _check_images(images: torch.Tensor, data_range: tuple[float, float]) -> list[float]:
+    if not isinstance(images, torch.Tensor) or images.is_complex() or images.layout is not torch.strided:
+        raise TypeError(f"images must be a dense tensor of real numbers, got {type(images).__name__}")
+    if images.is_meta:
+        raise ValueError("images must have data, got a tensor on the device 'meta'")
+    low, high = ends = check_numbers("data_range", data_range, count=2)
+    if not low < high:
+        raise ValueError(f"data_range must be two increasing numbers, got {low} and {high}")
+    return ends
+
+
 def to_data_range(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Tensor:
     """uint8 images as float32 in `data_range` (0 -> its lower end, 255 -> its upper end)."""
-    low, high = data_range
+    low, high = _check_images(images, data_range)
     return images.float().mul_((high - low) / 255).add_(low)
 
 
 def to_uint8(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Tensor:
     """Float images in `data_range` as uint8, clipped and rounded."""
-    low, high = data_range
+    low, high = _check_images(images, data_range)
     return ((images.float() - low) * (255 / (high - low))).round_().clamp_(0, 255).to(torch.uint8)

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from ..schedulers.checks import check_number
+
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -32,8 +34,12 @@ class ExponentialMovingAverage(Generic[Network]):
     def __init__(
         self, model: Network, max_decay: float = 0.9999, inv_gamma: float = 1.0, power: float | None = None
     ) -> None:
-        if not 0 <= max_decay <= 1:
-            raise ValueError(f"max_decay must be in [0, 1], got {max_decay}")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        check_number("max_decay", max_decay, 0, 1)
+        check_number("inv_gamma", inv_gamma, 0, ends="()")
+        if power is not None:
+            check_number("power", power, 0)
         self.model: Network = copy.deepcopy(model).eval().requires_grad_(False)
         self.max_decay, self.inv_gamma, self.power = max_decay, inv_gamma, power
         self.num_updates = 0

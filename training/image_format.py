@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..schedulers.checks import check_choice
 from .pil_pictures import IMAGE_MODES, WHITE, to_8_bit
 
 
@@ -34,12 +35,11 @@ class ImageFormat:
     background: int = WHITE
 
     def __post_init__(self) -> None:
-        if self.channels not in IMAGE_MODES:
+        if not _is_integer(self.channels) or self.channels not in IMAGE_MODES:
             raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {self.channels!r}")
-        if self.fit not in ("crop", "pad"):
-            raise ValueError(f"fit must be 'crop' or 'pad', got {self.fit!r}")
+        check_choice("fit", self.fit, ("crop", "pad"))
         sides: Any = (self.resolution,) if _is_integer(self.resolution) else self.resolution
-        if not isinstance(sides, (tuple, list)) or not all(_is_integer(side) and side >= 1 for side in sides):
+        if not isinstance(sides, (tuple, list)) or not all(_is_integer(side) and 1 <= side <= MOST for side in sides):
             raise ValueError(f"resolution must be a positive number of pixels or two, got {self.resolution!r}")
         if len(sides) not in (1, 2):
             raise ValueError(f"resolution must be one side or (height, width), got {self.resolution!r}")
@@ -62,6 +62,10 @@ class ImageFormat:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """A picture of any size and mode as uint8, shape (channels, height, width)."""
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"image must be a PIL image, got {type(image).__name__}")
+        if 0 in image.size:
+            raise ValueError(f"image must hold at least one pixel, got size {image.size}")
         image = self._resized(to_8_bit(image, self.channels, self.background))
         pixels = np.asarray(image).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
         canvas = np.full(self.shape, self.pad_value, dtype=np.uint8)
@@ -83,6 +87,9 @@ def fitted_sides(sides: tuple[int, int], size: tuple[int, int], fit: str) -> tup
         return sides
     height, width = (max(1, round(length * target / source)) for length in sides)
     return height, width
+
+
+MOST = 2**14  # pixels of a side: beyond it one picture fills the memory
 
 
 def _is_integer(value: object) -> bool:

@@ -98,6 +98,8 @@ def _numbers(images: np.ndarray | Tensor, name: str) -> np.ndarray:
     if isinstance(images, Tensor):
         if images.is_complex() or images.is_quantized or images.layout != torch.strided:
             raise TypeError(f"{name} must be a dense tensor of real numbers, got one of dtype {images.dtype}")
+        if images.is_meta:
+            raise ValueError(f"{name} must have data, got a tensor on the device 'meta'")
         images = images.detach().cpu()
         images = (images.float() if images.is_floating_point() and images.itemsize < 4 else images).numpy()
     if images.dtype.kind not in "buif":

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..schedulers.checks import check_path
+
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +59,15 @@ def load_images(
     """
     if (dataset_name is None) == (train_data_dir is None):
         raise ValueError("give either dataset_name (a Hub id) or train_data_dir (a folder or parquet file), not both")
+    if not isinstance(split, str):
+        raise TypeError(f"split must be a text, got {type(split).__name__}")
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise ImportError("training reads its images with the `datasets` library: pip install datasets") from error
     if dataset_name is not None:
         return load_dataset(dataset_name, dataset_config_name, split=split, cache_dir=cache_dir)
-    path = Path(str(train_data_dir))
+    path = check_path("train_data_dir", train_data_dir)
     if not path.exists():
         raise ValueError(f"train_data_dir is {train_data_dir!r}, which does not exist")
     name, part = _split_and_part(split)

@@ -34,7 +34,7 @@ def find_image_column(dataset: ImageTable, image_column: str | None = None) -> s
     if image_column is not None:
         if image_column not in names:
             raise ValueError(f"image_column is {image_column!r}, but the data set has the columns {names}")
-        return image_column
+        return str(image_column)
     features = getattr(dataset, "features", None) or {}
     first = {} if features else dataset[0]
     for name in ["image", "img", *names]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..schedulers.checks import check_finite, check_flag, check_function
 from ..schedulers.parameterization import Parameterization
 from ..schedulers.sde import SDE, expand_to
 from .objectives import Weighting, likelihood, score_matching
@@ -30,11 +31,20 @@ def _full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _check_batch(x0: Tensor, noise: Tensor, t: Tensor) -> None:
+def _check_batch(x0: Tensor, noise: Tensor, t: Tensor, time_name: str = "t") -> None:
+    for name, value in (("x0", x0), ("noise", noise)):
+        if not isinstance(value, Tensor) or value.is_complex() or value.layout is not torch.strided:
+            raise TypeError(f"{name} must be a dense tensor of real numbers, got {type(value).__name__}")
+        if value.ndim < 2 or value.numel() == 0 or value.is_meta:
+            raise ValueError(f"{name} must hold data of shape (B, *D), got {tuple(value.shape)} on {value.device}")
+    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool or t.layout is not torch.strided:
+        raise TypeError(f"{time_name} must be a dense tensor of real numbers, got {type(t).__name__}")
     if noise.shape != x0.shape:
-        raise ValueError(f"noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}")
+        raise ValueError(f"noise and x0 must have one shape, got {tuple(noise.shape)} and {tuple(x0.shape)}")
     if t.shape != x0.shape[:1]:
-        raise ValueError(f"t must have one value per sample, shape ({x0.shape[0]},), got {tuple(t.shape)}")
+        raise ValueError(f"{time_name} must have one value per sample, shape ({x0.shape[0]},), got {tuple(t.shape)}")
+    if t.is_meta or (t.device.type == "cpu" and not bool(torch.isfinite(t).all())):
+        raise ValueError(f"{time_name} must be finite numbers, got {t}")
 
 
 def score_slope(parameterization: Parameterization, sde: SDE, t: Tensor, channels: int = 1) -> Tensor:
@@ -76,16 +86,34 @@ def denoising_loss(
     Raises:
         ValueError: shapes do not agree.
     """
+    check_function("output_fn", output_fn)
+    check_function("weighting", weighting)
+    for name, value, kind in (("sde", sde, SDE), ("parameterization", parameterization, Parameterization)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be of the class {kind.__name__}, got {type(value).__name__}")
+    check_flag("reduce_mean", reduce_mean)
     _check_batch(x0, noise, t)
     x0 = _full_precision(x0)
     noise = noise.to(x0.dtype)
     time = t.to(x0.device, x0.dtype)
     mean, std = sde.marginal(x0, time)
     x = mean + expand_to(std, x0) * noise
-    error = output_fn(x, time).to(x0.dtype) - parameterization.target(sde, x0, noise, time)
+    output = output_fn(x, time)
+    if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape != x0.shape:
+        got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(
+            f"output_fn (or score_fn) must return floating-point numbers of shape {tuple(x0.shape)}, got {got}"
+        )
+    error = output.to(x0.dtype) - parameterization.target(sde, x0, noise, time)
     # Apple GPUs have no float64, and others are slow with it: times on the CPU are taken in double precision alone.
     t = t.double() if t.device.type == "cpu" else t
-    scale = weighting(sde, t).sqrt() * score_slope(parameterization, sde, t, x0.shape[1])
+    weight = weighting(sde, t)
+    if not isinstance(weight, Tensor) or weight.shape != t.shape:
+        found = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"weighting must return one number per sample, shape {tuple(t.shape)}, got {found}")
+    if weight.device.type == "cpu":  # elsewhere looking would wait for the device
+        check_finite("weighting", weight)
+    scale = weight.sqrt() * score_slope(parameterization, sde, t, x0.shape[1])
     squares = (expand_to(scale, x0) * error).square().flatten(1)
     return squares.mean(dim=1) if reduce_mean else 0.5 * squares.sum(dim=1)
 
@@ -105,7 +133,8 @@ def score_matching_loss(
     `denoising_loss` with lambda = sigma^2, or g^2 with `likelihood_weighting`; arguments and result are those.
     `scheduler.score_fn(network)` is a score function.
     """
-    weighting = likelihood if likelihood_weighting else score_matching
+    check_function("score_fn", score_fn)
+    weighting = likelihood if check_flag("likelihood_weighting", likelihood_weighting) else score_matching
     score = Parameterization("score")
     return denoising_loss(score_fn, score, sde, x0, t, noise, weighting=weighting, reduce_mean=reduce_mean)
 
@@ -126,11 +155,22 @@ class _Levels(SDE):
         return self.sigmas.to(t.device)[t.long()]
 
 
+def _check_levels(name: str, table: Tensor, x0: Tensor, labels: Tensor, noise: Tensor) -> None:
+    if check_finite(name, table).ndim != 1 or len(table) < 1 or not bool((table > 0).all()):
+        raise ValueError(f"{name} must be a list of positive numbers (N,), got shape {tuple(table.shape)}")
+    _check_batch(x0, noise, labels, "labels")
+    if labels.is_floating_point():
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if int(labels.min()) < 0 or int(labels.max()) >= len(table):
+        raise ValueError(f"labels must lie in 0..{len(table) - 1}, got {labels.tolist()}")
+
+
 def smld_loss(
     model: TimedFunction, sigmas: Tensor, x0: Tensor, labels: Tensor, noise: Tensor, *, reduce_mean: bool = False
 ) -> Tensor:
     """Deprecated: eq. 1 of a score network `model(x, labels)` at the noise levels `sigmas[labels]`."""
     warnings.warn("smld_loss is deprecated: use the objective 'smld'", DeprecationWarning, stacklevel=2)
+    _check_levels("sigmas", sigmas, x0, labels, noise)
     levels, score = _Levels(torch.ones_like(sigmas), sigmas), Parameterization("score")
     return denoising_loss(lambda x, t: model(x, labels), score, levels, x0, labels, noise, reduce_mean=reduce_mean)
 
@@ -146,5 +186,6 @@ def ddpm_loss(
 ) -> Tensor:
     """Deprecated: eq. 3 with equal weights of a noise prediction `model(x, labels)` at `alphas_cumprod[labels]`."""
     warnings.warn("ddpm_loss is deprecated: use the objective 'ddpm'", DeprecationWarning, stacklevel=2)
+    _check_levels("alphas_cumprod", alphas_cumprod, x0, labels, noise)
     levels, epsilon = _Levels(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()), Parameterization("epsilon")
     return denoising_loss(lambda x, t: model(x, labels), epsilon, levels, x0, labels, noise, reduce_mean=reduce_mean)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..schedulers.checks import check_choice, check_integer, check_number
 from ..schedulers.sde import SDE
 from .time_sampling import ImportanceTimes, IndexTimes, LogNormalTimes, TimeDensity, UniformTimes
 
@@ -57,8 +58,7 @@ class EDMWeighting:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {self.sigma_data}")
+        check_number("sigma_data", self.sigma_data, 0, ends="()")
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         variance = sde.sigma(t).square()
@@ -75,8 +75,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ValueError(f"gamma must be positive, got {self.gamma}")
+        check_number("gamma", self.gamma, 0, ends="()")
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         return sde.sigma(t).square() * (self.gamma * (-sde.log_snr(t)).exp()).clamp_max(1.0)
@@ -116,6 +115,13 @@ class ObjectiveOptions:
     snr_gamma: float = 5.0
     num_train_timesteps: int = 1000
 
+    def __post_init__(self) -> None:
+        check_number("training_eps", self.training_eps, 0, 1, ends="()")
+        for name in ("sigma_data", "P_std", "snr_gamma"):
+            check_number(name, getattr(self, name), 0, ends="()")
+        check_number("P_mean", self.P_mean)
+        check_integer("num_train_timesteps", self.num_train_timesteps, 2)
+
 
 def _importance(options: ObjectiveOptions) -> Objective:
     times = ImportanceTimes(options.training_eps)
@@ -144,7 +150,8 @@ def make_objective(name: str, options: ObjectiveOptions | None = None) -> Object
     Raises:
         ValueError: there is none of this name, or an option is out of its range.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, got {name!r}")
+    check_choice("name", name, OBJECTIVES)
+    if options is not None and not isinstance(options, ObjectiveOptions):
+        raise TypeError(f"options must be ObjectiveOptions or None, got {type(options).__name__}")
     made = OBJECTIVES[name](options or ObjectiveOptions())
     return Objective(made.weighting, made.times, name)

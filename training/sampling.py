@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..models import packed_filters
 from ..schedulers import SDEScheduler, sampling_loop
+from ..schedulers.checks import check_integer
 from .data import to_uint8
 from .pipeline_folder import Components
 
@@ -77,7 +78,15 @@ def grid_labels(components: Components, count: int) -> tuple[list[int] | None, i
 
 def image_grid(images: torch.Tensor, columns: int | None = None, scale: int = 2) -> Image.Image:
     """One picture of many: uint8 images (B, C, H, W) in rows, each pixel `scale` x `scale`, 2 pixels apart."""
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not images.numel():
+        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__
+        raise TypeError(f"images must be a uint8 tensor (B, C, H, W), got {got}")
     count, channels, height, width = images.shape
+    check_integer("scale", scale, 1, 1000)
+    if columns is not None:
+        check_integer("columns", columns, 1, 10_000)
+    if channels not in (1, 3, 4):
+        raise ValueError(f"images must have 1, 3 or 4 channels, got {channels}")
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     canvas = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, channels), 255, dtype=np.uint8)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..schedulers.checks import check_flag, check_integer, check_number
 from ..schedulers.sde import SDE
 
 
@@ -31,6 +32,9 @@ class UniformTimes:
     """Uniform on [training_eps, T] (Song et al. 2021, eq. 7)."""
 
     training_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_number("training_eps", self.training_eps, 0, 1, ends="()")
 
     def __call__(self, sde: SDE, u: Tensor) -> Tensor:
         _check_smallest(self.training_eps, sde)
@@ -50,6 +54,9 @@ class ImportanceTimes:
     _tables: weakref.WeakKeyDictionary[SDE, tuple[np.ndarray, np.ndarray, float]] = field(
         default_factory=weakref.WeakKeyDictionary, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        check_number("training_eps", self.training_eps, 0, 1, ends="()")
 
     def _table(self, sde: SDE) -> tuple[np.ndarray, np.ndarray, float]:
         """The cumulative distribution, its nodes in log t (where the density is smooth) and Z."""
@@ -90,8 +97,9 @@ class LogNormalTimes:
     training_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not self.P_std > 0:
-            raise ValueError(f"P_std must be positive, got {self.P_std}")
+        check_number("P_mean", self.P_mean)
+        check_number("P_std", self.P_std, 0, ends="()")
+        check_number("training_eps", self.training_eps, 0, 1, ends="()")
 
     def __call__(self, sde: SDE, u: Tensor) -> Tensor:
         _check_smallest(self.training_eps, sde)
@@ -112,6 +120,10 @@ class IndexTimes:
 
     num_train_timesteps: int = 1000
     from_zero: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("num_train_timesteps", self.num_train_timesteps, 2)
+        check_flag("from_zero", self.from_zero)
 
     def __call__(self, sde: SDE, u: Tensor) -> Tensor:
         if self.from_zero and not float(sde.sigma(torch.zeros((), dtype=torch.float64))) > 0:

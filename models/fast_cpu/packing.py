@@ -70,6 +70,8 @@ def packed_filters(network: nn.Module) -> Iterator[None]:
     memory of these weights. Outputs are those without it, up to rounding; on other devices and in other dtypes it does
     nothing.
     """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
     layers = network.modules() if CAN_PACK else ()
     added: list[nn.Module] = [layer for layer in layers if isinstance(layer, nn.Conv2d) and layer not in PACKED]
     PACKED.update((layer, {}) for layer in added)

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from ...schedulers import SDEScheduler
+from ...schedulers.checks import check_choice, check_flag
 from ..ncsnpp import NCSNpp
 from ..ncsnv2 import NCSNv2
 from .config import preset_from_official_config
 from .file import is_plain_tensor, read_checkpoint
 from .inference import infer_preset
 from .keys import check_dtypes, check_tensors, from_official, official_tensors
-from .presets import Preset, preset
+from .presets import PRESETS, Preset, preset
 from .tensor import OfficialTensor
 
 
@@ -54,6 +55,7 @@ def load_official_checkpoint(
         >>> model, scheduler = load_official_checkpoint("checkpoint_26.pth", "vp/cifar10_ddpmpp_continuous")
         >>> ScoreSdePipeline(model, scheduler).save_pretrained("ddpmpp")
     """
+    check_flag("use_ema", use_ema)
     chosen = _chosen_preset(config)
     checkpoint = read_checkpoint(path)
     state = {key.removeprefix("module."): tensor for key, tensor in checkpoint["model"].items()}
@@ -75,10 +77,14 @@ def _chosen_preset(config: str | Mapping[str, Any] | None) -> Preset | None:
     if config is None:
         return None
     if isinstance(config, str):
+        check_choice("config", config, PRESETS)
         return preset(config)
     if not hasattr(config, "__getitem__") or not hasattr(config, "keys"):
         raise TypeError(f"config must be a preset's name, a nested mapping or None, got {type(config).__name__}")
-    return preset_from_official_config(config)
+    try:
+        return preset_from_official_config(config)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"config must be an official configuration: {error}") from error
 
 
 def _layout(chosen: Preset) -> list[OfficialTensor]:

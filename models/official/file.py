@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...schedulers.checks import check_path
+
+
+LOCAL_HEADER = 30  # bytes before the name of an entry of a zip archive
+
 
 _SCALAR = np.float64(0).__reduce__()[0]
 _SAFE_NUMPY: list[Any] = [
@@ -24,6 +29,10 @@ _SAFE_NUMPY: list[Any] = [
 ]
 
 
+class NoCheckpointError(FileNotFoundError, ValueError):
+    """There is no file at the path of a checkpoint."""
+
+
 def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """The dictionary in an official checkpoint file; tensors on the CPU, read from the file where they are used.
 
@@ -32,9 +41,10 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         ValueError: the file is truncated, corrupted, no official checkpoint, or carries more than tensors, plain
             containers, numbers and numpy scalars.
     """
-    path = Path(path)
+    path = check_path("path", path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}{' (it is a folder)' if path.is_dir() else ''}")
+        kind = "a folder" if path.is_dir() else "nothing there"
+        raise NoCheckpointError(f"path must be a checkpoint file, got {str(path)!r}: {kind}")
     try:
         archive = _is_archive(path)
         if archive:
@@ -69,13 +79,29 @@ def _is_archive(path: Path) -> bool:
 
 
 def _verify_checksums(path: Path) -> None:
-    """Raise where an entry of the archive is damaged, or compressed (by which a small file could fill the memory)."""
+    """Raise where an entry of the archive is damaged, compressed or lies over another one.
+
+    By either of the last two a small file could fill the memory or keep the reader busy: without them every byte of the
+    file is read once.
+    """
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("its entries are compressed, which torch.save never does")
+        _check_layout(archive.infolist(), path.stat().st_size)
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of its entry {damaged} is wrong")
+
+
+def _check_layout(entries: list[zipfile.ZipInfo], size: int) -> None:
+    end, last = 0, ""
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise ValueError(f"its entry {entry.filename} is compressed, which torch.save never does")
+        if entry.header_offset < end:
+            raise ValueError(f"its entry {entry.filename} overlaps {last}, which torch.save never does")
+        # At least so long: the local header may have a longer extra field than the directory.
+        end, last = entry.header_offset + LOCAL_HEADER + entry.compress_size, entry.filename
+    if end > size:
+        raise ValueError(f"its entry {last} claims to end at byte {end}, the file has {size}")
 
 
 def _check_content(content: Any, path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from ...schedulers.checks import check_choice
 from ..ddpmpp import DDPMpp
 from ..ncsnpp import NCSNpp
 from ..ncsnv2 import NCSNv2
@@ -221,6 +222,5 @@ def preset(name: str) -> Preset:
     Raises:
         ValueError: naming the presets there are.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
+    check_choice("name", name, PRESETS)
     return PRESETS[name]

@@ -89,7 +89,8 @@ def _cases_of(draw: DrawFn, entry: Entry, first: str) -> Case:
             continue
         never = not kind.hopeless.is_empty and (kind.doubtful.is_empty or draw(st.integers(0, 3)) > 0)
         arguments[name] = draw(kind.hopeless if never else kind.doubtful)
-        hopeless |= never
+        # Two bad arguments may fit together, such as tensors of one other shape.
+        hopeless |= never and len(corrupted) == 1
     return Case(entry, arguments, tuple(sorted(corrupted)), hopeless)
 
 

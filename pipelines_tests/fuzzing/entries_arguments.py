@@ -38,7 +38,7 @@ def arguments() -> list[Entry]:
         "image_fit": choice("crop", "pad"),
         "max_cached_gb": decimal("4.0", "-1"),
         "training_eps": decimal("1e-5", "0", "-1", "1", "2"),
-        "learning_rate": decimal("1e-3", "0", "-1"),
+        "learning_rate": decimal("1e-3", "-1"),
         "adam_weight_decay": decimal("0.01", "-1"),
         "max_grad_norm": decimal("1.0", "-1"),
         "ema_max_decay": decimal("0.99", "-1", "1.5"),

@@ -3,7 +3,7 @@
 from .case import Entry
 from .entries_arguments import choice
 from .entries_networks import conversions
-from .strategies import Kind, count, flag, instance, name, only, some, words
+from .strategies import Kind, count, flag, instance, name, only, some, without, words
 
 
 MODEL = Kind(
@@ -39,7 +39,8 @@ def likelihood() -> list[Entry]:
         "model": MODEL,
         "data": DATA,
         "output": OUTPUT,
-        "split": words("train", numeric=False, hopeless=("nope",)),
+        # Of a folder without splits all images are read, whatever the split is called.
+        "split": words("train", numeric=False, doubtful=("nope",)),
         "limit": integer(),
         "batch_size": integer(),
         "fit": choice("crop", "pad"),
@@ -139,19 +140,23 @@ def evaluate() -> list[Entry]:
             "file('data')", extra=("'nowhere/at/all'", "file('empty')", "file('text.txt')", "file('broken')", "''")
         ),
         "output": instance("Path(fresh('e'))", extra=("file('text.txt')",)),
-        "samplers": name("default").plus(good=("['default']",), hopeless=("['default'] * 2",)),
+        "samplers": without(name("default"), "['default']", "('default',)").plus(
+            good=("['default']",), hopeless=("['default'] * 2",)
+        ),
         "steps": count(1, 2).plus(good=("[1, 2]",), hopeless=("[1, 1]", "['a']", "[nan]", "[0]")),
         "seeds": count(0, 3, huge=False).plus(good=("[0, 1]",), hopeless=("[0, 0]", "['a']")),
         "num_images": count(4, 4),
         "batch_size": count(1, 2),
-        "metrics": name("kid").plus(good=("['kid']",), hopeless=("['nope']", "['kid', 'kid']")),
+        "metrics": without(name("kid"), "['kid']", "('kid',)").plus(
+            good=("['kid']",), hopeless=("['nope']", "['kid', 'kid']")
+        ),
         "num_reference": count(4, 4).optional(),
         "num_bpd_images": count(1, 1),
         "fit": name("crop", "pad").optional(),
         "npz": flag(),
         "write_cards": flag(),
         "device": name("cpu").tolerant().plus(hopeless=("'nope'", "3.5", "object()")),
-        "features": instance("'emoji-32'", extra=("'nope'", "''", "lambda x: None", "lambda x: 'a'")),
+        "features": instance("'emoji-32'", extra=("'nope'", "''", "lambda x: None", "lambda x: 'a'")).optional(),
         "sampler_settings": instance("None", extra=("{'mine': 3}", "{3: {}}", "{'mine': {'nope': 3}}")).optional(),
     }
     return [Entry("evaluate", {**fixed, option: kind}, then=ROWS, aliases=told) for option, kind in options.items()]

@@ -7,7 +7,9 @@ from .strategies_data import generator, operator, score_function, tensor, time
 
 AN_SDE = instance("sde('ve')", "sde('vp')", extra=("scheduler('vp')", "VPSDE"))
 X = tensor(2, 1, 4, 4, strict=False)
-COLOR = tensor(2, 3, 4, 4, strict=False)
+# Operators and conditions take states of any shape that fits them.
+FREE = tensor(2, 1, 4, 4, strict=False, fixed=False)
+COLOR = tensor(2, 3, 4, 4, strict=False, fixed=False)
 Y = tensor(2, 1, 4, 4)
 OPERATOR = operator(1, 4)
 NOISE_STD = real(0.01, 1, "-1.0")
@@ -61,17 +63,21 @@ def operators() -> list[Entry]:
     factor = Kind(some("1", "2"), count().hopeless | some("3", "100"), count(2, 2).doubtful)
     std = real(0.2, 0.3, "0.0", "-1.0")
     size = count(3, 3).optional().plus(hopeless=("2", "7"))
+    color = operator(3, 4)
+    # Its adjoint is checked where a condition is made of it.
+    told = ("known", "weights", "factor", "operator")
+    part = Kind(color.good, color.hopeless.filter(lambda text: text != "wrong_adjoint()"), some("wrong_adjoint()"))
     entries = [
         Entry("MaskOperator", {"known": mask()}, then="applied"),
         Entry("GrayOperator", {"weights": weights}, then="applied"),
         Entry("AveragePoolOperator", {"factor": factor}, then="applied"),
         Entry("BlurOperator", {"kernel": kernel}, then="applied"),
-        Entry("BlurOperator.gaussian", {"std": std, "size": size}, then="applied"),
+        Entry("BlurOperator.gaussian", {"std": std, "size": size}, then="applied", aliases={"size": ("kernel",)}),
         Entry(
             "Composition",
-            {"outer": operator(3, 4), "inner": operator(3, 4)},
+            {"outer": part, "inner": part},
             then="applied",
-            aliases={"outer": ("known",), "inner": ("known",)},
+            aliases={"outer": told, "inner": told},
         ),
     ]
     for source in (
@@ -88,13 +94,13 @@ def operators() -> list[Entry]:
         ),
         Entry(
             "MaskOperator(torch.ones(4, 4)).solve",
-            {"y": Y, "variance": real(0.1, 1, "-1.0"), "noise_variance": NOISE_STD},
+            {"y": FREE, "variance": real(0.1, 1, "-1.0"), "noise_variance": NOISE_STD},
             check=like("y"),
         ),
-        Entry("MaskOperator(torch.ones(4, 4)).pseudo_inverse", {"y": X}, check=like("y")),
+        Entry("MaskOperator(torch.ones(4, 4)).pseudo_inverse", {"y": FREE}, check=like("y")),
         Entry(
             "BlurOperator.gaussian(0.3).solve",
-            {"y": Y, "variance": real(0.1, 1, "-1.0"), "noise_variance": NOISE_STD},
+            {"y": FREE, "variance": real(0.1, 1, "-1.0"), "noise_variance": NOISE_STD},
             check=like("y"),
         ),
     ]
@@ -102,28 +108,33 @@ def operators() -> list[Entry]:
 
 
 USED = "(lambda f: f(torch.ones(2, 1, 4, 4), torch.tensor(0.5)))"
+RESAMPLED = f"(lambda f: ({USED}(f), f.resample(torch.ones(2, 1, 4, 4), torch.tensor(0.4)))[1])"
 MASK = "MaskOperator(torch.ones(4, 4))"
-SCORE = score_function()
+SCORE = score_function(finite=False)
 INTERVAL = numbers(
-    "(0.1, 5.0)", "[0.0, 1.0]", hopeless=("(5.0, 0.1)", "(-1.0, 1.0)", "(nan, 1.0)", "(0.1,)", "(0.1, 1.0, 2.0)", "()")
+    "(0.1, 50.0)",
+    "[0.0, 10.0]",
+    hopeless=("(5.0, 0.1)", "(-1.0, 1.0)", "(nan, 1.0)", "(0.1,)", "(0.1, 1.0, 2.0)", "()"),
 ).optional()
-RATIO = Kind(some("sde('vp').noise_ratio"), some("'a'", "3", "lambda t: None", "lambda t: 'a'", "object()"))
+RATIO = Kind(some("sde('vp').noise_ratio"), some("'a'", "3", "object()"), some("lambda t: None", "lambda t: 'a'"))
 TOLD = {"score_fn": ("score",), "with_label": ("score_fn",), "without": ("score_fn",), "posterior": ("score_fn",)}
 
 
 def log_probability(arguments: str) -> Kind:
     """A log-probability of labels."""
-    results = (
-        "None; 1.0; x; x.sum(); x.detach().sum((1, 2, 3)); 'a'; x.sum((1, 2, 3)) * nan; torch.zeros(2); "
-        "x.long().sum((1, 2, 3))"
-    )
+    results = "None; 1.0; x; x.sum(); x.detach().sum((1, 2, 3)); 'a'; torch.zeros(2); x.long().sum((1, 2, 3))"
+    not_finite = functions(arguments, "x.sum((1, 2, 3)) * nan")
     good = functions(arguments, "-x.flatten(1).square().sum(1)")
-    return Kind(some(*good), some("None; 'a'; 3; object()", *functions(arguments, results)))
+    return Kind(
+        some(*good),
+        some("None; 'a'; 3; object()", *functions(arguments, results)),
+        some(*not_finite),
+    )
 
 
 def guidance() -> list[Entry]:
     """Guidance by classifiers and without, each used at one state."""
-    scale = real(0, 3)
+    scale = real(1.1, 3)
     interval = {"interval": INTERVAL, "noise_ratio": RATIO}
     return [
         Entry(
@@ -146,10 +157,10 @@ def guidance() -> list[Entry]:
         ),
         Entry(
             "ClassifierGuidance(lambda x, t: -x, lambda x, t: -x.flatten(1).sum(1))",
-            {"x": X, "t": STEP},
+            {"x": FREE, "t": STEP},
             check=like("x"),
         ),
-        Entry("ClassifierFreeGuidance(lambda x, t: -x, lambda x, t: -2 * x)", {"x": X, "t": STEP}, check=like("x")),
+        Entry("ClassifierFreeGuidance(lambda x, t: -x, lambda x, t: -2 * x)", {"x": FREE, "t": STEP}, check=like("x")),
     ]
 
 
@@ -187,35 +198,43 @@ def posteriors() -> list[Entry]:
     )
     loop = {
         "scheduler": instance(
-            "scheduler('ve')", "scheduler('vp')", extra=("DDPMScheduler()", "VPSDEScheduler", "sde('vp')")
+            "scheduler('subvp')", "scheduler('vp')", extra=("DDPMScheduler()", "VPSDEScheduler", "sde('vp')")
         ),
         "score_fn": SCORE,
-        "x": X,
+        "x": FREE,
         "generator": generator(2),
         "constrain": Kind(some("None", "lambda x, t: x"), some("'a'", "3", "lambda x, t: None", "lambda x, t: x[:1]")),
         "on_step": Kind(
             some("None", "lambda i, t, x: None"), some("'a'", "3", "lambda i, t, x: 3", "lambda i, t, x: x[:1]")
         ),
     }
-    told = {**TOLD, "operator": ("known", "A", "At", "y", "measurement", "factor", "weights"), "x": ("generator",)}
+    told = {
+        **TOLD,
+        "operator": ("known", "A", "At", "y", "measurement", "factor", "weights"),
+        "x": ("generator",),
+        "measurement": ("y",),
+    }
     return [
         Entry("MomentMatching", matching, then=USED, aliases=told),
         Entry(f"MomentMatching{made}", {"x": X, "t": STEP}, check=like("x")),
-        Entry("TwistedSMC", smc, then=USED, aliases=told),
+        Entry("TwistedSMC", smc, then=RESAMPLED, aliases=told),
         Entry(
             "Replacement",
             {"sde": AN_SDE, "operator": OPERATOR, "measurement": Y, "y": Y, "draw": draw},
             then=USED,
             aliases=told,
         ),
-        Entry(f"Replacement(sde(), {MASK}, torch.ones(2, 1, 4, 4))", {"x": X, "t": STEP}),
+        Entry(f"Replacement(sde(), {MASK}, torch.ones(2, 1, 4, 4))", {"x": FREE, "t": STEP}),
         Entry(
-            "posterior_start", {"posterior": SCORE, "sde": AN_SDE, "x": X, "t": STEP}, check=like("x"), aliases=told
+            "posterior_start", {"posterior": SCORE, "sde": AN_SDE, "x": FREE, "t": STEP}, check=like("x"), aliases=told
         ),
         Entry("sampling_loop", loop, check=like("x"), aliases=told),
         Entry(
             "PerSample",
-            {"function": SCORE, "class_labels": only("torch.tensor([1, 2])")},
+            {
+                "function": Kind(SCORE.good, some("None; 'a'; 3; object(); []"), SCORE.doubtful),
+                "class_labels": only("torch.tensor([1, 2])"),
+            },
             then="(lambda f: f.rows(torch.tensor([0])))",
         ),
     ]
@@ -228,13 +247,17 @@ def checks() -> list[Entry]:
         "operator": ("known", "A", "At", "measurement", "y", "factor", "weights"),
         "sample_shape": ("operator", "measurement", "known"),
     }
+    # Only operators with `nonnegative` have a range.
+    ranged = Kind(
+        some(MASK), some("None; 'mask'; 3; object(); MaskOperator; []; AveragePoolOperator(3)"), OPERATOR.hopeless
+    )
     clean = Kind(some("torch.rand(2, 1, 4, 4).sign()"), Y.hopeless, Y.doubtful)
     return [
         Entry("check_operator", {"operator": OPERATOR, "sample_shape": shape, "measurement": Y}, aliases=told),
         Entry(
             "check_range",
             {
-                "operator": OPERATOR,
+                "operator": ranged,
                 "sample_shape": only("(1, 4, 4)"),
                 "measurement": clean,
                 "noise_std": NOISE_STD,

@@ -105,6 +105,12 @@ def analytic_entries() -> list[Entry]:
     variances = real(0.1, 1, "-1.0").plus(
         good=("[0.1, 0.2]",), hopeless=("[1.0, 2.0, 3.0]", "[0.1, nan]", "[-0.1, 0.1]", "[[0.1]]")
     )
+    # One variance for each component, or two.
+    variances = Kind(
+        variances.good,
+        variances.hopeless.filter(lambda text: text not in ("[1, 2]", "np.array([1.0, 2.0])", "torch.zeros(2)")),
+        variances.doubtful,
+    )
     matrices = numbers(
         "torch.eye(2).repeat(2, 1, 1)",
         hopeless=(

@@ -14,7 +14,7 @@ AN_SDE = instance(*SDES, extra=("scheduler('vp')", "VPSDE"))
 # A function may not need every part of the SDE.
 SOME_SDE = AN_SDE.tolerant()
 STATE, FREE_STATE = tensor(2, 3, strict=False), tensor(2, 3, strict=False, fixed=False)
-BETA_MIN, BETA_MAX = real(0.05, 0.2, "0.0", "-1.0", "50.0"), real(5, 30, "0.0", "-1.0", "0.01")
+BETA_MIN, BETA_MAX = real(0.05, 0.2, "-1.0", "50.0"), real(5, 30, "0.0", "-1.0", "0.01")
 SIGMA_MIN, SIGMA_MAX = real(0.005, 0.1, "0.0", "-1.0", "60.0"), real(5, 50, "0.0", "-1.0", "0.001")
 DATA_STD = real(0.3, 1.0, "0.0", "-1.0")
 MATRIX_12 = ("[[1.0, 0.5]]",)

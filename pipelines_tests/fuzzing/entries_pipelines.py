@@ -4,7 +4,7 @@ from typing import Any
 
 from .case import Entry, shape_of, shaped
 from .entries_schedulers import STOCK
-from .strategies import Kind, count, flag, functions, instance, name, numbers, only, real, some
+from .strategies import Kind, count, flag, functions, instance, name, numbers, only, real, some, without
 from .strategies_data import generator, image, labels, operator, tensor
 
 
@@ -79,7 +79,9 @@ def constructors() -> list[Entry]:
     schedulers = instance("scheduler('vp')", "scheduler('table')", *STOCK[:2], extra=wrong)
     ends = {"data_min": real(-1, 0, "5.0").optional(), "data_max": real(1, 2, "-5.0").optional()}
     wrong_names = ("{'a': 3}", "{0: None}", "[1]", "{-1: 'a'}")
-    names = instance("None", "{0: 'cat', 1: 'dog'}", extra=wrong_names).optional().plus(doubtful=("{}",))
+    names = (
+        without(instance("None", "{0: 'cat', 1: 'dog'}", extra=wrong_names), "{}").optional().plus(doubtful=("{}",))
+    )
     modules = {"id2label": names, "unet": networks(), "scheduler": schedulers, **ends}
     judge = (
         instance("classifier()")
@@ -144,7 +146,7 @@ def restoration() -> list[Entry]:
     """Inverse problems, inpainting, colorization and super-resolution."""
     common = {
         "method": name("moment_matching", "pseudo_inverse", "replacement", "twisted_smc"),
-        "num_inference_steps": STEPS,
+        "num_inference_steps": STEPS.optional(),
         "num_samples": Kind(some("2"), count().hopeless, some("np.int64(2)", "True", "2.0")),
         "generator": generator(2),
         "sampler": name("ode", "scheduler").optional(),

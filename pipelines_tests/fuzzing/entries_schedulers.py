@@ -17,8 +17,16 @@ PREDICTOR_NAMES = (
     "exponential_adams_bashforth",
     "heun",
 )
-PREDICTOR = name(*PREDICTOR_NAMES)
-CORRECTOR = name("langevin", "annealed_langevin").optional()
+
+
+def names_or_functions(*choices: str) -> Kind:
+    """Names where a function may be given as well: one of another signature raises Python's own error when it is called."""
+    kind = name(*choices)
+    return Kind(kind.good, kind.hopeless.filter(lambda text: text not in ("lambda: 1", "str")), kind.doubtful)
+
+
+PREDICTOR = names_or_functions(*PREDICTOR_NAMES)
+CORRECTOR = names_or_functions("langevin", "annealed_langevin").optional()
 SAMPLE = tensor(2, 1, 4, 4, strict=False)
 COMMON = {
     "num_train_timesteps": count(10, 50),
@@ -80,7 +88,7 @@ def constructors() -> list[Entry]:
 
 def function(good: str) -> Kind:
     """A predictor or corrector given as an attribute."""
-    results = "None; x; (x, x, x); (x[:1], x); (None, 0.0); (x * nan, x); 'a'; (x.long(), x)"
+    results = "None; x; (x, x, x); (x[:1], x); (None, 0.0); 'a'; (x.long(), x)"
     wrong = ("'ancestral'; 3; object(); []; torch.zeros(2)", *functions("sde, x, score, t, s=None, *a", results))
     return Kind(some(good), some(*wrong))
 
@@ -129,7 +137,7 @@ def methods(kind: str) -> list[Entry]:
             then="(lambda f: f(torch.ones(2, 1, 4, 4), torch.tensor(0.5)))",
             aliases={"model": ("model output", "network", "output")},
         ),
-        Entry(f"{made}.score_fn(network({kind!r}))", {"x": SAMPLE, "t": state_time()}),
+        Entry(f"{made}.score_fn(network({kind!r}))", {"x": SAMPLE, "t": state_time()}, aliases={"x": ("sample",)}),
     ]
 
 
@@ -177,14 +185,16 @@ def custom_timesteps(kind: str) -> tuple[str, ...]:
 
 
 def state_time() -> Kind:
-    """A time of the state of two samples; outside of (0, T] there is no score."""
+    """A time of the state of two samples; outside of (0, T] there is no score.
+
+    Values of tensors are not read, as that would wait for the device: NaN there gives NaN.
+    """
     return Kind(
         some("0.5", "torch.tensor(0.5)", "torch.tensor([0.2, 0.9])"),
         some(
-            "None; 'a'; object(); torch.ones(3); torch.ones(2, 2); nan; -1.0; 5.0; torch.tensor([nan, 0.5]); []; {}; "
-            "1j",
+            "None; 'a'; object(); torch.ones(3); torch.ones(2, 2); nan; -1.0; 5.0; []; {}; 1j",
         ),
-        some("1", "np.float64(0.5)", "[0.2, 0.9]", "np.array([0.2, 0.9])", "0.0"),
+        some("1", "np.float64(0.5)", "[0.2, 0.9]", "np.array([0.2, 0.9])", "0.0", "torch.tensor([nan, 0.5])"),
     )
 
 
@@ -210,7 +220,7 @@ def conversion() -> list[Entry]:
 LOADED = Kind(
     some("{}", "{'num_train_timesteps': 10}", "VPSDEScheduler().config", "DDPMScheduler().config"),
     some(
-        "[]; object(); None; {'beta_schedule': 'nope'}; {'num_train_timesteps': 'a'}; {'snr': nan}; "
+        "[]; {'beta_schedule': 'nope'}; {'num_train_timesteps': 'a'}; {'snr': nan}; "
         "{'beta_start': 'a'}; {'prediction_type': 3}; {'trained_betas': ['a']}; {'predictor': 'nope'}; "
         "{'num_train_timesteps': -1}; {'beta_end': 5.0}",
     ),

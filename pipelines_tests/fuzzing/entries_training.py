@@ -1,7 +1,7 @@
 """Entries: losses, time sampling, data, checkpoints, and the arguments of the training scripts."""
 
 from .case import Entry
-from .strategies import Kind, count, flag, instance, name, numbers, only, path, real, some
+from .strategies import Kind, count, flag, functions, instance, name, numbers, only, path, real, some, without
 from .strategies_data import image, score_function, tensor
 
 
@@ -16,8 +16,11 @@ ONE_GENERATOR = Kind(
 def losses() -> list[Entry]:
     """Losses, objectives and the times that they are averaged over."""
     common = {"x0": X, "noise": X}
+    # The loss of an output with NaN is NaN: a run in half precision goes on from there.
+    overflows = functions("x, t", "x * nan; x.double() * inf")
+    outputs = without(score_function(), *overflows).plus(doubtful=overflows)
     loss = {
-        "score_fn": score_function(),
+        "score_fn": outputs,
         "sde": AN_SDE,
         **common,
         "t": LEVELS,
@@ -40,7 +43,7 @@ def losses() -> list[Entry]:
         ),
     )
     output = {
-        "output_fn": score_function(),
+        "output_fn": outputs,
         "parameterization": instance("Parameterization()"),
         "sde": AN_SDE,
         **common,
@@ -91,6 +94,8 @@ def losses() -> list[Entry]:
 def data() -> list[Entry]:
     """Readers of images, and small helpers."""
     folder = path("file('data')").plus(hopeless=("file('empty')", "file('text.txt')", "file('broken')"))
+    # A run's folder may not be there yet: then it has no checkpoints.
+    run_folder = without(path("file('empty')"), "'nowhere/at/all'", "Path('nowhere')", "'https://example.invalid/a'")
     images = tensor(2, 1, 4, 4)
     ends = numbers(
         "(-1.0, 1.0)",
@@ -98,12 +103,13 @@ def data() -> list[Entry]:
         hopeless=("(1.0, -1.0)", "(0.0, 0.0)", "(nan, 1.0)", "(0.0,)", "(0.0, 1.0, 2.0)", "()"),
     )
     bytes_ = Kind(some("torch.zeros(2, 1, 4, 4, dtype=torch.uint8)"), images.hopeless, images.good | images.doubtful)
+    elementwise = tensor(2, 1, 4, 4, fixed=False)
     covariance = numbers(
         "torch.eye(3)", hopeless=("torch.eye(4)", "torch.full((3, 3), nan)", "-torch.eye(3)", "torch.ones(3)")
     )
     mean = numbers("torch.zeros(3)", hopeless=("torch.zeros(4)", "torch.full((3,), nan)", "torch.zeros(3, 3)"))
     formats = {
-        "resolution": count(4, 8),
+        "resolution": without(count(4, 8), "[1, 2]"),  # height and width
         "channels": count(1, 1).plus(good=("3", "4"), hopeless=("2", "5")),
         "fit": name("crop", "pad"),
         "pad_value": count(0, 255).plus(hopeless=("256",)),
@@ -120,7 +126,8 @@ def data() -> list[Entry]:
     return [
         Entry(
             "load_images",
-            {"train_data_dir": folder, "split": name("train")},
+            # Images are read later, by `ImageStore`.
+            {"train_data_dir": without(folder, "file('broken')"), "split": name("train")},
             aliases={"train_data_dir": ("data_dir", "a.png")},
         ),
         Entry("ImageFormat", formats, then="(lambda read: read(Image.new('RGB', (9, 5))))"),
@@ -140,8 +147,8 @@ def data() -> list[Entry]:
             then="read_all",
         ),
         Entry("ShuffledBatches", stream, then="first_three"),
-        Entry("to_data_range", {"images": bytes_, "data_range": ends}),
-        Entry("to_uint8", {"images": images, "data_range": ends}),
+        Entry("to_data_range", {"images": elementwise, "data_range": ends}),
+        Entry("to_uint8", {"images": elementwise, "data_range": ends}),
         Entry(
             "image_grid",
             {
@@ -157,11 +164,11 @@ def data() -> list[Entry]:
         Entry(
             "find_checkpoint",
             {
-                "output_dir": path("file('empty')"),
+                "output_dir": run_folder,
                 "resume_from": name("latest").tolerant().plus(hopeless=("'nowhere'", "3")),
             },
         ),
-        Entry("rotate", {"output_dir": path("file('empty')"), "total_limit": count(1, 3).optional()}),
+        Entry("rotate", {"output_dir": run_folder, "total_limit": count(1, 3).optional()}),
         Entry(
             "ExponentialMovingAverage",
             {

@@ -66,7 +66,9 @@ def judge(case: Case) -> Outcome:
         kwargs = {name: _evaluate(text) for name, text in case.arguments.items()}
         function = _evaluate(case.entry.source)
         then = _evaluate(case.entry.then) if case.entry.then else None
+        # A function that returns NaN has a result with NaN.
         finite = all(is_finite(value) for value in kwargs.values())
+        finite = finite and not any(re.search(r"\b(nan|inf)\b", text) for text in case.arguments.values())
         try:
             with _time_limit(LIMIT_S):
                 result = function(**kwargs)
@@ -93,6 +95,10 @@ def _evaluate(text: str) -> Any:
 
 def _judge_error(case: Case, kwargs: dict[str, Any], error: Exception) -> Outcome:
     words = _words(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    given = any("lambda" in text for text in case.arguments.values())
+    if given and frames[-1].filename == "<string>":  # a function of the user's, such as a callback, raised it
+        return Outcome(True, "the argument's own error", words)
     if not case.corrupted:
         return Outcome(False, "valid call refused", words)
     if not isinstance(error, TypeError | ValueError | ODEError):
@@ -132,6 +138,8 @@ def names_argument(error: BaseException, name: str) -> bool:
             return True
     elif _is_deliberate(error) and len(name) > 2:
         return re.search(rf"(?<![\w']){escaped}(?![\w'])|['`]{escaped}['`]", message) is not None
+    if _is_deliberate(error) and re.search(rf"\b(of|for) {escaped}\b", message):
+        return True  # "score must have the shape of x": both are named
     verbs = "must|should|is|are|has|have|needs|holds|lies|of shape|and|cannot"
     return re.search(rf"(?<![\w']){escaped} ({verbs})\b|['`]{escaped}['`]|\b{escaped}=", message) is not None
 

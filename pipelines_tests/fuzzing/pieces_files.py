@@ -124,7 +124,7 @@ def _changed(content: Any, how: str, value: int) -> Any:
         "no tensor": lambda: content["model"].pop(key),
         "bool": lambda: content["model"].update({key: content["model"][key].bool()}),
         "int8": lambda: content["model"].update({key: content["model"][key].to(torch.int8)}),
-        "nan": lambda: content["model"].update({key: content["model"][key] * nan}),
+        "nan": lambda: content["ema"]["shadow_params"][value].mul_(nan),
         "shape": lambda: content["model"].update({key: content["model"][key][None]}),
         "extra": lambda: content["model"].update({"module.extra": torch.zeros(2)}),
         "short": lambda: content["ema"]["shadow_params"].pop(),

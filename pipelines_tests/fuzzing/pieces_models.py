@@ -176,9 +176,9 @@ def forwarded(made: Any) -> Tensor:
 
 
 def images_of(made: Any) -> Any:
-    """Images of a pipeline in two steps."""
+    """Two images of a pipeline in two steps."""
     made.set_progress_bar_config(disable=True)
-    return made(num_inference_steps=2, output_type="pt").images
+    return made(batch_size=2, num_inference_steps=2, output_type="pt").images
 
 
 def likelihood_of(made: Any) -> Any:

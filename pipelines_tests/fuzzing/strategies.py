@@ -47,6 +47,11 @@ class Kind:
         return replace(self, hopeless=st.nothing(), doubtful=self.hopeless | self.doubtful)
 
 
+def without(kind: Kind, *texts: str) -> Kind:
+    """The same kind without some of its hopeless values."""
+    return replace(kind, hopeless=kind.hopeless.filter(lambda text: text not in texts))
+
+
 def some(*texts: str) -> Texts:
     """One of the given expressions; a text may hold several, separated by "; "."""
     expressions = [expression for text in texts for expression in text.split("; ")]

@@ -166,7 +166,7 @@ def bits_per_dim(models: Models, model: str, image: Any, seed: int = 0) -> str:
     return f"{bits:.3f} +- {error:.3f} bits/dim ({nfe:.0f} network calls, {time.perf_counter() - start:.1f} s)"
 
 
-def watch(pipe: SDEPipelineBase, options: dict[str, Any], seed: int) -> Iterator[Progress]:
+def watch(pipe: Any, options: dict[str, Any], seed: int) -> Iterator[Progress]:
     """Runs a pipeline in a thread of its own and yields what is there every tenth of a second, at the end its images.
 
     Where the caller stops iterating, the run ends at its next step.

@@ -23,6 +23,7 @@ import math
 import torch
 from torch import Tensor
 
+from ...schedulers.checks import check_finite
 from .estimate import Estimate, jackknife_variance
 
 
@@ -48,10 +49,22 @@ def frechet_distance(mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covar
     Args:
         mean_1, mean_2: shape (D,).
         covariance_1, covariance_2: symmetric and positive semidefinite, shape (D, D); singular ones are fine.
+
+    Raises:
+        TypeError, ValueError: naming the argument of another shape or with NaN, or a covariance with negative eigenvalues.
     """
+    count = len(check_finite("mean_1", mean_1)) if isinstance(mean_1, Tensor) and mean_1.ndim == 1 else -1
+    named = {"mean_1": mean_1, "covariance_1": covariance_1, "mean_2": mean_2, "covariance_2": covariance_2}
+    for name, value in named.items():
+        expected = (count,) if name.startswith("mean") else (count, count)
+        if tuple(check_finite(name, value).shape) != expected:
+            shape = "(D,)" if name.startswith("mean") else "(D, D)"
+            raise ValueError(f"{name} must have shape {shape} with the D of mean_1, got {tuple(value.shape)}")
     roots = []
-    for covariance in (covariance_1.double(), covariance_2.double()):
+    for name, covariance in (("covariance_1", covariance_1.double()), ("covariance_2", covariance_2.double())):
         values, vectors = torch.linalg.eigh(covariance)
+        if bool(values[0] < -1e-4 * values.abs().max()):
+            raise ValueError(f"{name} must be positive semidefinite, got the eigenvalue {float(values[0]):g}")
         roots.append((vectors * values.clamp_min(0).sqrt()).T)
     return _distance(mean_1.double(), roots[0], mean_2.double(), roots[1])
 
