@@ -26,6 +26,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("models", "schedulers", "training"):
+        # `from .. import models` asks here first; `public_names` imports what may be half imported at that moment.
+        return _import_module(f"{__name__}.{name}")
     public = _import_module(f"{__name__}.public_names")
     if hasattr(public, name):
         return getattr(public, name)

@@ -177,9 +177,11 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         sides += [own[1] if width is None else check_integer("width", width)]
         levels = getattr(self.unet.config, "block_out_channels", None)
         for name, side, default in zip(("height", "width"), sides, own):
-            if side != default and levels is None:
+            if side == default:
+                continue
+            if levels is None:
                 raise ValueError(f"{name} must be {default}, the only one of {type(self.unet).__name__}, got {side}")
-            if side != default and side % (factor := 2 ** (len(levels) - 1)):
+            if side % (factor := 2 ** (len(levels) - 1)):
                 raise ValueError(f"{name} must be divisible by {factor} for {len(levels)} levels, got {side}")
         return (channels, sides[0], sides[1])
 
