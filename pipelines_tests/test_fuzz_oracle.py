@@ -141,6 +141,7 @@ NOT_PASSED = {
     "VESDEScheduler": {"trained_betas"},
     "SubVPSDEScheduler": {"trained_betas"},
     "TwistedSMC": {"uniform"},
+    "log_likelihood": {"eps"},  # the deprecated name of sampling_eps
     "evaluate": {"train_split", "features_weights", "cache_dir"},
     "ScoreSdeClassConditionalPipeline": {"image_processor"},
 }

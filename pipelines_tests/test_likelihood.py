@@ -250,9 +250,9 @@ def test_the_callers_generator_decides_everything():
     [
         ({"divergence": "skilling"}, "divergence"),
         ({"num_probes": 0}, "num_probes"),
-        ({"eps": 0.0}, "times"),
+        ({"sampling_eps": 0.0}, "sampling_eps must be a finite number in"),
         ({"tolerance": 2.0}, "tolerance"),
-        ({"generator": [torch.Generator()]}, "one generator per sample, 2"),
+        ({"generator": [torch.Generator()]}, "one generator per image, 2"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

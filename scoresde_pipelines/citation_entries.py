@@ -45,6 +45,12 @@ PAPERS: dict[str, tuple[str, str, str, int]] = {
         "Advances in Neural Information Processing Systems",
         2022,
     ),
+    "xu2023restart": (
+        "Xu, Yilun and Deng, Mingyang and Cheng, Xiang and Tian, Yonglong and Liu, Ziming and Jaakkola, Tommi",
+        "Restart Sampling for Improving Generative Processes",
+        "Advances in Neural Information Processing Systems",
+        2023,
+    ),
     "karras2022edm": (
         "Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli",
         "Elucidating the Design Space of Diffusion-Based Generative Models",
@@ -121,6 +127,8 @@ CITED: dict[str, tuple[str, ...]] = {
     "ancestral_large": ("ho2020ddpm",),
     "exponential": ("song2021ddim",),
     "exponential_multistep": ("zhang2023deis",),
+    "exponential_adams_bashforth": ("zhang2023deis",),
+    "restart": ("xu2023restart",),
     "heun": ("karras2022edm",),
     "langevin": (),
     "annealed_langevin": ("song2019ncsn",),

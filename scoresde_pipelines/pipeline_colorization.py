@@ -73,9 +73,11 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         """
         options = RestorationOptions.of(locals())
         channels, *size = self.sample_shape
-        gray_weights = check_numbers("gray_weights", gray_weights, count=channels)
+        gray_weights = check_numbers("gray_weights", gray_weights)
+        if len(gray_weights) != channels:
+            raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
         if not any(gray_weights):
-            raise ValueError(f"gray_weights must not all be zero, got {gray_weights}")
+            raise ValueError(f"gray_weights must be finite and not all zero, got {gray_weights}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, (size[0], size[1]) if resize is None else None)

@@ -26,7 +26,7 @@ def flow_entries() -> list[Entry]:
         **probes,
         **options,
         "generator": generator(2),
-        "eps": real(1e-4, 1e-2, "0.0", "-1.0", "2.0"),
+        "sampling_eps": real(1e-4, 1e-2, "0.0", "-1.0", "2.0"),
         "condition": condition,
     }
     levels = real(-1, 0, "2.0").plus(hopeless=("3.0",))
