@@ -40,7 +40,7 @@ def likelihood(
     from .likelihood_measurement import PIPELINE_OPTIONS, fingerprint, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
-    from .schedulers.checks import check_device, check_integer
+    from .schedulers.checks import check_integer
     from .schedulers.dequantization import DEQUANTIZATIONS
     from .schedulers.divergence import DIVERGENCES
     from .schedulers.probability_flow import ODEError
@@ -65,7 +65,7 @@ def likelihood(
         "seed": seed,
     }
     with named("device"):
-        place = check_device("device", best_device(device))
+        place = best_device(device)
     with named("seed"):
         check_integer("seed", seed, 0, 2**31 - 1)
     with named("model"):

@@ -81,11 +81,17 @@ def named(option: str) -> Iterator[None]:
 
 
 def best_device(name: str | None) -> str:
-    """The device of this name, or the best there is; of several GPUs the one of this process (LOCAL_RANK)."""
+    """The device of this name, or the best there is; of several GPUs the one of this process (LOCAL_RANK).
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
     import torch
 
+    from .schedulers.checks import check_device
+
     if name is not None:
-        return name
+        return str(check_device("device", name))
     if torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
