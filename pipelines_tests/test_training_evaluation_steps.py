@@ -196,9 +196,12 @@ def test_held_out_images_are_fixed_by_the_seed():
     "options, message",
     [
         (["--keep_best"], "--keep_best needs --validation_split, --validation_fraction or --eval_features"),
-        (["--validation_fraction", "1"], "--validation_fraction must be between 0 and 1, got 1.0"),
+        (["--validation_fraction", "1"], "--validation_fraction must be a finite number in (0, 1), got 1.0"),
         (["--validation_fraction", "0.1", "--validation_split", "test"], "give either --validation_split or"),
-        (["--eval_features", "x", "--eval_num_images", "2"], "--eval_num_images must be at least 3, got 2"),
+        (
+            ["--eval_features", "x", "--eval_num_images", "2"],
+            "--eval_num_images must be an integer of at least 3, got 2",
+        ),
     ],
 )
 def test_contradictions_are_named(capsys, options, message):

@@ -137,7 +137,6 @@ def test_it_trains_from_python_and_is_fine_tuned(module):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("cosine", "sde must be a known name or module:name, got 'cosine'"),
         ("my_sde:Nothing", "sde must be something that can be imported, got 'my_sde:Nothing'"),
         ("my_sde:WarpSDE", r"sde must be one of .* or a subclass of SDEScheduler, got 'my_sde:WarpSDE'"),
     ],
@@ -145,3 +144,9 @@ def test_it_trains_from_python_and_is_fine_tuned(module):
 def test_a_wrong_name_is_refused(module, name, message):
     with pytest.raises(ValueError, match=message):
         main(["--train_data_dir", "images", "--output_dir", "run", *OPTIONS, "--sde", name])
+
+
+def test_a_name_that_is_neither_known_nor_of_a_module_is_refused(module, capsys):
+    with pytest.raises(SystemExit):
+        main(["--train_data_dir", "images", "--output_dir", "run", *OPTIONS, "--sde", "cosine"])
+    assert "--sde must be one of ve, vp, subvp, or module:name, got 'cosine'" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from .likelihood_measurement import fingerprint
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_score_sde import ScoreSdePipeline
 from .samplers import ODE_TOLERANCE, with_sampler
+from .samplers import SAMPLERS as SAMPLERS  # where it was defined before
 from .training.checkpoints import read_state
 from .training.evaluation import Row
 from .training.model_names import ModelNotFoundError, locate

@@ -214,6 +214,8 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         self.check_modules()
         check_integer("batch_size", batch_size)
         check_integer("num_inference_steps", num_inference_steps)
+        if isinstance(generator, tuple):
+            raise TypeError("generator must be a torch.Generator or a list of them, got a tuple")
         check_generator("generator", generator, batch_size)
         expected = (batch_size, *(shape or self.sample_shape))
         if latents is not None and tuple(check_finite("latents", latents).shape) != expected:

@@ -117,7 +117,7 @@ def sampling() -> list[Entry]:
         **COMMON,
     }
     ode = {key: plain[key] for key in ("batch_size", "generator", "latents", "output_type")} | {
-        "ode_tolerance": TOLERANCE
+        "ode_tolerance": TOLERANCE.optional()
     }
     interval = numbers("(0.1, 5.0)", hopeless=("(5.0, 0.1)", "(-1.0, 1.0)", "(nan, 1.0)", "(0.1,)", "()")).optional()
     conditional = {
