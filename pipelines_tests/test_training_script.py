@@ -248,3 +248,9 @@ def test_the_card_repeats_the_command_without_secrets_and_paths():
     launcher = ["accelerate", "launch", "-m", "scoresde_pipelines.training.train_unconditional"]
     options = ["--train_data_dir", "data", "--random_flip", "--block_out_channels", "8", "16", "--no-use_ema"]
     assert words == launcher + options
+
+
+def test_the_card_names_a_pretrained_folder_without_its_path(tmp_path):
+    (tmp_path / "first").mkdir()
+    args = parse_args(["--train_data_dir", "d", "--pretrained_model_name_or_path", str(tmp_path / "first")])
+    assert command_line(args, "d").endswith("--pretrained_model_name_or_path first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import shlex
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -108,5 +109,7 @@ def command_line(args: argparse.Namespace, data: str) -> str:
     for name, value in vars(args).items():
         if value == defaults.get(name) or name in ("output_dir", "cache_dir", *NOT_SAVED):
             continue
+        if name == "pretrained_model_name_or_path" and Path(value).is_dir():
+            value = Path(value).name
         words.append(" ".join(map(shlex.quote, argument_words(name, data if name == "train_data_dir" else value))))
     return " \\\n    ".join(words)
