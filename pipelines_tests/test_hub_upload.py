@@ -34,9 +34,9 @@ def hub(tmp_path, monkeypatch):
         def create_branch(self, repo_id, branch, exist_ok):
             made.calls.append(("create_branch", repo_id, branch))
 
-        def upload_folder(self, repo_id, folder_path, commit_message, create_pr, revision):
+        def upload_folder(self, repo_id, folder_path, commit_message, create_pr, revision, path_in_repo):
             made.calls.append(("upload_folder", repo_id, commit_message, create_pr, revision))
-            shutil.copytree(folder_path, made.repository, dirs_exist_ok=True)
+            shutil.copytree(folder_path, made.repository / (path_in_repo or ""), dirs_exist_ok=True)
             return f"https://hub/{repo_id}/commit/1"
 
     def download(repo_id, name, token=None):
@@ -116,6 +116,16 @@ def test_a_card_that_is_there_is_carried_along(hub, tmp_path):
     assert hub.calls[-2:] == [
         ("create_branch", "someone/new", "v2"),
         ("upload_folder", "someone/new", "second", False, "v2"),
+    ]
+
+
+def test_a_subfolder_gets_the_pipeline_without_a_card(hub):
+    fresh_pipeline().push_to_hub("someone/new", subfolder="small")
+    assert sorted(path.name for path in hub.repository.iterdir()) == ["small"]
+    assert sorted(path.name for path in (hub.repository / "small").iterdir()) == [
+        "model_index.json",
+        "scheduler",
+        "unet",
     ]
 
 

@@ -106,6 +106,7 @@ class PushPipelineMixin:
         create_pr: bool = False,
         safe_serialization: bool = True,
         variant: str | None = None,
+        subfolder: str | None = None,
         revision: str | None = None,
         readme: str | Path | None = None,
         num_pictures: int = 4,
@@ -121,6 +122,7 @@ class PushPipelineMixin:
             commit_message, token, create_pr: as in diffusers.
             private: create the repository as a private one; an existing one keeps its visibility.
             safe_serialization, variant: as in `save_pretrained`.
+            subfolder: the folder of the repository to write to, where no card is written.
             revision: the branch to write to; it is made if it does not exist.
             readme: a file that becomes the card.
             num_pictures: images of a new card, drawn in 20 network calls each; 0 for none.
@@ -144,12 +146,13 @@ class PushPipelineMixin:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)  # type: ignore[attr-defined]
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            card = self._given_card(readme) or _published_card(repo_id, token)
-            if card is None:
-                if num_pictures:
-                    _draw(self, num_pictures, Path(folder) / PICTURE)
-                card = pipeline_card(self, repo_id, picture=PICTURE if num_pictures else None, **card_fields)
-            (Path(folder) / "README.md").write_text(card, "utf-8")
+            if not subfolder:
+                card = self._given_card(readme) or _published_card(repo_id, token)
+                if card is None:
+                    if num_pictures:
+                        _draw(self, num_pictures, Path(folder) / PICTURE)
+                    card = pipeline_card(self, repo_id, picture=PICTURE if num_pictures else None, **card_fields)
+                (Path(folder) / "README.md").write_text(card, "utf-8")
             if revision is not None and not create_pr:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.upload_folder(
@@ -158,6 +161,7 @@ class PushPipelineMixin:
                 commit_message=commit_message or f"Upload {type(self).__name__}",
                 create_pr=create_pr,
                 revision=revision,
+                path_in_repo=subfolder,
             )
         return str(commit)
 
