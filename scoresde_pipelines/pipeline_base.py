@@ -4,7 +4,6 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from torch import Tensor
 from .hub_upload import PushPipelineMixin
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
 from .network_use import in_use, weights_not_finite
+from .pipeline_components import check_components, label_names, load_network, null_label
 from .quality import choose_sampler
 from .registration import PACKAGE, stable_name
-from .schedulers import PerSample, SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from .schedulers import PerSample, SDEScheduler
 from .schedulers.checks import (
     check_choice,
     check_finite,
@@ -43,7 +43,6 @@ StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | Non
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
 SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of double precision
-NETWORK_LIBRARIES = ("diffusers", PACKAGE)  # a repository must not choose what is imported
 
 
 class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
@@ -83,7 +82,7 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         if not low < high:
             raise ValueError(f"data_min must be less than data_max, got {low} and {high}")
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(data_min=low, data_max=high, id2label=_label_names(id2label))
+        self.register_to_config(data_min=low, data_max=high, id2label=label_names(id2label))
         self._num_timesteps = len(scheduler.timesteps)
 
     def register_to_config(self, **kwargs: Any) -> None:
@@ -110,7 +109,7 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
                 sde_scheduler_class(scheduler[-1])  # diffusers' own message does not say what to import
             if "unet" not in index and "model" in index and "unet" not in kwargs:
                 dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
-                kwargs["unet"] = _load_network(folder, *index["model"], **dtype)
+                kwargs["unet"] = load_network(folder, *index["model"], **dtype)
         return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
@@ -382,53 +381,6 @@ def check_tolerance(name: str, value: Any) -> float:
     return check_number(name, value, SMALLEST_TOLERANCE, 1, ends="[)")
 
 
-def check_components(unet: Any, scheduler: SDEScheduler) -> None:
-    """Raises TypeError or ValueError unless a network is called as in diffusers and its time argument is the scheduler's."""
-    config = getattr(unet, "config", None)
-    if config is None or not hasattr(config, "in_channels"):
-        raise TypeError(
-            "unet must be a diffusers model with a config of in_channels and sample_size (unwrap DataParallel by "
-            f".module), got {type(unet).__name__}"
-        )
-    if not isinstance(scheduler, (VESDEScheduler, VPSDEScheduler, SubVPSDEScheduler)):
-        return  # a user's own scheduler may have any time argument
-    embedding = getattr(config, "time_embedding_type", None)
-    told_sigma = scheduler.time_convention == "sigma"
-    knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))
-    if embedding in ("fourier", "positional") and told_sigma != knows_sigma:
-        told = "sigma" if told_sigma else scheduler.time_convention
-        wanted = "noise levels sigma (the VE SDE)" if knows_sigma else "times or indices (the VP and sub-VP SDEs)"
-        raise ValueError(
-            f"scheduler must be one that {type(unet).__name__} was trained with: it has a {embedding} time embedding for "
-            f"{wanted}, got {type(scheduler).__name__}, which tells it {told}"
-        )
-
-
-def null_label(unet: Any, id2label: dict[int, str] | None) -> int | None:
-    """The label for "no class" of a class-conditional `UNet2DModel`: its last embedding, where that has no name; else None.
-
-    Our own networks have one embedding more than `num_class_embeds`, and take `class_labels=None` for it.
-    """
-    embeddings = getattr(unet.config, "num_class_embeds", None)
-    there = getattr(getattr(unet, "class_embedding", None), "num_embeddings", None)
-    return len(id2label) if id2label and embeddings == there == len(id2label) + 1 else None
-
-
-def _label_names(id2label: Any) -> dict[int, str] | None:
-    """Checked names of classes; JSON has made strings of their numbers."""
-    if id2label is None:
-        return None
-    try:
-        names = {int(number): name for number, name in id2label.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
-    if not all(isinstance(name, str) for name in names.values()):
-        raise TypeError(f"id2label must hold names that are texts, got {id2label!r}")
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
-    return names
-
-
 def _changed_latents(changed: Any, x: Tensor) -> Tensor | None:
     """What a callback puts in the place of the state `x`, in its dtype; None where it changes nothing."""
     if changed is not None and (not isinstance(changed, dict) or set(changed) - {"latents"}):
@@ -446,13 +398,3 @@ def _changed_latents(changed: Any, x: Tensor) -> Tensor | None:
 
 def _rows_not_finite(x: Tensor) -> int:
     return int((~torch.isfinite(x.flatten(1)).all(1)).sum())
-
-
-def _load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:
-    if library not in NETWORK_LIBRARIES:
-        raise ValueError(
-            f"model_index.json names {library}.{class_name} as model; known libraries: {NETWORK_LIBRARIES}"
-        )
-    network_class = getattr(import_module(library), class_name)
-    subfolder = folder / "model"
-    return network_class.from_pretrained(str(subfolder if subfolder.is_dir() else folder), **kwargs)

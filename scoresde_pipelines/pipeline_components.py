@@ -1,0 +1,70 @@
+"""Whether the components of a pipeline fit each other, and the loading of a network whose folder has another layout."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .registration import PACKAGE
+from .schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+
+
+NETWORK_LIBRARIES = ("diffusers", PACKAGE)  # a repository must not choose what is imported
+
+
+def check_components(unet: Any, scheduler: SDEScheduler) -> None:
+    """Raises TypeError or ValueError unless a network is called as in diffusers and its time argument is the scheduler's."""
+    config = getattr(unet, "config", None)
+    if config is None or not hasattr(config, "in_channels"):
+        raise TypeError(
+            "unet must be a diffusers model with a config of in_channels and sample_size (unwrap DataParallel by "
+            f".module), got {type(unet).__name__}"
+        )
+    if not isinstance(scheduler, (VESDEScheduler, VPSDEScheduler, SubVPSDEScheduler)):
+        return  # a user's own scheduler may have any time argument
+    embedding = getattr(config, "time_embedding_type", None)
+    told_sigma = scheduler.time_convention == "sigma"
+    knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))
+    if embedding in ("fourier", "positional") and told_sigma != knows_sigma:
+        told = "sigma" if told_sigma else scheduler.time_convention
+        wanted = "noise levels sigma (the VE SDE)" if knows_sigma else "times or indices (the VP and sub-VP SDEs)"
+        raise ValueError(
+            f"scheduler must be one that {type(unet).__name__} was trained with: it has a {embedding} time embedding for "
+            f"{wanted}, got {type(scheduler).__name__}, which tells it {told}"
+        )
+
+
+def null_label(unet: Any, id2label: dict[int, str] | None) -> int | None:
+    """The label for "no class" of a class-conditional `UNet2DModel`: its last embedding, where that has no name; else None.
+
+    Our own networks have one embedding more than `num_class_embeds`, and take `class_labels=None` for it.
+    """
+    embeddings = getattr(unet.config, "num_class_embeds", None)
+    there = getattr(getattr(unet, "class_embedding", None), "num_embeddings", None)
+    return len(id2label) if id2label and embeddings == there == len(id2label) + 1 else None
+
+
+def label_names(id2label: Any) -> dict[int, str] | None:
+    """Checked names of classes; JSON has made strings of their numbers."""
+    if id2label is None:
+        return None
+    try:
+        names = {int(number): name for number, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
+    if not all(isinstance(name, str) for name in names.values()):
+        raise TypeError(f"id2label must hold names that are texts, got {id2label!r}")
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
+    return names
+
+
+def load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:
+    if library not in NETWORK_LIBRARIES:
+        raise ValueError(
+            f"model_index.json names {library}.{class_name} as model; known libraries: {NETWORK_LIBRARIES}"
+        )
+    network_class = getattr(import_module(library), class_name)
+    subfolder = folder / "model"
+    return network_class.from_pretrained(str(subfolder if subfolder.is_dir() else folder), **kwargs)
