@@ -292,3 +292,9 @@ def test_a_saved_table_of_another_sde_is_no_ddpm_table(make, tmp_path):
         DDPMScheduler.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="beta_schedule must be one of"):
         VPSDEScheduler.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["alpha", "sigma", "diffusion", "log_snr"])
+def test_a_negative_time_is_refused(name):
+    with pytest.raises(ValueError, match=r"t must be a time of at least 0, got -1\.0"):
+        getattr(VPSDE(), name)(-1.0)

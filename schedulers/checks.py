@@ -187,15 +187,19 @@ def as_time(t: Any, name: str = "t") -> Tensor:
 
     Raises:
         TypeError: for what is no real number or tensor of them.
+        ValueError: for a negative Python number, if it is named `t` or `s` (tensors are not looked into).
     """
     if isinstance(t, Tensor):
         if t.is_complex() or t.layout != torch.strided:
             raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {_found(t)}")
         return t
     try:
-        return torch.as_tensor(t, dtype=torch.float64)
+        time = torch.as_tensor(t, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be a number or a tensor of real numbers, got {_found(t)}") from error
+    if name in ("t", "s") and time.ndim == 0 and float(time) < 0:
+        raise ValueError(f"{name} must be a time of at least 0, got {t!r}")
+    return time
 
 
 def check_time(name: str, t: Any, x: Tensor, x_name: str = "x") -> Tensor:
