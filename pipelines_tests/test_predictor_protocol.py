@@ -214,3 +214,6 @@ def test_the_old_registry_warns():
 
     with pytest.warns(FutureWarning, match="MULTISTEP_PREDICTORS is deprecated"):
         assert {"exponential_multistep": ExponentialMultistep} == schedulers.MULTISTEP_PREDICTORS
+    with pytest.warns(FutureWarning, match="MULTISTEP_PREDICTORS is deprecated"):
+        from scoresde_pipelines.schedulers.multistep import MULTISTEP_PREDICTORS
+    assert {"exponential_multistep": ExponentialMultistep} == MULTISTEP_PREDICTORS

@@ -5,7 +5,7 @@ if __name__ == "schedulers":
         "import scoresde_pipelines.schedulers instead of schedulers: the bare name would create every class a second time"
     )
 
-from . import adams_bashforth, conditioning
+from . import conditioning, multistep
 from .adams_bashforth import ExponentialAdamsBashforth
 from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .correctors import CORRECTORS, annealed_langevin, langevin
@@ -121,7 +121,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "MULTISTEP_PREDICTORS":
-        return getattr(adams_bashforth, name)  # warns: PREDICTORS holds all predictors
+        return getattr(multistep, name)  # warns: PREDICTORS holds all predictors
     if name in ("LinearPosterior", "matched_prior"):
         return getattr(conditioning, name)  # warn when they are used
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

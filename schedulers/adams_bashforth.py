@@ -13,16 +13,13 @@ ends at r = 0, where log r is minus infinity: there two values are interpolated 
 while E[x_0 | x] would be the posterior mean, so that details as fine as the last noise level keep their variance.
 """
 
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .checks import check_integer
-from .multistep import ExponentialMultistep
 from .sde import SDE
 from .step_checks import check_scored, check_step
 
@@ -88,12 +85,3 @@ def _weights(ratios: list[float], variable: Callable, end: float) -> list[float]
         others = np.delete(nodes, i)
         weights.append(float((np.prod((positions[:, None] - others) / (node - others), axis=1) * masses).sum()))
     return weights
-
-
-def __getattr__(name: str) -> Any:
-    if name == "MULTISTEP_PREDICTORS":
-        warnings.warn(
-            "MULTISTEP_PREDICTORS is deprecated: PREDICTORS holds all predictors", FutureWarning, stacklevel=2
-        )
-        return {"exponential_multistep": ExponentialMultistep}
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -182,22 +182,31 @@ def check_device(name: str, device: Any) -> torch.device | None:
 # ------------------------------------------------------------------ states and times
 
 
-def as_time(t: Any, name: str = "t") -> Tensor:
-    """A time as a tensor: tensors pass unchanged, Python numbers become float64 on the CPU.
+def as_real(name: str, value: Any) -> Tensor:
+    """Real numbers as a tensor: tensors pass unchanged, Python numbers become float64 on the CPU.
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for a negative Python number, if it is named `t` or `s` (tensors are not looked into).
     """
-    if isinstance(t, Tensor):
-        if t.is_complex() or t.layout != torch.strided:
-            raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {_found(t)}")
-        return t
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.layout != torch.strided:
+            raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {_found(value)}")
+        return value
     try:
-        time = torch.as_tensor(t, dtype=torch.float64)
+        return torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(f"{name} must be a number or a tensor of real numbers, got {_found(t)}") from error
-    if name in ("t", "s") and time.ndim == 0 and float(time) < 0:
+        raise TypeError(f"{name} must be a number or a tensor of real numbers, got {_found(value)}") from error
+
+
+def as_time(t: Any, name: str = "t") -> Tensor:
+    """A time as a tensor, as `as_real`; the values of tensors are not looked at.
+
+    Raises:
+        TypeError: for what is no real number or tensor of them.
+        ValueError: for a negative Python number.
+    """
+    time = as_real(name, t)
+    if isinstance(t, numbers.Real) and t < 0:
         raise ValueError(f"{name} must be a time of at least 0, got {t!r}")
     return time
 
@@ -256,8 +265,6 @@ def check_finite(name: str, value: Any) -> Tensor:
         ValueError: for NaN or infinity.
     """
     check_state(name, value)
-    if value.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got {value.layout}")
     if not value.is_meta and not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return value

@@ -14,6 +14,8 @@ of the network in directions in which the data hardly vary are damped at every s
 """
 
 import math
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,3 +155,12 @@ def _polynomials(ratios: np.ndarray, points: np.ndarray, shift: float, step: flo
         weights[:, : j + 1] += damping * product[:, None] / distances.prod(axis=1)
         product = product * (at - nodes[j])
     return weights
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MULTISTEP_PREDICTORS":
+        warnings.warn(
+            "MULTISTEP_PREDICTORS is deprecated: PREDICTORS holds all predictors", FutureWarning, stacklevel=2
+        )
+        return {"exponential_multistep": ExponentialMultistep}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

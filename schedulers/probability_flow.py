@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import as_time, check_finite, check_function, check_instance, check_integer, check_number
+from .checks import as_real, as_time, check_finite, check_function, check_instance, check_integer, check_number
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
 from .score_function import ScoreFunction, check_score, select_rows, with_condition
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, SMALLEST_TIME, expand_to, finest_dtype
@@ -93,7 +93,7 @@ class UnitScaleFlow:
 
     def scale(self, u: Tensor | float) -> Tensor:
         """x / z = alpha sigma_data h, in the shape of `u`, float64."""
-        u = as_time(u).double()
+        u = as_real("u", u).double()
         return self.sde.alpha(self.time(u)) * self.data_std * (1 + noise_ratio(u) ** 2).sqrt()
 
     def __call__(self, z: Tensor, u: Tensor, rows: Tensor) -> Tensor:

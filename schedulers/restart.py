@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .multistep import ExponentialMultistep, levels_between, probability
-from .sde import DATA_STD, SDE, as_time
+from .sde import DATA_STD, SDE
 from .time_grids import TimeGrid
 
 
@@ -76,7 +76,7 @@ class Restart:
         """A step of the solver from `t` to `s`; the last of a descent goes to the lower level, and by the kernel to `s`."""
         if float(t) not in self._ends:
             return self.solver(sde, x, score, t, s)
-        low = sde.t_from_log_snr(-2 * torch.log(as_time(LOW * self.data_std)))
+        low = sde.t_from_log_snr(-2 * torch.tensor(LOW * self.data_std, dtype=torch.float64).log())
         x, _ = self.solver(sde, x, score, t, low)
         self.solver.start()
         scale, std = sde.transition(s, low)

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from .checks import as_time
+from .checks import as_real
 from .predictors import Predictor
 from .sde import SDE
 from .time_grids import TimeGrid
@@ -96,7 +96,7 @@ class SamplingPlan:
         Raises:
             ValueError: for a time that is not in the plan, or comes before the expected one.
         """
-        if as_time(timestep, "timestep").numel() == 0:
+        if as_real("timestep", timestep).numel() == 0:
             raise ValueError("timestep must be one entry of scheduler.timesteps, got an empty tensor")
         place = _element(timestep, timesteps) if isinstance(timestep, Tensor) else None
         place = _element(timestep, self.times) if place is None and isinstance(timestep, Tensor) else place

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .checks import as_time, check_instance, check_like, check_state, check_time
+from .checks import as_real, check_instance, check_like, check_state, check_time
 from .score_function import check_score
 from .sde import SDE
 
@@ -44,7 +44,7 @@ def check_prediction(result: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean, std = _pair("predictor", result)
     check_score(mean, x, "predictor")
-    std = as_time(std, "the standard deviation of predictor")
+    std = as_real("the standard deviation of predictor", std)
     if std.ndim and std.shape != (len(x), *(1,) * (x.ndim - 1)):
         raise ValueError(f"predictor must return a standard deviation () or (B, 1, ...), got {tuple(std.shape)}")
     return mean, std
