@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
 
 from scoresde_pipelines import ScoreSdeClassConditionalPipeline, ScoreSdePipeline, cite, hub_upload, shipped
@@ -127,6 +127,17 @@ def test_a_subfolder_gets_the_pipeline_without_a_card(hub):
         "scheduler",
         "unet",
     ]
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("unreachable"), OSError("503")])
+def test_a_card_that_cannot_be_read_is_not_replaced(hub, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(hub_upload, "hf_hub_download", fail)
+    with pytest.raises(type(error)):
+        fresh_pipeline().push_to_hub("someone/new", num_pictures=0)
+    assert not hub.repository.exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from .schedulers.checks import check_flag, check_integer, check_path
 from .training.sampling import image_grid
@@ -16,7 +16,7 @@ PICTURE = "samples.png"
 TAGS = ("diffusers", "score-based-generative-modeling", "scoresde_pipelines")
 CARD = """---
 library_name: diffusers
-pipeline_tag: {task}
+pipeline_tag: unconditional-image-generation
 tags: [{tags}]
 {fields}---
 
@@ -65,11 +65,9 @@ def pipeline_card(
     shape = " x ".join(map(str, pipe.sample_shape))
     low, high = pipe.config.data_min, pipe.config.data_max
     parameters = sum(parameter.numel() for parameter in pipe.unet.parameters()) / 1e6
-    task = "unconditional-image-generation"
     fields = {"license": license, "base_model": base_model, "datasets": datasets}
     labels = [] if not names else [names[key] for key in sorted(names, key=int)]
     return CARD.format(
-        task=task,
         tags=", ".join(
             ["diffusers", "score-based-generative-modeling", "scoresde_pipelines"]
             + ["class-conditional"] * conditional
@@ -173,9 +171,12 @@ class PushPipelineMixin:
 
 
 def _published_card(repo_id: str, token: str | None) -> str | None:
+    """The card of an existing repository, or None if it has none; other failures must not end in a new card over it."""
     try:
         return Path(hf_hub_download(repo_id, "README.md", token=token)).read_text("utf-8")
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError):
+    except LocalEntryNotFoundError:  # the Hub cannot be reached
+        raise
+    except EntryNotFoundError:
         return None
 
 
