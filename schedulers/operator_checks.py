@@ -66,7 +66,7 @@ def check_measurement(name: str, y: Any) -> Tensor:
     """
     check_finite(name, y)
     if y.ndim < 2 or not y.numel() or y.is_meta:
-        raise ValueError(f"{name} must have shape (B, *M) and values, got {tuple(y.shape)} on {y.device}")
+        raise ValueError(f"{name} must hold at least one measurement (B, *M), got {tuple(y.shape)} on {y.device}")
     return y
 
 

@@ -28,7 +28,9 @@ def likelihood(
     official_cells: Annotated[
         bool, typer.Option(help="Dequantize as (255 x + u) / 256, like the official code.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Together with an image's index it decides all randomness.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Together with an image's index it decides all randomness.")
+    ] = 0,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -40,7 +42,6 @@ def likelihood(
     from .likelihood_measurement import PIPELINE_OPTIONS, fingerprint, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
-    from .schedulers.checks import check_integer
     from .schedulers.dequantization import DEQUANTIZATIONS
     from .schedulers.divergence import DIVERGENCES
     from .schedulers.probability_flow import ODEError
@@ -66,8 +67,6 @@ def likelihood(
     }
     with named("device"):
         place = best_device(device)
-    with named("seed"):
-        check_integer("seed", seed, 0, 2**31 - 1)
     with named("model"):
         pipe = ScoreSdeLikelihoodPipeline.from_pretrained(not_empty(model)).to(place)
     with named("split"):

@@ -8,7 +8,7 @@ from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
-from .schedulers.checks import check_finite, check_number
+from .schedulers.checks import check_number
 
 
 class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
@@ -91,13 +91,6 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
 
     def check_problem(self, measurement: Any, operator: Any, noise_std: float) -> None:
         """Raises TypeError or ValueError unless this is a linear problem for images of this network."""
-        if not isinstance(operator, LinearOperator):
-            raise TypeError(f"operator must be a LinearOperator, got {type(operator).__name__}")
-        check_finite("measurement", measurement)
-        if measurement.ndim < 2 or measurement.numel() == 0:
-            raise ValueError(
-                f"measurement must hold at least one measurement (B, ...), got shape {tuple(measurement.shape)}"
-            )
         check_number("noise_std", noise_std, 0)
         try:
             check_operator(operator, self.sample_shape, measurement)

@@ -12,6 +12,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "pc": {"predictor": "reverse_diffusion", "corrector": "langevin"},  # the paper's predictor-corrector
     "reverse_diffusion": {"predictor": "reverse_diffusion", "corrector": None},
     "ancestral": {"predictor": "ancestral", "corrector": None},
+    "ancestral_karras": {"predictor": "ancestral", "corrector": None, "timestep_spacing": "karras"},
     "euler_maruyama": {"predictor": "euler_maruyama", "corrector": None},
     "ddim": {"predictor": "exponential", "corrector": None},
     "multistep": {"predictor": "exponential_multistep", "corrector": None, "timestep_spacing": None},

@@ -193,10 +193,11 @@ def _check_scheduler(parser: argparse.ArgumentParser, args: argparse.Namespace) 
         new_scheduler(argparse.Namespace(**{**vars(args), "scheduler_options": None}))
     except (TypeError, ValueError) as error:
         parser.error(f"--{error}")
-    try:
-        new_scheduler(args)
-    except (TypeError, ValueError) as error:
-        parser.error(f"--scheduler_options must be settings of the scheduler, got {options}: {error}")
+    if options:
+        try:
+            new_scheduler(args)
+        except (TypeError, ValueError) as error:
+            parser.error(f"--scheduler_options must be settings of the scheduler, got {options}: {error}")
 
 
 def _check_evaluation(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

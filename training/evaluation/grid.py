@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,13 @@ def _measure(
     if "nn" in plan.metrics and real.training is not None:
         training = real_features(extractor, real.training, cache_dir, plan.batch_size)
         copies = CopyThreshold.measure(reference, training)
-    rows = [_measure_row(plan, extractor, row, reference, copies) for row in plan.rows]
+    measured: dict[str, RowResult] = {}  # rows that share a folder share their images, hence their figures
+    for row in plan.rows:
+        if row.folder not in measured:
+            measured[row.folder] = _measure_row(plan, extractor, row, reference, copies)
+    rows = [
+        replace(measured[row.folder], model=row.model, sampler=row.sampler, steps=row.steps) for row in plan.rows
+    ]
     baseline = _baseline(plan, extractor, other, reference)
     if copies is not None:
         baseline["nn"] = copies.copies(reference)
