@@ -141,8 +141,8 @@ def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
     except (OSError, ValueError) as error:
         available = [path.name for path in complete_checkpoints(output_dir)]
         raise ValueError(
-            f"resume_from must name what a run can go on from, got {resume_from!r}, which is not a complete checkpoint: {error}; "
-            f"in {output_dir}: {available}"
+            f"resume_from must name what a run can go on from, got {resume_from!r}, which is not a complete "
+            f"checkpoint: {error}; in {output_dir}: {available}"
         ) from error
     return paths[0]
 

@@ -154,9 +154,7 @@ def _measure(
     for row in plan.rows:
         if row.folder not in measured:
             measured[row.folder] = _measure_row(plan, extractor, row, reference, copies)
-    rows = [
-        replace(measured[row.folder], model=row.model, sampler=row.sampler, steps=row.steps) for row in plan.rows
-    ]
+    rows = [replace(measured[row.folder], model=row.model, sampler=row.sampler, steps=row.steps) for row in plan.rows]
     baseline = _baseline(plan, extractor, other, reference)
     if copies is not None:
         baseline["nn"] = copies.copies(reference)
