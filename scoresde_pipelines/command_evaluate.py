@@ -27,6 +27,9 @@ def evaluate(
         ),
     ] = None,
     metrics: Annotated[list[str], typer.Option(help="kid, fd, is, pr, bpd, nn; repeat for more.")] = ["kid", "fd"],  # noqa: B006
+    guidance_scale: Annotated[
+        list[float] | None, typer.Option(help="Images of given classes, with this guidance; repeat for more.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 64,
     fit: Annotated[str | None, typer.Option(help="'crop' or 'pad' real images to the models' size.")] = None,
     num_reference: Annotated[int | None, typer.Option(help="Real images to compare with, if not num-images.")] = None,
@@ -58,6 +61,7 @@ def evaluate(
             num_images=num_images,
             features=features,
             metrics=metrics,
+            guidance_scale=guidance_scale or None,
             batch_size=batch_size,
             fit=fit,
             num_reference=num_reference,

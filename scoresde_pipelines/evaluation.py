@@ -14,9 +14,18 @@ import diffusers
 import torch
 from torch import Tensor
 
-from .evaluation_models import ModelSource, PipelineSource, find_models
-from .samplers import ODE_TOLERANCE, SAMPLERS
-from .schedulers.checks import MOST, check_choice, check_device, check_flag, check_function, check_integer, check_path
+from .evaluation_models import ClassDraw, ModelSource, PipelineSource, find_models
+from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, SAMPLERS
+from .schedulers.checks import (
+    MOST,
+    check_choice,
+    check_device,
+    check_flag,
+    check_function,
+    check_integer,
+    check_number,
+    check_path,
+)
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
 from .training.evaluation.real_images import FITS
 from .training.evaluation.report import write_card, write_npz, write_report
@@ -38,6 +47,7 @@ def evaluate(
     num_images: int = 1000,
     features: str | Callable[[Tensor], Tensor] | None = None,
     metrics: str | Sequence[str] = ("kid", "fd"),
+    guidance_scale: float | Sequence[float] | None = None,
     sampler_settings: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int = 64,
     fit: str | None = None,
@@ -65,6 +75,8 @@ def evaluate(
         features: see `training.evaluation.load_features`; EfficientNet-Lite0 by default.
         metrics: "kid", "fd", "is", "pr" (precision, recall, density, coverage), "bpd" (bits/dim of real images), "nn"
             (share of images that copy a training image).
+        guidance_scale: generate images of given classes with each of these scales, as `ScoreSdeClassConditionalPipeline`
+            does; classes are drawn as often as they occur in `split`. None: no class is given.
         sampler_settings: your own samplers: name -> scheduler settings, such as `{"mine": {"predictor": "ancestral"}}`.
         batch_size: images at a time.
         fit: "crop" or "pad", how real images are brought to the models' size; see `open_real`.
@@ -98,6 +110,8 @@ def evaluate(
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
+    if guidance_scale is not None:
+        chosen = _with_guidance(chosen, guidance_scale)
     found = find_models(_names("models", models))
     metrics = _names("metrics", metrics)
     if len(set(metrics)) < len(metrics):
@@ -106,7 +120,8 @@ def evaluate(
         _check_cards(found)
     processes, place = _processes_and_device(device)
     extractor = load_features(features, shipped_classifiers(), features_weights).to(place)
-    source = PipelineSource(found, chosen, place)
+    classes = ClassDraw(data, split) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
+    source = PipelineSource(found, chosen, place, classes)
     rows, row_settings, shapes = source.rows(counts)
     training = train_split if "nn" in metrics else None
     real = open_real(data, split, shapes, num_images, fit=fit, num_reference=num_reference, train_split=training)
@@ -186,10 +201,14 @@ def _choose_samplers(
         isinstance(name, str) and isinstance(settings, Mapping) for name, settings in own.items()
     ):
         raise TypeError(f"sampler_settings must be dictionaries of settings by the sampler's name, got {own!r}")
-    known_settings = {ODE_TOLERANCE}.union(*(inspect.signature(cls).parameters for cls in SCHEDULERS.values()))
+    known_settings = {ODE_TOLERANCE, GUIDANCE_SCALE}.union(
+        *(inspect.signature(cls).parameters for cls in SCHEDULERS.values())
+    )
     for name, settings in own.items():
         if set(settings) - known_settings:
             raise ValueError(f"sampler_settings must be settings of a scheduler, got {dict(settings)} for {name!r}")
+        if GUIDANCE_SCALE in settings:
+            check_number("guidance_scale of sampler_settings", settings[GUIDANCE_SCALE], 0)
     known = {**SAMPLERS, **own}
     for name in names:
         if name not in known:
@@ -197,6 +216,21 @@ def _choose_samplers(
     if len(set(names)) < len(names):
         raise ValueError(f"sampler must name different samplers, got {list(names)}")
     return {name: known[name] for name in names}
+
+
+def _with_guidance(
+    samplers: Mapping[str, Mapping[str, Any]], scales: float | Sequence[float]
+) -> dict[str, Mapping[str, Any]]:
+    """Every sampler with every scale, named like "default, guidance 2"."""
+    given = scales if isinstance(scales, (list, tuple)) else [scales]
+    values = [check_number("guidance_scale", scale, 0) for scale in given]
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"guidance_scale must be different numbers of at least 0, got {scales!r}")
+    return {
+        f"{name}, guidance {scale:g}": {**settings, GUIDANCE_SCALE: scale}
+        for name, settings in samplers.items()
+        for scale in values
+    }
 
 
 def _processes_and_device(device: str | None) -> tuple[Processes, torch.device]:

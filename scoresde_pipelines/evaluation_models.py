@@ -13,12 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .likelihood_measurement import fingerprint
+from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_score_sde import ScoreSdePipeline
-from .samplers import ODE_TOLERANCE, with_sampler
+from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, with_sampler
 from .samplers import SAMPLERS as SAMPLERS  # where it was defined before
 from .training.checkpoints import read_state
 from .training.evaluation import Row
+from .training.evaluation.real_images import open_split
+from .training.image_table import labels_by_name
 from .training.model_names import ModelNotFoundError, locate
 from .training.seeding import combined_seed
 
@@ -109,20 +112,58 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
+class ClassDraw:
+    """The classes of generated images: drawn from those of real images, so that they come as often.
+
+    Args:
+        data: a folder, a parquet file or a Hub id.
+        split: its split with the labels.
+    """
+
+    def __init__(self, data: str, split: str):
+        self.data, self.table = data, open_split(data, split)
+
+    def labels(self, pipe: ScoreSdeClassConditionalPipeline) -> Tensor:
+        """The labels of all real images as numbers of the model's classes, int64 (N,).
+
+        Raises:
+            ValueError: the data have no labels, or a class that the model does not know.
+        """
+        names = {number: name for name, number in pipe.labels.items()}
+        known = [names.get(number, str(number)) for number in range(pipe.num_classes)]
+        try:
+            labels = labels_by_name(self.table, None, known)
+        except ValueError as error:
+            raise ValueError(f"data must have the classes of the model, got {self.data!r}: {error}") from error
+        if labels is None:
+            raise ValueError(
+                f"data must have a column of class labels for guidance_scale, got {self.data!r} with "
+                f"{list(self.table.column_names)}"
+            )
+        return labels
+
+
 class PipelineSource:
     """Generates the images of a table's rows; one pipeline at a time is in memory.
 
     Args:
         models: of the table.
-        samplers: name -> scheduler settings.
+        samplers: name -> scheduler settings; with `guidance_scale`, images of given classes.
         device: where the networks run.
+        classes: where the classes of images with guidance come from.
     """
 
     def __init__(
-        self, models: Sequence[ModelSource], samplers: Mapping[str, Mapping[str, Any]], device: torch.device | str
+        self,
+        models: Sequence[ModelSource],
+        samplers: Mapping[str, Mapping[str, Any]],
+        device: torch.device | str,
+        classes: ClassDraw | None = None,
     ):
         self.models, self.samplers, self.device = {model.name: model for model in models}, samplers, device
+        self.classes = classes
         self._loaded: tuple[str, ScoreSdePipeline, Any] | None = None
+        self._labels: dict[str, Tensor] = {}
 
     def pipeline(self, row_model: str) -> tuple[ScoreSdePipeline, Any]:
         """A model's pipeline on the device, and the scheduler it came with."""
@@ -147,6 +188,7 @@ class PipelineSource:
             shapes.append(pipe.sample_shape)
             for sampler in self.samplers:
                 scheduler, tolerance = self._scheduler(original, sampler)
+                guidance = self._guidance(name, pipe, sampler)
                 for count in steps:
                     adaptive = tolerance is not None
                     folder = f"{_slug(name)}_{_slug(sampler)}" + ("" if adaptive else f"_{count}")
@@ -157,18 +199,36 @@ class PipelineSource:
                         "scheduler": {key: value for key, value in scheduler.config.items() if key[0] != "_"},
                         "data_range": [pipe.config.data_min, pipe.config.data_max],
                         **({ODE_TOLERANCE: tolerance} if adaptive else {"steps": count}),
+                        **guidance,
                     }
         return rows, settings, shapes
 
     def _scheduler(self, original: Any, sampler: str) -> tuple[Any, float | None]:
         """The model's scheduler with a sampler's settings, and the tolerance of the ODE solver or None."""
-        return with_sampler(original, sampler, dict(self.samplers[sampler]))
+        settings = {key: value for key, value in self.samplers[sampler].items() if key != GUIDANCE_SCALE}
+        return with_sampler(original, sampler, settings)
+
+    def _guidance(self, model: str, pipe: ScoreSdePipeline, sampler: str) -> dict[str, Any]:
+        """What the classes of a sampler's images depend on; reads them, for a sampler with guidance."""
+        scale = self.samplers[sampler].get(GUIDANCE_SCALE)
+        if scale is None:
+            return {}
+        if self.classes is None:
+            raise ValueError(f"classes must be given for a sampler with guidance_scale, got None for {sampler!r}")
+        conditional = ScoreSdeClassConditionalPipeline.from_pipe(pipe)
+        try:
+            conditional.check_labels([0], scale)
+        except ValueError as error:
+            raise ValueError(f"guidance_scale must fit the model {model!r}: {error}") from error
+        self._labels[model] = self.classes.labels(conditional)
+        return {GUIDANCE_SCALE: scale, "labels": hashlib.sha256(self._labels[model].numpy().tobytes()).hexdigest()}
 
     @torch.no_grad()
     def generate(self, row: Row, seed: int, indices: Sequence[int]) -> tuple[Tensor, float]:
         """Images of these indices as uint8 (B, C, H, W) on the CPU, and network calls per image.
 
-        The random numbers of image k follow from (seed, k): it starts from the same noise whatever the row.
+        The random numbers of image k follow from (seed, k): it starts from the same noise whatever the row, and with
+        guidance it has the same class.
 
         Raises:
             ValueError: an image is not finite.
@@ -176,14 +236,17 @@ class PipelineSource:
         pipe, original = self.pipeline(row.model)
         generators = [torch.Generator().manual_seed(combined_seed(seed, index)) for index in indices]
         pipe.scheduler, tolerance = self._scheduler(original, row.sampler)
+        options = dict(num_inference_steps=row.steps, generator=generators, output_type="pt", ode_tolerance=tolerance)
+        scale = self.samplers[row.sampler].get(GUIDANCE_SCALE)
         try:
-            output: Any = pipe(
-                batch_size=len(generators),
-                num_inference_steps=row.steps,
-                generator=generators,
-                output_type="pt",
-                ode_tolerance=tolerance,
-            )
+            if scale is None:
+                output: Any = pipe(batch_size=len(generators), **options)
+            else:
+                conditional = ScoreSdeClassConditionalPipeline.from_pipe(pipe)
+                conditional.set_progress_bar_config(disable=True)
+                all_labels = self._labels[row.model]
+                chosen = [combined_seed(seed, index, 1) % len(all_labels) for index in indices]
+                output = conditional(all_labels[chosen], scale, **options)
         except ValueError as error:
             where = f"images {indices[0]} to {indices[-1]} of {row.model} with {row.sampler}, {row.steps} steps"
             raise ValueError(f"{where}: {error}") from error

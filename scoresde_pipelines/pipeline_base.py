@@ -132,6 +132,10 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         config = super().load_config(*args, **kwargs)
         if isinstance(config, dict) and "unet" not in config and "model" in config:
             config["unet"] = config.pop("model")
+        if isinstance(config, dict):  # components that another pipeline may have, and did not: nothing to warn of
+            known = inspect.signature(cls.__init__).parameters
+            for name in [name for name, value in config.items() if value == [None, None] and name not in known]:
+                del config[name]
         return config
 
     @classmethod

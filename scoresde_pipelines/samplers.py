@@ -20,6 +20,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "ode": {"ode_tolerance": 1e-3},
 }
 ODE_TOLERANCE = "ode_tolerance"
+GUIDANCE_SCALE = "guidance_scale"  # in an evaluation: images of given classes, with this guidance
 
 
 def with_sampler(scheduler: Any, sampler: str, settings: dict[str, Any]) -> tuple[Any, float | None]:

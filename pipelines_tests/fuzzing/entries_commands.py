@@ -155,6 +155,7 @@ def evaluate() -> list[Entry]:
         "fit": name("crop", "pad").optional(),
         "npz": flag(),
         "write_cards": flag(),
+        "guidance_scale": instance("None", extra=("-1", "[]", "[1, 1]", "'a'", "nan", "[2, 'a']")).optional(),
         "device": name("cpu").tolerant().plus(hopeless=("'nope'", "3.5", "object()")),
         "features": instance("'emoji-32'", extra=("'nope'", "''", "lambda x: None", "lambda x: 'a'")).optional(),
         "sampler_settings": instance("None", extra=("{'mine': 3}", "{3: {}}", "{'mine': {'nope': 3}}")).optional(),
