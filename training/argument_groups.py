@@ -105,7 +105,7 @@ def add_augmentation(parser: argparse.ArgumentParser) -> None:
     """Augmentation that does not leak."""
     group = parser.add_argument_group("augmentation")
     group.add_argument("--augment_prob", type=float, default=0.0,
-                       help="augment images, each way with this probability (0.12 is usual), and tell the network")  # fmt: skip
+                       help="augment images, each way with this probability (say 0.12), telling the network")  # fmt: skip
 
 
 def add_classes(parser: argparse.ArgumentParser) -> None:
