@@ -6,7 +6,7 @@ if __name__ == "models":
     )
 
 from .analytic import AnalyticNetwork, GaussianMixtureScoreModel, GaussianScoreModel
-from .class_conditioning import with_classes
+from .class_conditioning import with_augment_labels, with_classes
 from .convolution import packed_filters
 from .ddpmpp import DDPMpp
 from .feature_classifier import FeatureClassifier
@@ -34,5 +34,6 @@ __all__ = [
     "packed_filters",
     "preset",
     "to_unet2d",
+    "with_augment_labels",
     "with_classes",
 ]

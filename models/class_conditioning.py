@@ -1,4 +1,4 @@
-"""Making an unconditional network class-conditional, for fine-tuning."""
+"""Giving a trained network classes, or knowledge of augmentation, for fine-tuning: its outputs are at first the same."""
 
 import torch
 from torch import nn
@@ -36,13 +36,36 @@ def with_classes(network: NCSNpp, num_classes: int) -> NCSNpp:
     if present is not None:
         raise ValueError(f"network must have no classes (num_class_embeds=None), got one of {present}")
     check_integer("num_classes", num_classes)
+    return _extended(network, "class_embedding.weight", num_class_embeds=num_classes)
+
+
+def with_augment_labels(network: NCSNpp, augment_dim: int) -> NCSNpp:
+    """A copy of `network` that takes `augment_labels` (B, augment_dim); its outputs are at first those of `network`.
+
+    Args:
+        network: an `NCSNpp` or `DDPMpp` without them; it is left as it is.
+        augment_dim: entries of `augment_labels`, at least 1.
+
+    Raises:
+        TypeError: `network` is no `NCSNpp` or `DDPMpp`.
+        ValueError: it takes them already, or `augment_dim` is no positive integer.
+    """
+    if not isinstance(network, NCSNpp):
+        raise TypeError(f"network must be an NCSNpp or DDPMpp, got {type(network).__name__}")
+    if network.config.augment_dim is not None:
+        raise ValueError(f"network must take no augment_labels, got one with augment_dim={network.config.augment_dim}")
+    check_integer("augment_dim", augment_dim)
+    return _extended(network, "augment_embedding.weight", augment_dim=augment_dim)
+
+
+def _extended(network: NCSNpp, added: str, **config: int) -> NCSNpp:
+    """A copy with a changed configuration whose one new weight, of the name `added`, is zero."""
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: the caller's random state stays
-        made = type(network).from_config(network.config, num_class_embeds=num_classes)
-    assert made.class_embedding is not None
+        made = type(network).from_config(network.config, **config)
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    zeros = torch.zeros_like(made.class_embedding.weight, dtype=network.dtype, device=network.device)
-    made.to(network.device).load_state_dict({**state, "class_embedding.weight": zeros}, assign=True)
-    if network.time_embedding is None:
+    zeros = torch.zeros_like(made.get_parameter(added), dtype=network.dtype, device=network.device)
+    made.to(network.device).load_state_dict({**state, added: zeros}, assign=True)
+    if network.time_embedding is None and network.class_embedding is None and network.augment_embedding is None:
         _silence_embedding(made)
     trained = dict(network.named_parameters())
     for name, parameter in made.named_parameters():

@@ -53,6 +53,7 @@ class DDPMpp(NCSNpp):
         time_conditioning: bool = True,
         init_scale: float = 0.0,
         num_class_embeds: int | None = None,
+        augment_dim: int | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(**arguments)

@@ -89,6 +89,7 @@ class NCSNpp(Network):
         time_conditioning: whether the network gets an embedding of the noise level at all.
         init_scale: variance scale of the last layer of each block at initialisation.
         num_class_embeds: number of classes; one more embedding stands for "no class", label `num_class_embeds`.
+        augment_dim: entries of `augment_labels`, which say how an image was augmented in training.
 
     Example:
         >>> model = NCSNpp(block_out_channels=(32, 64), layers_per_block=1)
@@ -138,6 +139,7 @@ class NCSNpp(Network):
         time_conditioning: bool = True,
         init_scale: float = 0.0,
         num_class_embeds: int | None = None,
+        augment_dim: int | None = None,
     ) -> None:
         super().__init__()
         config = self.config
@@ -159,6 +161,9 @@ class NCSNpp(Network):
         width = 2 * base if fourier else base
         self.time_embedding = TimeEmbedding(width, 4 * base, activation(act_fn)) if time_conditioning else None
         self.class_embedding = None if num_class_embeds is None else nn.Embedding(num_class_embeds + 1, 4 * base)
+        self.augment_embedding = None if augment_dim is None else nn.Linear(augment_dim, 4 * base, bias=False)
+        if self.augment_embedding is not None:
+            nn.init.zeros_(self.augment_embedding.weight)
         self.act = activation(act_fn)
         self.conv_in = conv(in_channels, base, 3)
         skips = self._make_down(options, base)
@@ -218,6 +223,7 @@ class NCSNpp(Network):
         timestep: torch.Tensor | float | int,
         class_labels: torch.Tensor | None = None,
         return_dict: bool = True,
+        augment_labels: torch.Tensor | None = None,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
         """Run the network.
 
@@ -226,13 +232,14 @@ class NCSNpp(Network):
             timestep: what `time_embedding_type` says, one number or a tensor of shape (), (1,) or (B,).
             class_labels: integers (B,) or (1,) in `0 .. num_class_embeds`; the largest, or None for all, is "no class".
             return_dict: return a `UNet2DOutput` instead of a one-entry tuple.
+            augment_labels: how the images were augmented, (B, augment_dim); None for images as they are.
 
         Returns:
             The output (B, out_channels, H, W) in the dtype of `sample`.
         """
-        self._check_inputs(sample, class_labels)
+        self._check_inputs(sample, class_labels, augment_labels)
         time = self._time(timestep, sample)
-        emb = self._embed(time, class_labels, sample)
+        emb = self._embed(time, class_labels, augment_labels, sample)
         h = self._unet(2 * sample - 1 if self.config.center_input_sample else sample, emb)
         if self.config.scale_by_sigma:
             h = h / self._sigma(time, sample).view(-1, 1, 1, 1)
@@ -260,7 +267,11 @@ class NCSNpp(Network):
         return self.conv_out(self.conv_norm_out(h, self.act))
 
     def _embed(
-        self, time: torch.Tensor, class_labels: torch.Tensor | None, sample: torch.Tensor
+        self,
+        time: torch.Tensor,
+        class_labels: torch.Tensor | None,
+        augment_labels: torch.Tensor | None,
+        sample: torch.Tensor,
     ) -> torch.Tensor | None:
         """The activated embedding (B, E), in the dtype of `sample`: that of the weights may be a storage format."""
         emb = None
@@ -272,6 +283,9 @@ class NCSNpp(Network):
                 class_labels = torch.full((batch,), none, device=sample.device)
             label = self.class_embedding(class_labels.to(sample.device)).to(sample.dtype)
             emb = label.expand(batch, -1) if emb is None else emb + label
+        if self.augment_embedding is not None and augment_labels is not None:
+            augmented = self.augment_embedding(augment_labels.to(sample))
+            emb = augmented if emb is None else emb + augmented
         return None if emb is None else self.act(emb)
 
     def _time_features(self, time: torch.Tensor) -> torch.Tensor:
@@ -296,7 +310,9 @@ class NCSNpp(Network):
             return time.to(torch.promote_types(sample.dtype, torch.float32))
         return sigma_of_index(self.config, time, sample.dtype)
 
-    def _check_inputs(self, sample: torch.Tensor, class_labels: torch.Tensor | None) -> None:
+    def _check_inputs(
+        self, sample: torch.Tensor, class_labels: torch.Tensor | None, augment_labels: torch.Tensor | None
+    ) -> None:
         config = self.config
         self.check_sample(sample, 2 ** (len(config.block_out_channels) - 1))
         if class_labels is not None and config.num_class_embeds is None:
@@ -306,6 +322,12 @@ class NCSNpp(Network):
             )
         if class_labels is not None:
             check_class_labels(class_labels, config.num_class_embeds, sample.shape[0])
+        expected = (sample.shape[0], config.augment_dim)
+        if augment_labels is not None and (config.augment_dim is None or tuple(augment_labels.shape) != expected):
+            raise ValueError(
+                f"augment_labels must have shape {expected}, or be None where augment_dim is None, got "
+                f"{tuple(getattr(augment_labels, 'shape', ()))}"
+            )
 
 
 def check_config(config: Any) -> None:
@@ -314,6 +336,7 @@ def check_config(config: Any) -> None:
     check_sample_size(config)
     check_integers(config, "in_channels", "out_channels", "layers_per_block")
     check_integers(config, "attention_head_dim", "norm_num_groups", "base_channels", "num_class_embeds", optional=True)
+    check_integers(config, "augment_dim", optional=True)
     check_integer_lists(config, "block_out_channels")
     check_integer_lists(config, "attention_resolutions", may_be_empty=True)
     check_dropout(config)

@@ -24,7 +24,7 @@ class Images(list):
 
 ARGUMENTS = sorted({**default_arguments(), **vars(parse_classifier_args(["--train_data_dir", "x"]))})
 COMPARED = {
-    "P_mean", "P_std", "class_conditional", "class_sampling", "data_mean", "ema_widths", "label_dropout",
+    "P_mean", "P_std", "augment_prob", "class_conditional", "class_sampling", "data_mean", "ema_widths", "label_dropout",
     "lr_step_rules", "objective", "scheduler_options", "sigma_data", "snr_gamma",
     "adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay", "attention_resolutions", "block_out_channels",
     "channels", "depth", "dropout", "ema_inv_gamma", "ema_max_decay", "ema_power", "gradient_accumulation_steps",

@@ -16,6 +16,7 @@ from .models import (
     from_unet2d,
     load_official_checkpoint,
     to_unet2d,
+    with_augment_labels,
     with_classes,
 )
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
@@ -107,5 +108,6 @@ __all__ = [
     "solve_probability_flow",
     "to_sde_scheduler",
     "to_unet2d",
+    "with_augment_labels",
     "with_classes",
 ]

@@ -101,6 +101,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 # ------------------------------------------------------------------ train_unconditional
 
 
+def add_augmentation(parser: argparse.ArgumentParser) -> None:
+    """Augmentation that does not leak."""
+    group = parser.add_argument_group("augmentation")
+    group.add_argument("--augment_prob", type=float, default=0.0,
+                       help="augment images, each way with this probability (say 0.12), telling the network")  # fmt: skip
+
+
 def add_classes(parser: argparse.ArgumentParser) -> None:
     """Class-conditional training."""
     group = parser.add_argument_group("classes")

@@ -12,6 +12,7 @@ from typing import Any
 from ..schedulers.checks import MOST, check_integer, check_number
 from .argument_groups import (
     RECIPES,
+    add_augmentation,
     add_averages,
     add_classes,
     add_data,
@@ -50,8 +51,8 @@ def default_arguments() -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("Train or fine-tune a score-based generative model (Song et al. 2021) on images.")
-    for add_group in (add_data, add_classes, add_model, add_objective, add_optimization, add_averages, add_run,
-                      add_samples, add_evaluation, add_hub):  # fmt: skip
+    for add_group in (add_data, add_augmentation, add_classes, add_model, add_objective, add_optimization, add_averages,
+                      add_run, add_samples, add_evaluation, add_hub):  # fmt: skip
         add_group(parser)
     return parser
 
@@ -110,7 +111,7 @@ NUMBERS = {
                      "snr_gamma"), POSITIVE),
     **dict.fromkeys(("learning_rate", "max_grad_norm", "max_cached_gb", "adam_weight_decay", "adam_epsilon",
                      "ema_power"), NOT_NEGATIVE),
-    **dict.fromkeys(("dropout", "adam_beta1", "adam_beta2", "label_dropout"), SHARE),
+    **dict.fromkeys(("dropout", "adam_beta1", "adam_beta2", "label_dropout", "augment_prob"), SHARE),
     **dict.fromkeys(("training_eps", "validation_fraction"), (0, 1, "()")),
     "ema_max_decay": (0, 1, "[]"), "ema_widths": (0, 0.28, "()"),
     **dict.fromkeys(("P_mean", "data_mean"), (-math.inf, math.inf, "()")),

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from ..models import NCSNpp
+from ..models import NCSNpp, with_augment_labels
 from ..schedulers import SDEScheduler
+from .augmentation import AUGMENT_DIM
 from .class_embedding import with_class_names
 from .data import ImageStore, to_data_range
 from .objectives import OBJECTIVES, Objective, ObjectiveOptions, make_objective
@@ -108,7 +109,20 @@ def build_components(
         components = Components(unet, scheduler, scheduler.data_range)
     _check_shape(args, components.unet)
     unet = with_class_names(components.unet, class_names)
+    if args.augment_prob:
+        unet = _with_augmentation(unet)
     return replace(components, unet=unet, class_names=class_names)
+
+
+def _with_augmentation(unet: Any) -> Any:
+    """`unet` as a network that is told how its images were augmented."""
+    if not isinstance(unet, NCSNpp):
+        raise ValueError(
+            f"augment_prob must be 0 for a network other than NCSNpp and DDPMpp, got {type(unet).__name__}"
+        )
+    if unet.config.augment_dim not in (None, AUGMENT_DIM):
+        raise ValueError(f"augment_prob needs a network with augment_dim={AUGMENT_DIM}, got {unet.config.augment_dim}")
+    return unet if unet.config.augment_dim == AUGMENT_DIM else with_augment_labels(unet, AUGMENT_DIM)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -19,10 +19,14 @@ from .pipeline_folder import Components
 
 
 def network_output(
-    scheduler: SDEScheduler, model: Callable[..., Any], class_labels: torch.Tensor | None = None
+    scheduler: SDEScheduler,
+    model: Callable[..., Any],
+    class_labels: torch.Tensor | None = None,
+    augment_labels: torch.Tensor | None = None,
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """A network's output as a function `(x, t) -> output` of the state (B, C, H, W) and the SDE's time (B,)."""
-    labels = {} if class_labels is None else {"class_labels": class_labels}
+    given = {"class_labels": class_labels, "augment_labels": augment_labels}
+    labels = {name: value for name, value in given.items() if value is not None}
 
     def output(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         parameterization, sde = scheduler.parameterization, scheduler.sde

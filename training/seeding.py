@@ -26,6 +26,7 @@ class ImageDraws:
     """
 
     def __init__(self, seed: int, position: int, count: int) -> None:
+        self._seed, self._position = seed, position
         words = np.random.Philox(key=seed, counter=position).random_raw(4 * count).reshape(count, 4)
         self._noise_seeds = [int(word) for word in words[:, 0] >> np.uint64(1)]
         # 53 bits: every value is a float64 in [0, 1).
@@ -45,6 +46,15 @@ class ImageDraws:
     def flip(self) -> torch.Tensor:
         """Uniform in [0, 1), float64, shape (count,): whether it is mirrored."""
         return self._uniforms[:, 2]
+
+    def augmentation(self, count: int) -> torch.Tensor:
+        """Uniforms in [0, 1), float64, shape (images, count): how each is augmented."""
+        blocks = -(-count // 4)  # the generator makes four words for each value of its counter
+        words = np.random.Philox(key=combined_seed(self._seed, 1), counter=self._position * blocks)
+        uniforms = (words.random_raw(4 * blocks * len(self._noise_seeds)) >> np.uint64(11)).astype(
+            np.float64
+        ) * 2.0**-53
+        return torch.from_numpy(uniforms).reshape(len(self._noise_seeds), 4 * blocks)[:, :count]
 
     def noise(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
         """Standard normal noise, float32, shape (count, *shape); each image from a seed of its own."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..schedulers import SDEScheduler
 from .arguments import measures_nothing
+from .augmentation import UNIFORMS, augment
 from .class_embedding import null_label
 from .components import (
     DEFAULT_RESOLUTION,
@@ -140,10 +141,13 @@ class Trainer(TrainerCore):
         """The objective on one batch, as a mean and by noise band; noise and targets in float32."""
         scheduler, device = self.components.scheduler, batch.images.device
         x0 = to_data_range(batch.images, self.components.data_range)
+        augment_labels = None
+        if self.args.augment_prob:
+            x0, augment_labels = augment(x0, batch.draws.augmentation(UNIFORMS), self.args.augment_prob)
         noise = batch.draws.noise(x0.shape[1:], device)
         t = self.objective.times(scheduler.sde, batch.u)
         losses = denoising_loss(
-            network_output(scheduler, self.model, self._class_labels(batch)),
+            network_output(scheduler, self.model, self._class_labels(batch), augment_labels),
             scheduler.parameterization,
             scheduler.sde,
             x0,

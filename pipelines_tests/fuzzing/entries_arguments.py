@@ -62,6 +62,7 @@ def arguments() -> list[Entry]:
         "ema_power": decimal("0.75", "-1"),
         "ema_inv_gamma": decimal("1.0", "0", "-1"),
         "label_dropout": decimal("0.1", "-1", "1.5"),
+        "augment_prob": decimal("0.1", "-1", "1", "1.5"),
         "class_sampling": choice("natural"),
         "recipe": choice("edm"),
         "report_to": choice("tensorboard", "none"),

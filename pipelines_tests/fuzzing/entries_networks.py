@@ -56,6 +56,7 @@ NCSNPP = {
     "time_conditioning": flag(),
     "init_scale": real(0, 1, "-1.0"),
     "num_class_embeds": count(2, 4).optional(),
+    "augment_dim": count(2, 4).optional(),
 }
 # Arguments that exclude each other keep the value under which a tiny network works.
 FIXED = {
@@ -205,6 +206,13 @@ def conversions() -> list[Entry]:
             {
                 "network": instance("unet()", "vp_unet()", extra=("stock_unet()", "NCSNpp", "scheduler('vp')")),
                 "num_classes": count(2, 4),
+            },
+        ),
+        Entry(
+            "with_augment_labels",
+            {
+                "network": instance("unet()", "vp_unet()", extra=("stock_unet()", "NCSNpp", "scheduler('vp')")),
+                "augment_dim": count(2, 4),
             },
         ),
         Entry(
