@@ -7,6 +7,7 @@ if __name__ == "schedulers":
 
 from . import conditioning, multistep
 from .adams_bashforth import ExponentialAdamsBashforth
+from .adaptive_restart import solve_with_restarts
 from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
@@ -115,6 +116,7 @@ __all__ = [
     "reverse_diffusion",
     "sampling_loop",
     "solve_probability_flow",
+    "solve_with_restarts",
     "to_sde_scheduler",
 ]
 
