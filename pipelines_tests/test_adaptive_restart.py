@@ -45,8 +45,8 @@ def test_gaussian_data_keep_their_law(name, num_restarts):
 @pytest.mark.parametrize("num_restarts", [0, 1, 3])
 @pytest.mark.parametrize("name", SDES)
 def test_restarts_contract_the_error_of_a_wrong_score_by_the_known_factor(name, num_restarts):
-    # With c times the score, y = x / alpha of N(0, v) obeys dy / dr = c r y / (v + r^2): a descent from r to q multiplies the
-    # variance by ((v + q^2) / (v + r^2))^c, and a restart adds high^2 - low^2.
+    # With c times the score, y = x / alpha of N(0, v) obeys dy / dr = c r y / (v + r^2): a descent from r to q multiplies
+    # the variance by ((v + q^2) / (v + r^2))^c, and a restart adds high^2 - low^2.
     sde, c, std = SDES[name], 1.05, VARIANCE**0.5
     data = GaussianScoreModel([0.0] * 64, VARIANCE)
     z = torch.randn(1500, 64, generator=draw(), dtype=DOUBLE)

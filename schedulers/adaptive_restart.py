@@ -1,10 +1,10 @@
 r"""Stochastic sampling to a tolerance: the adaptive ODE in descents, with exact noise between them.
 
-The steps of an adaptive SDE solver are random, and a step that is rejected must be repeated on the same Brownian path, or the
-law of the noise is no longer Gaussian. Here no step of the solver is random. Each descent is an ODE, solved to the
-tolerance for every sample on its own; between two descents the forward kernel leads from the lower level up to the higher one, with
-noise that is drawn once, whatever the solver did. So the tolerance bounds the only error of the method, as for the ODE alone,
-while the noise replaces what the network did wrong above the lower level (`restart.Restart` does the same at a fixed number of calls).
+The steps of an adaptive SDE solver are random, and a step that is rejected must be repeated on the same Brownian path, or
+the law of the noise is no longer Gaussian. Here no step of the solver is random. Each descent is an ODE, solved to the
+tolerance for every sample on its own; between two descents the forward kernel leads from the lower level up to the higher
+one, with noise that is drawn once, whatever the solver did. So the solver's error is the only one of the method, while the
+noise replaces what the network did wrong above the lower level (`restart.Restart` does so at a fixed number of calls).
 """
 
 from collections.abc import Mapping
@@ -39,9 +39,9 @@ def solve_with_restarts(
 ) -> FlowSolution:
     """Restart sampling to a tolerance: samples at `t_end` from states `x` at `t_start`.
 
-    The ODE is solved down to the noise ratio sigma / alpha of `restart.LOW` (0.2) times `data_std`; then `num_restarts` times
-    exact noise leads up to `restart.HIGH` (2) times `data_std`, and the ODE down again, the last time to `t_end`. With a list of
-    generators a sample depends on its own alone, whatever the batch it is in.
+    The ODE is solved down to the noise ratio sigma / alpha of `restart.LOW` (0.2) times `data_std`; then `num_restarts`
+    times exact noise leads up to `restart.HIGH` (2) times `data_std`, and the ODE down again, the last time to `t_end`. With
+    a list of generators a sample depends on its own alone, whatever the batch it is in.
 
     Args:
         score_fn: `(x, t, **condition) -> score`, for example `scheduler.score_fn(unet)`.

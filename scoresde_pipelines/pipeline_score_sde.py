@@ -65,8 +65,8 @@ class ScoreSdePipeline(SDEPipelineBase):
                 scheduler whose configuration names no sampler uses "default", and others their own.
             height, width (`int`, *optional*): size of the images, by default that of training; each divisible by
                 2^(levels - 1) of the network. Far from the size of training the images have its textures, not its shapes.
-            num_restarts (`int`): with `ode_tolerance`, how often exact noise leads back to twice the standard deviation of the
-                data, from where the ODE is solved again: stochastic sampling to a tolerance, see `solve_with_restarts`.
+            num_restarts (`int`): with `ode_tolerance`, how often exact noise leads back to twice the standard deviation of
+                the data, from where the ODE is solved again: sampling with noise to a tolerance, see `solve_with_restarts`.
 
         Raises:
             TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
