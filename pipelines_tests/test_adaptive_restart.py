@@ -95,6 +95,15 @@ def test_no_restart_is_the_ode():
     assert torch.equal(ours.x, ode.x) and torch.equal(ours.nfe, ode.nfe) and torch.equal(ours.num_steps, ode.num_steps)
 
 
+def test_a_start_below_the_upper_level_is_the_upper_level():
+    sde, data = SDES["vp"], GaussianScoreModel([MEAN] * 64, VARIANCE)
+    x = on_marginal(sde, 0.2, torch.randn(1500, 64, generator=draw(), dtype=DOUBLE))
+    assert restart_times(sde, 0.5)[1] > 0.2
+    found = solve_with_restarts(lambda x, t: data.score(sde, x, t), sde, x, 0.2, END, generator=draw(1)).x
+    std = on_marginal(sde, END, 1.0) - on_marginal(sde, END, 0.0)
+    assert float(found.var() / std**2) == pytest.approx(1.0, abs=4 * (2 / 96_000) ** 0.5)
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     sde, truth, x = SDES["vp"], mixture(*MIXTURE), torch.randn(5, 1, generator=draw(), dtype=DOUBLE)
     score = lambda x, t: truth.score(sde, x, t)  # noqa: E731
@@ -110,7 +119,12 @@ def test_a_sample_does_not_depend_on_its_batch():
     ("change", "error", "message"),
     [
         ({"num_restarts": -1}, ValueError, "num_restarts must be"),
-        ({"t_end": 0.5}, ValueError, "t_start and t_end must enclose the times of the restarts"),
+        (
+            {"t_end": 0.5},
+            ValueError,
+            "t_end must be less and t_start more than t = 0.0.* of the restarts, got 0.5, 1.0",
+        ),
+        ({"t_start": 0.01}, ValueError, "t_end must be less and t_start more"),
         ({"generator": [draw()]}, ValueError, "generator must hold one generator per image, 2, got 1"),
         ({"data_std": 0.0}, ValueError, "data_std"),
     ],

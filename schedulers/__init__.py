@@ -15,6 +15,7 @@ from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .heun import Heun
 from .likelihood import LogLikelihood, log_likelihood
+from .metropolis_langevin import MetropolisLangevin
 from .moment_matching import MomentMatching, posterior_start
 from .multistep import ExponentialMultistep
 from .operator_checks import check_operator, check_range
@@ -79,6 +80,7 @@ __all__ = [
     "HutchinsonDivergence",
     "LogLikelihood",
     "MaskOperator",
+    "MetropolisLangevin",
     "MomentMatching",
     "ODEError",
     "PREDICTORS",

@@ -40,14 +40,15 @@ def solve_with_restarts(
     """Restart sampling to a tolerance: samples at `t_end` from states `x` at `t_start`.
 
     The ODE is solved down to the noise ratio sigma / alpha of `restart.LOW` (0.2) times `data_std`; then `num_restarts`
-    times exact noise leads up to `restart.HIGH` (2) times `data_std`, and the ODE down again, the last time to `t_end`. With
-    a list of generators a sample depends on its own alone, whatever the batch it is in.
+    times exact noise leads up to `restart.HIGH` (2) times `data_std`, or to `t_start` where there is less noise, and the ODE
+    down again, the last time to `t_end`. With a list of generators a sample depends on its own alone, whatever the batch it
+    is in.
 
     Args:
         score_fn: `(x, t, **condition) -> score`, for example `scheduler.score_fn(unet)`.
         sde: the SDE.
         x: states at `t_start`, (B, *D), as in `solve_probability_flow`.
-        t_start, t_end: times in (0, T], with both levels between them.
+        t_start, t_end: times in (0, T], on both sides of the lower level.
         num_restarts: how often; 0 is the ODE alone.
         generator: source of the noise, one or one for each sample.
         tolerance, max_steps, condition: of every descent, as in `solve_probability_flow`.
@@ -65,9 +66,10 @@ def solve_with_restarts(
     generator = check_generator("generator", generator, len(x))
     data_std = check_number("data_std", data_std, SMALLEST_SIGMA, LARGEST_SIGMA)
     low, high = restart_times(sde, data_std)
-    if num_restarts and not t_end < low < high < t_start:
+    high = min(high, t_start)
+    if num_restarts and not t_end < low < high:
         raise ValueError(
-            f"t_start and t_end must enclose the times of the restarts, {high:.4g} and {low:.4g}, got {t_start} and {t_end}"
+            f"t_end must be less and t_start more than t = {low:.4g} of the restarts, got {t_end}, {t_start}"
         )
     descents = (
         [(t_start, low), *[(high, low)] * (num_restarts - 1), (high, t_end)] if num_restarts else [(t_start, t_end)]
