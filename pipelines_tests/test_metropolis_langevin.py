@@ -23,8 +23,8 @@ def steps(corrector, score, x, snr, n, generator, t=T):
     """The states after each of n adjusted steps, and the mean acceptance probability of each."""
     noise = lambda: torch.randn(x.shape, generator=generator, dtype=x.dtype)  # noqa: E731
     for _ in range(n):
-        proposal = corrector(SDE, x, score(x), t, noise(), snr)[1]
-        x = corrector(SDE, proposal, score(proposal), t, noise(), snr, evaluation=1)[1]
+        for i in range(corrector.evaluations):
+            x = corrector(SDE, x, score(x), t, noise(), snr, **({"evaluation": i} if i else {}))[1]
         yield x, float(corrector.acceptance.mean())
 
 
@@ -72,41 +72,43 @@ def test_the_acceptance_rate_in_many_dimensions():
     assert moved == pytest.approx(rate, abs=0.04), "as many move as are accepted"
 
 
-def test_a_density_makes_it_exact_on_a_mixture():
-    # Two modes four standard deviations apart and a step as wide as they are: the trapezoidal rule has an error there.
-    snr, sigma = 1.0, P**0.5
+@pytest.mark.parametrize("snr", [0.5, 1.0])
+def test_a_mixture_keeps_its_law(snr):
+    # Two modes four standard deviations apart, and steps of up to their width: unadjusted steps are 3 and 57 % off.
+    sigma = P**0.5
     data = GaussianMixtureScoreModel([0.3, 0.7], [[-2 * sigma], [2 * sigma]], [0.0, 0.0])
     score = lambda x: data.score(SDE, x, T)  # noqa: E731
     start = data.sample(40_000, draw()) + sigma * torch.randn(40_000, 1, generator=draw(1), dtype=DOUBLE)
-    square, error = 5 * P, {}
-    exact = MetropolisLangevin(lambda x, t: data.log_prob(SDE, x, t))
-    for name, corrector in {"exact": exact, "trapezoid": MetropolisLangevin()}.items():
-        x = [state for state, _ in steps(corrector, score, start, snr, 40, draw(2))][-1]
-        error[name] = float(x.square().mean()) / square - 1
-    x = start
+    x, generator = start, draw(3)
     for _ in range(40):
-        x = annealed_langevin(SDE, x, score(x), T, torch.randn(x.shape, generator=draw(3), dtype=DOUBLE), snr)[1]
-    error["unadjusted"] = float(x.square().mean()) / square - 1
-    assert abs(error["exact"]) < 0.015
-    assert 0.1 < abs(error["trapezoid"]) < 0.6 * error["unadjusted"]
+        x = annealed_langevin(SDE, x, score(x), T, torch.randn(x.shape, generator=generator, dtype=DOUBLE), snr)[1]
+    unadjusted = float(x.square().mean()) / (5 * P) - 1
+    # The second moment's error is 0.36 %; that of Simpson's rule is about 1 % for the larger step.
+    assert unadjusted > (0.02 if snr == 0.5 else 0.4)
+    for log_prob, tolerance in ((lambda x, t: data.log_prob(SDE, x, t), 0.013), (None, 0.013 if snr == 0.5 else 0.03)):
+        x = [state for state, _ in steps(MetropolisLangevin(log_prob), score, start, snr, 40, draw(2))][-1]
+        assert float(x.square().mean()) / (5 * P) == pytest.approx(1.0, abs=tolerance)
 
 
 # ---------------------------------------------------------------------- in the scheduler
 
 
-def test_the_scheduler_calls_it_twice_per_step():
+def test_the_scheduler_calls_it_three_times_per_step():
     scheduler = VPSDEScheduler(
         continuous=True, predictor="ancestral", corrector="metropolis_langevin", correct_steps=2, snr=0.3
     )
     scheduler.set_timesteps(10)
-    assert scheduler.order == 5 and len(scheduler.timesteps) == 50
+    assert scheduler.order == 7 and len(scheduler.timesteps) == 70
     assert isinstance(scheduler.corrector, MetropolisLangevin)
     twin = copy.copy(scheduler)
     assert twin.corrector is not scheduler.corrector, "a memory of its own"
+    scheduler.corrector = MetropolisLangevin(lambda x, t: -x.square().flatten(1).sum(1))
+    scheduler.set_timesteps(10)
+    assert scheduler.order == 5, "with a density two are enough"
     # Without a predictor the last call denoises a state that was accepted.
     alone = VPSDEScheduler(continuous=True, predictor=None, corrector="metropolis_langevin", correct_steps=1)
     alone.set_timesteps(3)
-    assert alone.order == 2 and len(alone.times) == 5 and float(alone.times[-1]) == float(alone.levels[-1])
+    assert alone.order == 3 and len(alone.times) == 7 and float(alone.times[-1]) == float(alone.levels[-1])
 
 
 @pytest.mark.parametrize("corrector", ["annealed_langevin", "metropolis_langevin"])
@@ -131,7 +133,7 @@ def test_an_image_depends_on_its_own_generator_alone():
     pipe = ScoreSdePipeline(data.network(scheduler), scheduler)
     options = {"num_inference_steps": 12, "output_type": "latent"}
     output = pipe(5, generator=[draw(seed) for seed in range(5)], **options)
-    assert output.nfe == 36
+    assert output.nfe == 48
     torch.testing.assert_close(pipe(1, generator=draw(3), **options).images, output.images[3:4], rtol=0, atol=1e-6)
 
 
