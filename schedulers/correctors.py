@@ -26,6 +26,7 @@ of a scheduler gets a copy of such an object.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def _step(x: Tensor, score: Tensor, noise: Tensor, size: Tensor) -> tuple[Tensor
 
 
 #: By name; a class is instantiated for every scheduler.
-CORRECTORS: dict[str, Corrector] = {
+CORRECTORS: dict[str, Any] = {
     "langevin": langevin,
     "annealed_langevin": annealed_langevin,
     "metropolis_langevin": MetropolisLangevin,
