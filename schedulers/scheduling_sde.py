@@ -288,7 +288,7 @@ def _own(rule: Any) -> Any:
     return copy.deepcopy(rule) if hasattr(rule, "start") else rule
 
 
-def _nth(evaluation: int) -> dict[str, int]:
+def _nth(evaluation: int) -> dict[str, Any]:
     return {"evaluation": evaluation} if evaluation else {}
 
 
