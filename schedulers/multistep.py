@@ -38,8 +38,8 @@ THETA = (0.43, 0.015, 0.093)
 CENTRE, WIDTH = 1.4, 4.4
 # The first step has no past: it is FIRST_STEP of the others. From less noise than FAR data_std, which is not far above the
 # largest contrasts, its error cancels those of the next steps, of size h in log r, if it is longer, by NEAR (h - 0.4) for a
-# factor of e (up to a factor of 3) below FAR; at most LONGEST.
-FIRST_STEP, FAR, NEAR, LONGEST = 0.35, 300.0, 0.22, 0.5
+# factor of e (up to a factor of 2) below FAR; at most LONGEST.
+FIRST_STEP, FAR, NEAR, LONGEST = 0.35, 200.0, 0.35, 0.5
 LAST_LEVEL = 0.1  # sigma / alpha of the last call, times n / data_std
 QUADRATURE = np.polynomial.legendre.leggauss(20)
 
@@ -136,7 +136,7 @@ def levels_between(sde: SDE, first: float, last: float, n: int, data_std: float)
 
 def _first_step(start: float, step: float) -> float:
     """The size of the first step from r = `start` data_std, in units of the others, which have a mean size of `step`."""
-    near = min(max(math.log(FAR / start), 0.0), math.log(3))
+    near = min(max(math.log(FAR / start), 0.0), math.log(2))
     return min(FIRST_STEP + NEAR * near * (step - 0.4), LONGEST)
 
 
