@@ -13,9 +13,10 @@ Under the VP SDE with the exact score (`known_truths.py`):
   is less than 0.1. A solver that is unstable makes more of them than 0.02.
 
 Everyone starts from the exact marginal at the first noise level and is told the exact noise of its state at its own noise
-levels, unrounded. One table holds the best of its grids at every number of calls, the next its default. Compares with azula
-where it is installed (`pip install --no-deps azula einops`). The last tables hold sampling to a tolerance, with and without restarts. With `--model` the score is that of a trained network (a
-shipped one, or the folder of a continuous VP model), and the truth the solution of the same ODE with 400 calls.
+levels, unrounded. One table holds the best of its grids at every number of calls, the next its default. Compares with
+azula where it is installed (`pip install --no-deps azula einops`). The last tables hold sampling to a tolerance, with and
+without restarts. With `--model` the score is that of a trained network (a shipped one, or the folder of a continuous VP
+model), and the truth the solution of the same ODE with 400 calls.
 """
 
 import argparse
