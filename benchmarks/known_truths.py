@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from scoresde_pipelines.models import GaussianMixtureScoreModel
-from scoresde_pipelines.schedulers import SDE, SDEScheduler
+from scoresde_pipelines.schedulers import SDE, SDEScheduler, solve_probability_flow
+from scoresde_pipelines.schedulers.adaptive_restart import restart_times
+from scoresde_pipelines.schedulers.sde import DATA_STD
 
 
 #: Directions of the stability test: variances of the data, from a constant background to the largest contrasts.
@@ -45,6 +48,21 @@ class Truth:
             x, std = predictor(sde, x, self.score(sde, x, t), t, s)
             x = self.spread(x, float(std)) if float(std) > 0 else x
         return self.distance(predictor.denoise(sde, x, self.score(sde, x, levels[-1]), levels[-1]))
+
+    def measure_adaptive(self, sde: SDE, tolerance: float, restarts: int, end: float = 1e-3) -> tuple[float, float]:
+        """Mean calls and distance of `solve_with_restarts` from the exact marginal at T, without sampling error."""
+        low, high = restart_times(sde, DATA_STD)
+        t, calls = torch.tensor(sde.T, dtype=torch.float64), 1.0
+        x = self.start(float(sde.alpha(t)), float(sde.sigma(t)))
+        descents = [(sde.T, low), *[(high, low)] * (restarts - 1), (high, end)] if restarts else [(sde.T, end)]
+        for i, times in enumerate(descents):
+            if i:
+                scale, std = sde.transition(*torch.tensor([high, low], dtype=torch.float64))
+                x = self.spread(float(scale) * x, float(std))
+            solution = solve_probability_flow(partial(self.score, sde), sde, x, *times, tolerance=tolerance)
+            x, calls = solution.x, calls + float(solution.nfe.double().mean())
+        t = torch.tensor(end, dtype=torch.float64)
+        return calls, self.distance(sde.denoise(x, self.score(sde, x, t), t))
 
 
 def spectrum(exponent: float = 1.5, size: int = 3072) -> Truth:

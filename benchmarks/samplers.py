@@ -13,9 +13,10 @@ Under the VP SDE with the exact score (`known_truths.py`):
   is less than 0.1. A solver that is unstable makes more of them than 0.02.
 
 Everyone starts from the exact marginal at the first noise level and is told the exact noise of its state at its own noise
-levels, unrounded. One table holds the best of its grids at every number of calls, the next its default. Compares with azula
-where it is installed (`pip install --no-deps azula einops`). With `--model` the score is that of a trained network (a
-shipped one, or the folder of a continuous VP model), and the truth the solution of the same ODE with 400 calls.
+levels, unrounded. One table holds the best of its grids at every number of calls, the next its default. Compares with
+azula where it is installed (`pip install --no-deps azula einops`). The last tables hold sampling to a tolerance, with and
+without restarts. With `--model` the score is that of a trained network (a shipped one, or the folder of a continuous VP
+model), and the truth the solution of the same ODE with 400 calls.
 """
 
 import argparse
@@ -47,6 +48,7 @@ from scoresde_pipelines.schedulers import VPSDE, ExponentialAdamsBashforth
 
 SDE = VPSDE()
 CALLS = (10, 20, 35, 50)
+TOLERANCES = (1e-2, 1e-3, 1e-4)  # of `solve_with_restarts`
 GRIDS = ({}, {"use_karras_sigmas": True}, {"use_lu_lambdas": True}, {"use_exponential_sigmas": True})
 # By name: class, options, and the network calls of n noise levels.
 PEERS: dict[str, tuple[type, dict, Callable[[int], int]]] = {
@@ -209,6 +211,20 @@ def distance(sampler: Sampler, truth: Asked, calls: int) -> float:
     return value if math.isfinite(value) else math.inf
 
 
+def adaptive(truths: dict[str, Truth]) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
+    """Calls and distances of sampling to a tolerance, by truth, number of restarts and tolerance; prints a table of each."""
+    figures = {}
+    for title, truth in truths.items():
+        print(f"\n| {title}: calls, distance | " + " | ".join(map(str, TOLERANCES)) + " |\n" + "|---" * 4 + "|")
+        figures[title] = {
+            str(n): {str(tolerance): truth.measure_adaptive(SDE, tolerance, n) for tolerance in TOLERANCES}
+            for n in (0, 1, 3)
+        }
+        for n, row in figures[title].items():
+            print(f"| restarts: {n} | " + " | ".join(f"{calls:.0f}, {far:.2g}" for calls, far in row.values()) + " |")
+    return figures
+
+
 def main() -> None:
     """Measure, print the tables and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -237,6 +253,9 @@ def main() -> None:
         print(f"\n| {title} | " + " | ".join(f"{calls} calls" for calls in CALLS) + " |\n" + "|---" * 5 + "|")
         for name, row in sorted(table.items(), key=lambda item: math.prod(item[1].values())):
             print(f"| {name} | " + " | ".join(f"{row[calls]:.2g}" for calls in CALLS) + " |")
+    if not args.model:
+        tables = {title: asked.truth for title, asked in truths.items() if "errors" not in title}
+        figures["to a tolerance"] = adaptive(tables)
     save(f"samplers_{Path(args.model).name}" if args.model else "samplers", figures)
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from linear_recursions import CLOSED_FORMS, annealed_size, langevin_size, langevin_step
 
-from scoresde_pipelines.schedulers import CORRECTORS, VESDE, VPSDE, SubVPSDE, annealed_langevin, langevin
+from scoresde_pipelines.schedulers import VESDE, VPSDE, SubVPSDE, annealed_langevin, langevin
 
 
 SDES = {"ve": VESDE(0.01, 50.0), "vp": VPSDE(0.1, 20.0), "subvp": SubVPSDE(0.1, 20.0)}
 DOUBLE = torch.float64
+CORRECTORS = {"langevin": langevin, "annealed_langevin": annealed_langevin}  # test_metropolis_langevin.py: the other
 
 
 def state(batch: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -37,9 +37,10 @@ def solver(name, **kw):
         ("vp", 1.5, (8e-3, 6e-5, 4e-6, 7e-7)),
         ("vp", 2.0, (1.6e-2, 8e-5, 1.2e-5, 2.3e-6)),
         ("subvp", 1.5, (8e-3, 6e-5, 4e-6, 7e-7)),
-        ("ve", 1.0, (6e-3, 1.1e-4, 6e-6, 2e-6)),
-        ("ve", 1.5, (9e-2, 2.5e-4, 4e-5, 3e-5)),
-        ("ve", 2.0, (0.25, 8e-3, 4e-3, 3e-3)),  # details below sigma_min = .01 bound it
+        ("ve", 1.0, (5e-3, 1.2e-4, 3e-6, 1e-6)),
+        ("ve", 1.25, (6e-3, 1.1e-4, 7e-6, 6e-6)),
+        ("ve", 1.5, (8e-3, 1.8e-4, 1.4e-5, 2e-5)),
+        ("ve", 2.0, (3e-2, 7e-3, 4e-3, 3e-3)),  # details below sigma_min = .01 bound it
     ],
 )
 def test_frechet_distance_on_spectra_of_images(name, exponent, limits):

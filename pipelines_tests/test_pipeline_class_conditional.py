@@ -80,6 +80,17 @@ def test_the_ode_samples_the_class(name, label, make):
 
 
 @pytest.mark.parametrize("make", [classified, conditional])
+def test_restarts_to_a_tolerance_sample_the_classes(make):
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2000)]
+    out = make("vp")([0, 1] * 1000, ode_tolerance=1e-3, num_restarts=2, generator=generators, output_type="latent")
+    assert out.nfe.shape == (2000,) and len(set(out.nfe.tolist())) > 1
+    for label in (0, 1):
+        x, std = out.images[label::2], math.sqrt(VARIANCES[label])
+        assert float(x.mean()) == pytest.approx(MEANS[label][0][0][0], abs=4 * std / 1000**0.5)
+        assert float(x.std()) == pytest.approx(std, rel=4 / 2000**0.5)
+
+
+@pytest.mark.parametrize("make", [classified, conditional])
 def test_predictor_and_corrector_sample_the_class(make):
     pipe = make("vp")
     assert pipe.scheduler.corrector is None

@@ -31,7 +31,8 @@ from scoresde_pipelines.schedulers import (
 DOUBLE = torch.float64
 # Those with a memory have tests of their own.
 ONE_STEP = [name for name, predictor in PREDICTORS.items() if not isinstance(predictor, type)]
-COMBINATIONS = [pair for pair in product([*ONE_STEP, None], [None, *CORRECTORS]) if pair != (None, None)]
+ONE_CALL = [name for name, corrector in CORRECTORS.items() if not isinstance(corrector, type)]
+COMBINATIONS = [pair for pair in product([*ONE_STEP, None], [None, *ONE_CALL]) if pair != (None, None)]
 EPS = {"ve": 1e-5, "vp": 1e-3, "subvp": 1e-3}
 
 

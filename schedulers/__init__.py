@@ -7,6 +7,7 @@ if __name__ == "schedulers":
 
 from . import conditioning, multistep
 from .adams_bashforth import ExponentialAdamsBashforth
+from .adaptive_restart import solve_with_restarts
 from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
@@ -14,6 +15,7 @@ from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .heun import Heun
 from .likelihood import LogLikelihood, log_likelihood
+from .metropolis_langevin import MetropolisLangevin
 from .moment_matching import MomentMatching, posterior_start
 from .multistep import ExponentialMultistep
 from .operator_checks import check_operator, check_range
@@ -78,6 +80,7 @@ __all__ = [
     "HutchinsonDivergence",
     "LogLikelihood",
     "MaskOperator",
+    "MetropolisLangevin",
     "MomentMatching",
     "ODEError",
     "PREDICTORS",
@@ -115,6 +118,7 @@ __all__ = [
     "reverse_diffusion",
     "sampling_loop",
     "solve_probability_flow",
+    "solve_with_restarts",
     "to_sde_scheduler",
 ]
 

@@ -34,9 +34,12 @@ SHIFT = 2.2
 STEPS = (math.inf, math.inf, 7.0, 0.38, 0.075)
 # theta = THETA[0] + THETA[1] log(n / 20) + THETA[2] log(r / data_std), between 0 and 1, for n calls.
 THETA = (0.43, 0.015, 0.093)
-# The grid: equal probabilities of a normal law in log r, with this centre (times data_std) and this standard deviation. The
-# first step has no past: it is shorter.
-CENTRE, WIDTH, FIRST_STEP = 1.4, 4.4, 0.35
+# The grid: equal probabilities of a normal law in log r, with this centre (times data_std) and this standard deviation.
+CENTRE, WIDTH = 1.4, 4.4
+# The first step has no past: it is FIRST_STEP of the others. From less noise than FAR data_std, which is not far above the
+# largest contrasts, its error cancels those of the next steps, of size h in log r, if it is longer, by NEAR (h - 0.4) for a
+# factor of e (up to a factor of 2) below FAR; at most LONGEST.
+FIRST_STEP, FAR, NEAR, LONGEST = 0.35, 200.0, 0.35, 0.5
 LAST_LEVEL = 0.1  # sigma / alpha of the last call, times n / data_std
 QUADRATURE = np.polynomial.legendre.leggauss(20)
 
@@ -117,16 +120,24 @@ class ExponentialMultistep:
 
 def levels_between(sde: SDE, first: float, last: float, n: int, data_std: float) -> Tensor:
     """n times from r = `first` to `last`, both included, of equal probability but for a shorter first step; float64."""
+    from_start = first >= float(sde.noise_ratio(as_time(sde.T)))
     gaps = torch.ones(n, dtype=torch.float64)
     gaps[0] = 0.0
-    gaps[1:2] = FIRST_STEP if n > 2 else 1.0
+    if n > 2:
+        gaps[1] = _first_step(first / data_std, math.log(first / last) / (n - 1)) if from_start else FIRST_STEP
     centre, ends = math.log(CENTRE * data_std), _cumulative([first, last], data_std)
     parts = gaps.cumsum(0) / gaps.sum().clamp_min(1.0)
     ratios = centre + WIDTH * torch.special.ndtri(torch.lerp(ends[0], ends[1], parts))
     levels = sde.t_from_log_snr(-2 * ratios)
-    if first >= float(sde.noise_ratio(as_time(sde.T))):
+    if from_start:
         levels[0] = sde.T  # the inverse of log-SNR rounds
     return levels
+
+
+def _first_step(start: float, step: float) -> float:
+    """The size of the first step from r = `start` data_std, in units of the others, which have a mean size of `step`."""
+    near = min(max(math.log(FAR / start), 0.0), math.log(2))
+    return min(FIRST_STEP + NEAR * near * (step - 0.4), LONGEST)
 
 
 def probability(first: float, last: float, data_std: float) -> float:

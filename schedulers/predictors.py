@@ -60,7 +60,7 @@ def euler_maruyama(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> 
     """Euler-Maruyama on the reverse-time SDE (paper eq. 6)."""
     t, s = check_step(sde, x, score, t, s)
     g = sde.diffusion(t)
-    return x + (sde.drift(x, t) - g**2 * score) * (s - t), g * torch.sqrt(t - s)
+    return x + (sde.drift(x, t) - g**2 * score) * (s - t), g * torch.sqrt((t - s).clamp_min(0))
 
 
 def reverse_diffusion(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

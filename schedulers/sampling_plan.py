@@ -28,9 +28,10 @@ class SamplingPlan:
     Args:
         schedule: the SDE.
         grid: the noise levels.
-        corrections: corrector steps per level.
+        corrections: network calls of the corrector per level.
         predictor: determines the evaluations per level and their times.
         prologue: whether one more entry comes first, at which unit noise is scaled to the prior.
+        per_correction: network calls of one step of the corrector.
     """
 
     schedule: SDE
@@ -38,6 +39,7 @@ class SamplingPlan:
     corrections: int
     predictor: InitVar[Predictor | None]
     prologue: bool = False
+    per_correction: int = 1
 
     def __post_init__(self, predictor: Predictor | None) -> None:
         levels, targets = self.grid.levels, self.grid.targets
@@ -46,7 +48,8 @@ class SamplingPlan:
             columns += getattr(predictor, "times", lambda sde, t, s: [t])(self.schedule, levels, targets)
         self.evaluations, self.order = len(columns) - self.corrections, len(columns)
         times = torch.stack(columns, dim=1).flatten()
-        times = times[: len(times) - max(self.evaluations - 1, 0)]
+        # Of the last step, one call is left.
+        times = times[: len(times) - ((self.evaluations or self.per_correction) - 1)]
         #: The SDE's time of every entry, float64 on the CPU.
         self.times = torch.cat([times[:1], times]) if self.prologue else times
         self._single = self.times.float()
@@ -54,7 +57,7 @@ class SamplingPlan:
     @property
     def denoises(self) -> bool:
         """Whether the last entry denoises; else it takes the mean of the predictor's step."""
-        return self.grid.denoise or self.evaluations > 1
+        return self.grid.denoise or (self.evaluations or self.per_correction) > 1
 
     def position(self, index: int) -> tuple[int, int]:
         """Level of the entry `index`, -1 for the prologue, and its number within the level."""

@@ -9,7 +9,6 @@ entries of a level correct, the last one predicts the next level, and the very l
 
 import copy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,13 +26,13 @@ from .checks import (
     check_number,
     check_state,
 )
-from .correctors import CORRECTORS, LARGEST_SNR, Corrector, langevin
+from .correctors import Corrector, make_corrector
 from .parameterization import Parameterization
 from .predictors import Predictor, make_predictor
 from .scheduling_network import NetworkMixin, precise
 from .score_function import check_score
 from .sde import DATA_STD, SDE, SMALLEST_TIME
-from .step_checks import check_correction, check_prediction
+from .step_checks import LARGEST_SNR, check_correction, check_prediction
 from .time_grids import MOST_LEVELS, TIME_GRIDS
 
 
@@ -144,7 +143,7 @@ class SDEScheduler(NetworkMixin):
         )
         # A predictor from another scheduler's configuration starts without that scheduler's memory.
         self._predictor = _own(self._make_predictor(config.predictor))
-        self._corrector = self._make_corrector(config.corrector)
+        self._corrector = _own(self._make_corrector(config.corrector))
         self.set_timesteps(config.num_train_timesteps)
 
     def __len__(self) -> int:
@@ -153,10 +152,10 @@ class SDEScheduler(NetworkMixin):
     # ------------------------------------------------------------------ predictor and corrector
 
     def __copy__(self) -> "SDEScheduler":
-        # The memory of a predictor belongs to one sampling run.
+        # The memory of a predictor, or corrector, belongs to one sampling run.
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin._predictor = _own(self._predictor)
+        twin._predictor, twin._corrector = _own(self._predictor), _own(self._corrector)
         return twin
 
     @property
@@ -183,12 +182,7 @@ class SDEScheduler(NetworkMixin):
         return None if predictor is None else make_predictor(predictor, self.data_std)
 
     def _make_corrector(self, corrector: str | Corrector | None) -> Corrector | None:
-        if corrector is None or (callable(corrector) and not isinstance(corrector, str)):
-            return corrector
-        check_choice("corrector", corrector, CORRECTORS, optional=True)
-        if self.config.batch_mean_norm and corrector == "langevin":
-            return partial(langevin, batch_mean_norm=True)
-        return CORRECTORS[corrector]
+        return make_corrector(corrector, self.config.batch_mean_norm)
 
     def _replace(self, key: str, value: Any) -> None:
         # `from_config` drops what is marked as a default.
@@ -279,19 +273,23 @@ class SDEScheduler(NetworkMixin):
             return (check_score(mean, x, "predictor.denoise"),) * 2
         if phase < plan.corrections:
             assert self.corrector is not None
-            noise = _noise_like(x, generator)
-            return check_correction(self.corrector(sde, x, score, t, noise, self.config.snr), x)
+            noise, nth = _noise_like(x, generator), _nth(phase % plan.per_correction)
+            return check_correction(self.corrector(sde, x, score, t, noise, self.config.snr, **nth), x)
         assert self.predictor is not None
-        evaluation: dict[str, Any] = {} if phase == plan.corrections else {"evaluation": phase - plan.corrections}
+        nth = _nth(phase - plan.corrections)
         times = plan.grid.levels[level], plan.grid.targets[level]
-        mean, std = check_prediction(self.predictor(sde, x, score, *times, **evaluation), x)
+        mean, std = check_prediction(self.predictor(sde, x, score, *times, **nth), x)
         if last or not bool(std.gt(0).any()):
             return mean, mean
         return mean, mean + std * _noise_like(x, generator)
 
 
-def _own(predictor: Predictor | None) -> Predictor | None:
-    return copy.deepcopy(predictor) if hasattr(predictor, "start") else predictor
+def _own(rule: Any) -> Any:
+    return copy.deepcopy(rule) if hasattr(rule, "start") else rule
+
+
+def _nth(evaluation: int) -> dict[str, Any]:
+    return {"evaluation": evaluation} if evaluation else {}
 
 
 def _noise_like(x: Tensor, generator: Generator) -> Tensor:

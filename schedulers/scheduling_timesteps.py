@@ -141,14 +141,16 @@ class TimestepsMixin(SDEConfigMixin):
 
     def _begin(self, grid: TimeGrid, device: str | torch.device | None) -> None:
         device = check_device("device", device)
-        corrections = self.config.correct_steps if self.corrector else 0
-        self._plan = SamplingPlan(self.sde, grid, corrections, self.predictor, bool(self.config.prologue))
+        calls = getattr(self.corrector, "evaluations", 1)
+        corrections = self.config.correct_steps * calls if self.corrector else 0
+        self._plan = SamplingPlan(self.sde, grid, corrections, self.predictor, bool(self.config.prologue), calls)
         self.num_inference_steps = len(grid.levels)
         self.timesteps = self._network_time(self.times).to(device)
         self._step_index: int | None = None
         self._begin_index: int | None = None
         getattr(self.predictor, "prepare", lambda sde, levels: None)(self.sde, grid.levels)
-        getattr(self.predictor, "start", lambda: None)()
+        for one in (self.predictor, self.corrector):
+            getattr(one, "start", lambda: None)()
 
     def _network_time(self, t: Tensor) -> Tensor:
         """The network's time arguments for the times `t`, in the dtype of `timesteps`."""

@@ -4,9 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
-from .checks import as_real, check_instance, check_like, check_state, check_time
+from .checks import as_real, check_instance, check_like, check_number, check_state, check_time
 from .score_function import check_score
 from .sde import SDE
+
+
+LARGEST_SNR = 100.0  # a Langevin step of this size has no signal left
 
 
 def check_scored(sde: Any, x: Any, score: Any, t: Any) -> Tensor:
@@ -34,6 +37,13 @@ def check_step(sde: Any, x: Any, score: Any, t: Any, s: Any) -> tuple[Tensor, Te
             raise ValueError(f"{name} must have shape (), one time for all samples, got {tuple(time.shape)}")
     t, s = (time if time.shape == x.shape else time.reshape(()) for time in times)
     return t, s
+
+
+def check_noisy_step(sde: Any, x: Any, score: Any, t: Any, noise: Any, snr: Any) -> tuple[float, Tensor]:
+    """`snr` and `t` of a corrector's step with this noise (B, *D), if the arguments fit together, as in `check_scored`."""
+    t = check_scored(sde, x, score, t)
+    check_like("noise", noise, x)
+    return check_number("snr", snr, 0, LARGEST_SNR, ends="(]"), t
 
 
 def check_prediction(result: Any, x: Tensor) -> tuple[Tensor, Tensor]:

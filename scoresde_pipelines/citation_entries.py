@@ -107,6 +107,12 @@ PAPERS: dict[str, tuple[str, str, str, int]] = {
         "Advances in Neural Information Processing Systems",
         2023,
     ),
+    "roberts1996langevin": (
+        "Roberts, Gareth O. and Tweedie, Richard L.",
+        "Exponential Convergence of {Langevin} Distributions and Their Discrete Approximations",
+        "Bernoulli 2(4)",
+        1996,
+    ),
     "hutchinson1990trace": (
         "Hutchinson, Michael F.",
         "A Stochastic Estimator of the Trace of the Influence Matrix for {Laplacian} Smoothing Splines",
@@ -132,6 +138,7 @@ CITED: dict[str, tuple[str, ...]] = {
     "heun": ("karras2022edm",),
     "langevin": (),
     "annealed_langevin": ("song2019ncsn",),
+    "metropolis_langevin": ("roberts1996langevin",),
     "linspace": (),
     "leading": (),
     "trailing": (),

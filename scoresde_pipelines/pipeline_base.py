@@ -21,6 +21,7 @@ from .pipeline_components import check_components, label_names, load_network, nu
 from .quality import choose_sampler
 from .registration import PACKAGE, stable_name
 from .schedulers import PerSample, SDEScheduler
+from .schedulers.adaptive_restart import MOST_RESTARTS, solve_with_restarts
 from .schedulers.checks import (
     check_choice,
     check_finite,
@@ -31,10 +32,10 @@ from .schedulers.checks import (
     check_number,
 )
 from .schedulers.inference_mode import ordinary
-from .schedulers.probability_flow import solve_probability_flow
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
+from .schedulers.sde import DATA_STD
 from .training.model_names import HubName, hub_errors, locate
 
 
@@ -212,6 +213,7 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         return_dict: bool = True,
         ode_tolerance: float | None = None,
         shape: tuple[int, int, int] | None = None,
+        num_restarts: int = 0,
     ) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
         self.check_modules()
@@ -223,9 +225,15 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         expected = (batch_size, *(shape or self.sample_shape))
         if latents is not None and tuple(check_finite("latents", latents).shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
+        if latents is not None and latents.is_meta:
+            raise TypeError("latents must be a tensor with values, got one on the device meta")
         self.check_output(output_type, return_dict)
         if ode_tolerance is not None:
             check_tolerance("ode_tolerance", ode_tolerance)
+        if check_integer("num_restarts", num_restarts, 0, MOST_RESTARTS) and ode_tolerance is None:
+            raise ValueError(
+                f"num_restarts must be 0 without ode_tolerance, got {num_restarts}: predictor='restart' restarts"
+            )
         check_function("callback_on_step_end", callback, optional=True)
         known = self._callback_tensor_inputs
         if not isinstance(callback_tensors, (list, tuple)) or any(name not in known for name in callback_tensors):
@@ -342,17 +350,35 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
             return sampling_loop(scheduler, score_fn, latents, generator, constrain=constrain, on_step=on_step)
 
     def solve_ode(
-        self, latents: Tensor, tolerance: float, score_fn: ScoreFunction | None = None
+        self,
+        latents: Tensor,
+        tolerance: float,
+        score_fn: ScoreFunction | None = None,
+        num_restarts: int = 0,
+        generator: Generator = None,
     ) -> tuple[Tensor, Tensor]:
         """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,).
 
-        `score_fn`, `(x, t) -> score` with t of shape (B,), replaces the network's score.
+        Args:
+            latents: the start.
+            tolerance: error of the solver.
+            score_fn: `(x, t) -> score` with t of shape (B,), instead of the network's score.
+            num_restarts, generator: as in `solve_with_restarts`.
         """
         sde, end = self.scheduler.sde, self.scheduler.smallest_time
         score_fn = score_fn or self.score_fn()
-        x = latents * (sde.prior_std / self.scheduler.init_noise_sigma)
-        solution = solve_probability_flow(score_fn, sde, x, sde.T, end, tolerance=float(tolerance))
-        t = torch.full((len(x),), end, dtype=x.dtype, device=x.device)
+        solution = solve_with_restarts(
+            score_fn,
+            sde,
+            latents * (sde.prior_std / self.scheduler.init_noise_sigma),
+            sde.T,
+            end,
+            num_restarts=num_restarts,
+            generator=generator,
+            tolerance=float(tolerance),
+            data_std=self.scheduler.data_std if num_restarts else DATA_STD,
+        )
+        t = torch.full((len(latents),), end, dtype=latents.dtype, device=latents.device)
         return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
 
     # ------------------------------------------------------------------ images

@@ -80,6 +80,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         guidance_interval: tuple[float, float] | None = None,
         quality: str | None = None,
+        num_restarts: int = 0,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images of the given classes.
 
@@ -102,6 +103,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             quality (`str`, *optional*): "draft" (20 network calls), "default" (100) or "paper" (the paper's sampler, 1000
                 levels of two calls). Without it, `num_inference_steps` are levels of the scheduler as it is; with neither, a
                 scheduler whose configuration names no sampler uses "default", and others their own.
+            num_restarts (`int`): with `ode_tolerance`, restarts of the ODE with exact noise, as in `solve_with_restarts`.
 
         Returns:
             `images` and `nfe`: evaluations of the network for each image, two where it is evaluated with and without the
@@ -128,6 +130,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             callback_on_step_end,
             return_dict,
             ode_tolerance,
+            num_restarts=num_restarts,
         )
         score_fn = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval)
         evaluations = getattr(score_fn, "evaluations", lambda t: 1)
@@ -135,7 +138,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         with self.running():
             x = self.prepare_latents(len(labels), generator, latents)
             if ode_tolerance is not None:
-                x, nfe = self.solve_ode(x, ode_tolerance, score_fn)
+                x, nfe = self.solve_ode(x, ode_tolerance, score_fn, num_restarts, generator)
                 # Within an interval: where the scale acts, and so at most.
                 nfe = nfe * (2 if self.classifier is None and guidance_scale not in (0, 1) else 1)
             else:

@@ -41,6 +41,7 @@ class ScoreSdePipeline(SDEPipelineBase):
         quality: str | None = None,
         height: int | None = None,
         width: int | None = None,
+        num_restarts: int = 0,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images.
 
@@ -55,8 +56,8 @@ class ScoreSdePipeline(SDEPipelineBase):
             return_dict (`bool`): whether to return a `ScoreSdePipelineOutput` or a tuple of its fields.
             ode_tolerance (`float`, *optional*): solve the probability-flow ODE adaptively to this error (1e-5 is the
                 paper's) and denoise, instead of stepping through `num_inference_steps` levels with the scheduler's
-                predictor and corrector. The noise is that of the start alone, no callback is called, and `nfe` counts per
-                image.
+                predictor and corrector. The noise is that of the start and of `num_restarts`, no callback is called, and
+                `nfe` counts per image.
             callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, i, timestep, {"latents": ...})`
                 after each step; may return a dict with new `latents`.
             quality (`str`, *optional*): "draft" (20 network calls), "default" (100) or "paper" (the paper's sampler, 1000
@@ -64,6 +65,8 @@ class ScoreSdePipeline(SDEPipelineBase):
                 scheduler whose configuration names no sampler uses "default", and others their own.
             height, width (`int`, *optional*): size of the images, by default that of training; each divisible by
                 2^(levels - 1) of the network. Far from the size of training the images have its textures, not its shapes.
+            num_restarts (`int`): with `ode_tolerance`, how often exact noise leads back to twice the standard deviation of
+                the data, from where the ODE is solved again: sampling with noise to a tolerance, see `solve_with_restarts`.
 
         Raises:
             TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
@@ -82,12 +85,13 @@ class ScoreSdePipeline(SDEPipelineBase):
             return_dict,
             ode_tolerance,
             shape,
+            num_restarts,
         )
         nfe: int | Tensor
         with self.running():
             x = self.prepare_latents(batch_size, generator, latents, shape=shape)
             if ode_tolerance is not None:
-                x, nfe = self.solve_ode(x, ode_tolerance)
+                x, nfe = self.solve_ode(x, ode_tolerance, num_restarts=num_restarts, generator=generator)
             else:
                 scheduler = self.plan(levels, sampler)
                 x = self.run_sampler(

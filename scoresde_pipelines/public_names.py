@@ -54,6 +54,7 @@ from .schedulers import (
     posterior_start,
     sampling_loop,
     solve_probability_flow,
+    solve_with_restarts,
     to_sde_scheduler,
 )
 from .training.model_names import shipped
@@ -106,6 +107,7 @@ __all__ = [
     "sampling_loop",
     "shipped",
     "solve_probability_flow",
+    "solve_with_restarts",
     "to_sde_scheduler",
     "to_unet2d",
     "with_augment_labels",

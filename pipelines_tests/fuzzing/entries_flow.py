@@ -55,6 +55,20 @@ def flow_entries() -> list[Entry]:
             },
         ),
         Entry(
+            "solve_with_restarts",
+            {
+                **start,
+                "t_start": only("1.0"),
+                "t_end": real(1e-4, 1e-3, "0.0", "-0.5", "1.5"),
+                "num_restarts": count(0, 2),
+                "generator": generator(2),
+                **options,
+                "condition": condition,
+            },
+            check=lambda result, arguments: like("x")(result.x, arguments),
+            aliases={"score_fn": ("score",), "x": ("generator",)},
+        ),
+        Entry(
             "log_likelihood",
             measured,
             check=shaped("x", field="log_prob"),

@@ -81,6 +81,11 @@ def step_entries() -> list[Entry]:
     entries += [
         Entry("langevin", {**state, **noise, "batch_mean_norm": flag()}, check=first_like("x")),
         Entry("annealed_langevin", {**state, **noise}, check=first_like("x")),
+        Entry("CORRECTORS['metropolis_langevin']()", {**state, **noise}, check=first_like("x")),
+        Entry(
+            "MetropolisLangevin",
+            {"log_prob": only("None", "lambda x, t: -x.flatten(1).sum(1)").plus(hopeless=("3; 'a'; []; int; nan",))},
+        ),
         Entry(
             "ExponentialMultistep",
             {"order": count(1, 4).plus(hopeless=("100",)), "data_std": real(0.1, 1, "0.0", "-1.0")},

@@ -137,6 +137,8 @@ def sampling() -> list[Entry]:
         for kind in ("ve", "vp", "table")
     ]
     entries.append(Entry("pipe(kind='vp')", ode, check=images("batch_size"), aliases=TOLD))
+    restarts = {**ode, "ode_tolerance": TOLERANCE, "num_restarts": count(0, 1)}
+    entries.append(Entry("pipe(kind='vp')", restarts, check=images("batch_size"), aliases=TOLD))
     for source in (with_network, with_classifier):
         entries.append(Entry(source, conditional, check=images(size=8), aliases=TOLD))
     return entries

@@ -26,7 +26,7 @@ def names_or_functions(*choices: str) -> Kind:
 
 
 PREDICTOR = names_or_functions(*PREDICTOR_NAMES)
-CORRECTOR = names_or_functions("langevin", "annealed_langevin").optional()
+CORRECTOR = names_or_functions("langevin", "annealed_langevin", "metropolis_langevin").optional()
 SAMPLE = tensor(2, 1, 4, 4, strict=False)
 COMMON = {
     "num_train_timesteps": count(10, 50),
