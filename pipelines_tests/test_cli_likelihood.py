@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from launching import accelerate_launch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -157,9 +158,8 @@ def test_processes_take_their_shares(folder, table, names, monkeypatch):
 
 def test_accelerate_launch_shares_one_table(folder, table):
     """The documented command, on a machine without a GPU as well."""
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
     module = ["-m", "scoresde_pipelines.cli", *arguments(folder, folder / "launched.csv")]
-    process = spawn([sys.executable, *launch.split(), *module, "--split", "train", "--device", "cpu"])
+    process = spawn([*accelerate_launch(), *module, "--split", "train", "--device", "cpu"])
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert "over 5 images" in output

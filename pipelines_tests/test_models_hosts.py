@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
@@ -44,6 +45,10 @@ def deviation(value: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(
     "options", [{"offload_type": "block_level", "num_blocks_per_group": 1}, {"offload_type": "leaf_level"}]
+)
+@pytest.mark.skipif(
+    diffusers.__version__.startswith("0.35.") and torch.accelerator.current_accelerator() is None,
+    reason="group offload of diffusers 0.35 needs an accelerator",
 )
 def test_group_offload(network: Any, batch: Any, options: dict[str, Any]) -> None:
     expected = network(*batch).sample

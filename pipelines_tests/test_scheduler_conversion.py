@@ -97,7 +97,10 @@ def test_at_least_the_schedulers_with_a_ddpm_table_convert():
 @pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"])
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_every_schedule_of_betas(beta_schedule, zero_snr, tmp_path):
-    stock = DDPMScheduler(beta_schedule=beta_schedule, rescale_betas_zero_snr=zero_snr, beta_end=0.015)
+    try:
+        stock = DDPMScheduler(beta_schedule=beta_schedule, rescale_betas_zero_snr=zero_snr, beta_end=0.015)
+    except NotImplementedError:
+        pytest.skip(f"this version of diffusers has no schedule {beta_schedule}")
     for ours in (to_sde_scheduler(stock), from_disk(stock, tmp_path)):
         check_table(ours, stock)
 
