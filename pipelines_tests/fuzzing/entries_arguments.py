@@ -35,6 +35,7 @@ def arguments() -> list[Entry]:
     shared = {
         "channels": Kind(some("'1'", "'3'", "'4'"), some("'2'", "'0'", "'a'", "''", "'-1'", "'1.0'")),
         "pad_value": integer(0, "256", "99999"),
+        "shuffle_buffer": integer(1),
         "image_fit": choice("crop", "pad"),
         "max_cached_gb": decimal("4.0", "-1"),
         "training_eps": decimal("1e-5", "0", "-1", "1", "2"),
