@@ -129,6 +129,8 @@ def test_shards_and_blocks_are_permuted_as_documented(kind, parquet, tars):
     order = expected_order(3)
     assert sorted(order[:15]) == sorted(order[15:30]) == list(range(15)) and order[:15] != order[15:30]
     assert first(9, stream, 5) == order
+    by_name = open_stream(dataset_name=str(parquet))  # as a data set on the Hub is opened
+    assert first(3, ImageStream(by_name, ImageFormat(8, 1), "image", block_size=BLOCK, seed=0), 5) == order[:15]
     assert first(3, image_stream(parquet, seed=5), 5) == expected_order(1, seed=5) != order[:15]
 
 
@@ -194,13 +196,19 @@ def test_a_broken_image_is_named_or_left_out_wherever_it_is(tmp_path, caplog):
     folder = write_tars(tmp_path / "broken", broken=(9, 12))
     with pytest.raises(ValueError, match=r"image 2 of shard 2 \(012\.png\) cannot be read: .*identify"):
         first(15, image_stream(folder, column="png"))
-    order = [v for v in expected_order(4) if v not in (9, 12)]
+    order_with_broken = expected_order(4)
+    order = [v for v in order_with_broken if v not in (9, 12)]
     batches = list(islice(image_stream(folder, column="png", skip=True).batches(2), 24))
     assert [v for batch in batches for v in values(batch)] == order[:48]
     assert caplog.text.count("left out: image 2 of shard 1 (009.png)") == 2  # once an epoch, five lines in all
     resumed = image_stream(folder, column="png", skip=True)
     for number, batch in enumerate(batches):
         assert first(1, resumed, 2, start=2 * number, bookmark=batch.bookmark) == values(batch)
+    # A run that stopped at a broken image goes on where it was when it is resumed without it.
+    strict = image_stream(folder, column="png").batches(1)
+    before = [next(strict) for _ in range(order_with_broken.index(12))]
+    rest = first(20, resumed, start=len(before), bookmark=before[-1].bookmark)
+    assert [v for batch in before for v in values(batch)] + rest == order[: len(before) + 20]
     shares = [first(6, resumed, 4, rank=rank, world_size=2) for rank in range(2)]
     assert shares[0][4:8] == order[8:12] and shares[1][4:8] == order[12:16]
     nothing = write_tars(tmp_path / "nothing", broken=range(15))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .image_table import ImageTable, find_label_column
+from .image_table import find_label_column
 from .stream_sources import column_value
 
 
@@ -42,26 +42,25 @@ class StreamLabels:
         ValueError: there is no column of labels, or the names of the classes are missing, or twice and different.
     """
 
-    def __init__(
-        self, head: ImageTable, label_column: str | None = None, class_names: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, head: Any, label_column: str | None = None, class_names: Sequence[str] | None = None) -> None:
         column = find_label_column(head, label_column)
         if column is None:
             raise ValueError(
                 f"label_column must name the column of the classes, got none: no column of {head.column_names} has one "
                 "of the usual names"
             )
-        own = getattr((getattr(head, "features", None) or {}).get(column), "names", None)
+        own: list[str] | None = getattr(head.features[column], "names", None)
         given = None if class_names is None else read_class_names(class_names)
-        if own is None and given is None:
+        names = given if own is None else own
+        if names is None:
             raise ValueError(
                 f"class_names must be given for a stream whose column {column!r} holds no names of classes: all names in "
                 f"the order of the labels from 0, or a text file with one a line; its first label is "
-                f"{head[0][column]!r}, and later ones are not known"
+                f"{head.select_columns([column])[0][column]!r}, and later ones are not known"
             )
         if own is not None and given is not None and list(own) != given:
             raise ValueError(f"class_names must be those of the data set, {list(own)}, got {given}")
-        self.column, self.names = column, list(own if given is None else given)
+        self.column, self.names = column, list(names)
         self._target = list(range(len(self.names)))
 
     def follow(self, class_names: Sequence[str]) -> None:
