@@ -137,8 +137,9 @@ def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             _check_value(name, value)
         if args.resolution is not None and len(args.resolution) > 2:
             raise ValueError(f"resolution must be one or two numbers of at least 1, got {args.resolution}")
-        if None not in (getattr(args, "sigma_min", None), getattr(args, "sigma_max", None)):
-            check_number("sigma_max", args.sigma_max, args.sigma_min, ends="()")
+        low, high = getattr(args, "sigma_min", None), getattr(args, "sigma_max", None)
+        if low is not None and high is not None and not low < high:
+            raise ValueError(f"sigma_max must be greater than --sigma_min, {low}, got {high}")
     except (TypeError, ValueError) as error:
         parser.error(f"--{error}")
     if args.resolution is not None:

@@ -73,7 +73,6 @@ def arguments() -> list[Entry]:
         "snr_gamma": decimal("5.0", "0", "-1"),
         "ema_widths": decimal("0.1", "0", "-1"),
         "ema_snapshots": integer(1),
-        "lr_step_rules": words("1:10,0.1:20,0.01", numeric=False, hopeless=("a:b", "1:", "nan")),
         "time_sampling": choice("stratified", "uniform"),
         "block_out_channels": integer(1),
         "attention_resolutions": integer(1),
@@ -104,6 +103,12 @@ def arguments() -> list[Entry]:
         "sigma_min": decimal("0.01", "0", "-1", "100"),
         "sigma_max": decimal("50", "0", "-1", "0.001"),
     }
+    steps = {
+        "parser": only("'parse_args'"),
+        "train_data_dir": only("file('data')"),
+        "lr_scheduler": only("'piecewise_constant'"),
+        "lr_step_rules": words("1:10,0.1:20,0.01", numeric=False),
+    }
     edm = {
         **ve,
         "prediction_type": only("'edm'"),
@@ -111,7 +116,7 @@ def arguments() -> list[Entry]:
         "data_mean": decimal("0.1"),
     }
     edm = {key: kind for key, kind in edm.items() if key not in ("sigma_min", "sigma_max")}
-    return [*entries, Entry("parsed", ve), Entry("parsed", edm)]
+    return [*entries, Entry("parsed", ve), Entry("parsed", edm), Entry("parsed", steps)]
 
 
 ENTRIES = {"arguments": arguments()}
