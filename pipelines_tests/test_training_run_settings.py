@@ -24,14 +24,15 @@ class Images(list):
 
 ARGUMENTS = sorted({**default_arguments(), **vars(parse_classifier_args(["--train_data_dir", "x"]))})
 COMPARED = {
-    "P_mean", "P_std", "augment_prob", "class_conditional", "class_sampling", "data_mean", "ema_widths", "label_dropout",
+    "P_mean", "P_std", "augment_prob", "class_conditional", "class_names", "class_sampling", "data_mean", "ema_widths",
+    "label_dropout",
     "lr_step_rules", "objective", "scheduler_options", "sigma_data", "snr_gamma",
     "adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay", "attention_resolutions", "block_out_channels",
     "channels", "depth", "dropout", "ema_inv_gamma", "ema_max_decay", "ema_power", "gradient_accumulation_steps",
     "image_fit", "layers_per_block", "learning_rate", "lr_scheduler",
     "lr_warmup_steps", "max_grad_norm", "mixed_precision", "model_config_name_or_path", "network", "pad_value",
-    "prediction_type", "pretrained_model_name_or_path", "random_flip", "resolution", "sde", "seed", "sigma_max",
-    "sigma_min", "sum_loss", "time_sampling", "train_batch_size", "training_eps", "use_ema",
+    "prediction_type", "pretrained_model_name_or_path", "random_flip", "resolution", "sde", "seed", "shuffle_buffer",
+    "sigma_max", "sigma_min", "streaming", "sum_loss", "time_sampling", "train_batch_size", "training_eps", "use_ema",
     "validation_fraction", "width",
 }  # fmt: skip
 

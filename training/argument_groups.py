@@ -50,7 +50,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max_cached_gb", type=float, default=4.0, help="decode the images into memory up to this size"
     )
-    group.add_argument("--dataloader_num_workers", type=int, default=0, help="processes that decode images")
+    group.add_argument("--dataloader_num_workers", type=int, default=0,
+                       help="processes that decode images; with --streaming threads")  # fmt: skip
+    _switch(group, "streaming", "read the data set while training and never hold it in memory: a Hub id, or a folder of "
+            "parquet files, of tar files (WebDataset) or of images; needs --max_train_steps")  # fmt: skip
+    group.add_argument("--shuffle_buffer", type=int, default=4096, help="with --streaming: examples that are permuted "
+                       "together and held in memory, encoded as they are in the files")  # fmt: skip
+    group.add_argument("--class_names", nargs="+", metavar="NAME",
+                       help="with --streaming: names of all classes in the order of the labels from 0, or one text file "
+                       "with a name a line; needed where the data set holds no names")  # fmt: skip
 
 
 def add_optimization(parser: argparse.ArgumentParser) -> None:
@@ -183,10 +191,14 @@ def add_samples(parser: argparse.ArgumentParser) -> None:
     """Sample grids and pipelines that are saved on the way."""
     group = parser.add_argument_group("samples")
     group.add_argument(
-        "--sample_steps", type=int, help="updates between two sample grids; overrides save_images_epochs"
+        "--sample_steps",
+        type=int,
+        help="updates between two sample grids; overrides save_images_epochs; with "
+        "--streaming there is one at the end alone unless this is given",
     )
     group.add_argument("--save_images_epochs", type=int, default=10, help="epochs between two sample grids")
-    group.add_argument("--save_model_epochs", type=int, default=10, help="epochs between two saved pipelines")
+    group.add_argument("--save_model_epochs", type=int, default=10, help="epochs between two saved pipelines; "
+                       "with --streaming one is saved with each checkpoint")  # fmt: skip
     group.add_argument("--eval_batch_size", type=int, default=16, help="images in a sample grid; 0 for none")
     group.add_argument("--num_inference_steps", type=int, default=200, help="sampling steps for the grids")
 

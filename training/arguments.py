@@ -99,7 +99,7 @@ INTEGERS = {
         ("train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps", "layers_per_block", "width",
          "checkpointing_steps", "checkpoints_total_limit", "sample_steps", "save_images_epochs", "save_model_epochs",
          "num_inference_steps", "logging_steps", "ema_snapshots", "eval_steps", "validation_num_images",
-         "block_out_channels", "attention_resolutions", "resolution"),
+         "block_out_channels", "attention_resolutions", "resolution", "shuffle_buffer"),
         (1, MOST),
     ),
     **dict.fromkeys(("eval_batch_size", "lr_warmup_steps", "dataloader_num_workers"), (0, MOST)),
@@ -138,8 +138,9 @@ def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             _check_value(name, value)
         if args.resolution is not None and len(args.resolution) > 2:
             raise ValueError(f"resolution must be one or two numbers of at least 1, got {args.resolution}")
-        if None not in (getattr(args, "sigma_min", None), getattr(args, "sigma_max", None)):
-            check_number("sigma_max", args.sigma_max, args.sigma_min, ends="()")
+        low, high = getattr(args, "sigma_min", None), getattr(args, "sigma_max", None)
+        if low is not None and high is not None and not low < high:
+            raise ValueError(f"sigma_max must be greater than --sigma_min, {low}, got {high}")
     except (TypeError, ValueError) as error:
         parser.error(f"--{error}")
     if args.resolution is not None:
@@ -148,6 +149,27 @@ def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)")
     if (args.lr_scheduler == "piecewise_constant") != (args.lr_step_rules is not None):
         parser.error("--lr_scheduler piecewise_constant and --lr_step_rules belong together")
+    _check_streaming(parser, args)
+
+
+def _check_streaming(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not args.streaming:
+        if args.class_names is not None:
+            parser.error(
+                "--class_names belongs to --streaming: other data sets are read for the names of their classes"
+            )
+        return
+    if args.max_train_steps is None:
+        parser.error("--streaming needs --max_train_steps: the number of images is not known, so that --num_epochs does "
+                     "not say how long to train")  # fmt: skip
+    if "[" in args.split or "[" in (args.validation_split or ""):
+        parser.error("--split and --validation_split must be names of splits with --streaming, not parts of one")
+    if getattr(args, "validation_fraction", None) is not None:
+        parser.error("--validation_fraction cannot be held out of a stream; name a split with --validation_split")
+    if getattr(args, "class_sampling", "natural") == "balanced":
+        parser.error("--class_sampling must be natural with --streaming, got balanced")
+    if getattr(args, "eval_features", None) is not None and args.validation_split is None:
+        parser.error("--eval_features needs --validation_split with --streaming: there are no other real images")
 
 
 def _check_value(name: str, value: Any) -> None:

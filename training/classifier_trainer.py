@@ -14,11 +14,14 @@ from ..schedulers.sde import expand_to
 from .data import ImageFormat, ImageStore, to_data_range
 from .image_table import find_label_column, read_labels
 from .pipeline_folder import SCHEDULERS
+from .run_data import make_image_stream, open_table
 from .safe_state import check_finite_state
+from .stream_labels import StreamLabels
 from .time_sampling import UniformTimes
 from .trainer_core import Batch, TrainerCore
 
 
+VALIDATION_IMAGES = 4096  # of a split that is streamed
 VALIDATION_TIMES = (0.001, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -40,10 +43,15 @@ class ClassifierTrainer(TrainerCore):
         scheduler = SCHEDULERS[args.sde](**options.get(args.sde, {}))
         self.sde, self.data_range = scheduler.sde, scheduler.data_range
         self.times = UniformTimes(args.training_eps)
-        self.images, self.labels = self.open_split(args.split)
+        table = open_table(args, args.split)
+        self.images, self.labels = self.read_table(table)
+        num_classes = int(self.labels.max()) + 1
+        if args.streaming:
+            labels = StreamLabels(table, args.label_column, args.class_names)
+            self.stream, num_classes = make_image_stream(args, table, self.images, labels), len(labels.names)
         return NoiseConditionalClassifier(
             in_channels=args.channels,
-            num_classes=int(self.labels.max()) + 1,
+            num_classes=num_classes,
             depth=args.depth,
             width=args.width,
             dropout=args.dropout,
@@ -52,20 +60,24 @@ class ClassifierTrainer(TrainerCore):
             data_max=self.data_range[1],
         )
 
-    def open_split(self, split: str) -> tuple[ImageStore, Tensor]:
-        """Images and labels (int64, shape (N,)) of a split.
+    def read_table(self, table: Any) -> tuple[ImageStore, Tensor]:
+        """Images and labels (int64, shape (N,)) of a split, or of the first rows of a stream.
 
         Raises:
             ValueError: there is no label column, or a label is negative or no integer.
         """
         args = self.args
-        table = self.open_table(split)
         column = find_label_column(table, args.label_column)
         if column is None:
             raise ValueError(f"a classifier needs a column of labels or folders, got {table.column_names}")
         image_format = ImageFormat(args.resolution, args.channels, args.image_fit, args.pad_value)
         images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
-        return images, read_labels(table, column)[0][torch.as_tensor(images.kept)]
+        if args.streaming:
+            labels = StreamLabels(table, args.label_column, args.class_names).of_table(table)
+            assert labels is not None  # the column was found
+        else:
+            labels = read_labels(table, column)[0]
+        return images, labels[torch.as_tensor(images.kept)]
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy and accuracy of one batch."""
@@ -107,7 +119,8 @@ class ClassifierTrainer(TrainerCore):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Accuracy on the validation split at some times, by the noise-to-signal ratio."""
-        (images, labels), device = self.open_split(self.args.validation_split), self.accelerator.device
+        table = open_table(self.args, self.args.validation_split, first=VALIDATION_IMAGES)
+        (images, labels), device = self.read_table(table), self.accelerator.device
         report = {}
         for time in VALIDATION_TIMES:
             generator, correct = torch.Generator(device).manual_seed(self.args.seed), 0

@@ -22,6 +22,7 @@ class DataReport:
         broken: what cannot be opened, "image 7 (cat.png): reason". A file that is cut short after its header opens.
         label_column: the column of labels, if any.
         classes: images of each class, by name or number.
+        of_stream: the rows are the first ones of a stream; there are more.
     """
 
     count: int
@@ -31,6 +32,7 @@ class DataReport:
     broken: list[str] = field(default_factory=list)
     label_column: str | None = None
     classes: dict[str, int] = field(default_factory=dict)
+    of_stream: bool = False
 
     @property
     def channels(self) -> int | None:
@@ -64,7 +66,8 @@ class DataReport:
     def __str__(self) -> str:
         """One paragraph."""
         sizes = _most_common((f"{width} x {height}", n) for (width, height), n in self.sizes.most_common())
-        parts = [f"{self.count} images", f"modes {_most_common(self.modes.most_common())}", f"sizes {sizes}"]
+        count = f"first {self.count} images of a stream" if self.of_stream else f"{self.count} images"
+        parts = [count, f"modes {_most_common(self.modes.most_common())}", f"sizes {sizes}"]
         if self.classes:
             classes = _most_common(sorted(self.classes.items(), key=lambda item: -item[1]))
             parts.append(f"{len(self.classes)} classes in column {self.label_column!r}: {classes}")

@@ -70,19 +70,20 @@ def load_images(
     path = check_path("train_data_dir", train_data_dir)
     if not path.exists():
         raise ValueError(f"train_data_dir is {train_data_dir!r}, which does not exist")
-    name, part = _split_and_part(split)
-    files = [path] if path.is_file() else _listed(path)
+    name, part = split_and_part(split)
+    files = [path] if path.is_file() else listed_files(path)
     parquet = [file for file in files if file.suffix == ".parquet" and file.name not in METADATA_FILES]
     if path.is_file() and not parquet:
         raise ValueError(f"train_data_dir must be a folder or a parquet file, got {train_data_dir!r}")
     if parquet:
-        chosen = parquet if path.is_file() else _of_split(path, parquet, name, whole_if_unsplit, by_name=True)
+        chosen = parquet if path.is_file() else files_of_split(path, parquet, name, whole_if_unsplit, by_name=True)
         table = _from_parquet(chosen, cache_dir)
     else:
         images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
         if not images:
-            raise ValueError(f"train_data_dir must hold images or parquet files, {train_data_dir!r} has none")
-        chosen = _of_split(path, images, name, whole_if_unsplit, by_name=False)
+            hint = "; tar files (WebDataset) need --streaming" if any(file.suffix == ".tar" for file in files) else ""
+            raise ValueError(f"train_data_dir must hold images or parquet files, {train_data_dir!r} has none{hint}")
+        chosen = files_of_split(path, images, name, whole_if_unsplit, by_name=False)
         tops = [path] if chosen == images else sorted({path / file.relative_to(path).parts[0] for file in chosen})
         if any(file.name in METADATA_FILES and any(map(file.is_relative_to, tops)) for file in files):
             data_files = {"train": [f"{glob.escape(str(top))}/**" for top in tops]}
@@ -92,16 +93,20 @@ def load_images(
     return table if part is None else table.select(_part_range(part, len(table)))
 
 
-def _listed(folder: Path) -> list[Path]:
-    # All files below, sorted, without hidden ones and what macOS leaves in archives.
+def listed_files(folder: Path) -> list[Path]:
+    """All files below, sorted, without hidden ones and what macOS leaves in archives."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(
         path for path in found if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
     )
 
 
-def _of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: bool, by_name: bool) -> list[Path]:
-    # The files of a split; all where there are no splits.
+def files_of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: bool, by_name: bool) -> list[Path]:
+    """The files of a split; all where there are no splits.
+
+    Args:
+        by_name: file names may begin with the split, as those of parquet files do; otherwise folders alone count.
+    """
     chosen = [file for file in files if by_name and file.name.startswith(split)]
     if chosen:
         return chosen
@@ -142,11 +147,15 @@ def _from_parquet(files: Sequence[Path], cache_dir: str | None) -> Any:
         table = load_dataset("parquet", data_files=data_files, split="train", cache_dir=cache_dir)
     except Exception as error:  # a damaged file may raise nearly anything
         raise ValueError(f"{', '.join(map(str, files[:3]))} cannot be read as parquet: {error}") from error
-    # Files that `datasets` did not write hold encoded images as bare {"bytes": ...}.
     for name, feature in table.features.items():
-        if isinstance(feature, dict) and "bytes" in feature:
+        if is_bare_image(feature):
             table = table.cast_column(name, ImageFeature())
     return table
+
+
+def is_bare_image(feature: Any) -> bool:
+    """Whether a column holds encoded images as bare {"bytes": ...}: files that `datasets` did not write."""
+    return isinstance(feature, dict) and "bytes" in feature
 
 
 def _from_image_files(root: Path, images: Sequence[Path], is_split: bool) -> Any:
@@ -163,7 +172,8 @@ def _from_image_files(root: Path, images: Sequence[Path], is_split: bool) -> Any
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def _split_and_part(split: str) -> tuple[str, tuple[str, str] | None]:
+def split_and_part(split: str) -> tuple[str, tuple[str, str] | None]:
+    """The name of a split, and the two ends of the part that is meant where there is one."""
     match = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if match is None:
         raise ValueError(f"split must be a name, or a part of it as in 'train[:100]' or 'train[10%:]', got {split!r}")

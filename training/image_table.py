@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 
-LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
+LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target", "cls", "json.label")  # the last: WebDataset
 
 
 class ImageTable(Protocol):
@@ -38,7 +38,7 @@ def find_image_column(dataset: ImageTable, image_column: str | None = None) -> s
     features = getattr(dataset, "features", None) or {}
     first = {} if features else dataset[0]
     for name in ["image", "img", *names]:
-        if name in names and (_is_image_feature(features.get(name)) or isinstance(first.get(name), Image.Image)):
+        if name in names and (is_image_feature(features.get(name)) or isinstance(first.get(name), Image.Image)):
             return name
     raise ValueError(f"no column of {names} holds images; name it with image_column")
 
@@ -114,7 +114,7 @@ class ImageRows:
     def __init__(self, dataset: ImageTable, column: str) -> None:
         self.column, self.rows, self.feature = column, dataset, None
         feature: Any = (getattr(dataset, "features", None) or {}).get(column)
-        if _is_image_feature(feature) and feature.decode and feature.mode is None:
+        if is_image_feature(feature) and feature.decode and feature.mode is None:
             self.feature = feature
             undecoded = type(feature)(decode=False)
             self.rows = dataset.select_columns([column]).cast_column(column, undecoded)  # type: ignore[attr-defined]
@@ -124,13 +124,13 @@ class ImageRows:
 
     def __getitem__(self, index: int) -> Image.Image:
         """The image of a row, its header read and its pixels not yet where that is possible."""
-        return self._opened(self.rows[index][self.column])
+        return open_image(self.rows[index][self.column], self.feature)
 
     def __iter__(self) -> Iterator[Image.Image | Exception]:
         """The images of all rows, or the error by which one did not open."""
         for value in _column(self.rows, self.column) if self.feature is not None else range(len(self)):
             try:
-                yield self._opened(value) if self.feature is not None else self[value]
+                yield open_image(value, self.feature) if self.feature is not None else self[value]
             except Exception as error:  # a damaged file may raise nearly anything
                 yield error
 
@@ -144,19 +144,27 @@ class ImageRows:
         value = self.rows[index][self.column] if self.feature is not None else None
         return value.get("path") if isinstance(value, dict) else None
 
-    def _opened(self, value: Any) -> Image.Image:
-        if isinstance(value, Image.Image):
-            return value
-        if value is None:
-            raise ValueError("the row holds no image")
-        if value.get("bytes") is not None:
-            return Image.open(io.BytesIO(value["bytes"]))
-        if self.feature is not None and not os.path.isfile(value["path"]):
-            return self.feature.decode_example(value)  # a path inside an archive or on the network
-        return Image.open(value["path"])
+
+def open_image(value: Any, feature: Any = None) -> Image.Image:
+    """A value of an image column, its header read and its pixels not yet where that is possible.
+
+    Args:
+        value: a PIL image, or the bytes or path of a file, as `datasets` gives them undecoded.
+        feature: the column's `datasets.Image`, for paths inside an archive or on the network.
+    """
+    if isinstance(value, Image.Image):
+        return value
+    if value is None:
+        raise ValueError("the row holds no image")
+    if value.get("bytes") is not None:
+        return Image.open(io.BytesIO(value["bytes"]))
+    if feature is not None and not os.path.isfile(value["path"]):
+        return feature.decode_example(value)
+    return Image.open(value["path"])
 
 
-def _is_image_feature(feature: Any) -> bool:
+def is_image_feature(feature: Any) -> bool:
+    """Whether a column of `datasets` holds images."""
     return type(feature).__name__ == "Image" and hasattr(feature, "decode_example")
 
 

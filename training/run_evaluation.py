@@ -49,6 +49,12 @@ def held_out_indices(count: int, fraction: float, seed: int) -> tuple[list[int],
     return sorted(order[held_out:]), sorted(order[:held_out])
 
 
+def images_needed(args: argparse.Namespace) -> int:
+    """How many held-out images the measurements choose from where a split is streamed."""
+    loss = args.validation_num_images
+    return loss if args.eval_features is None else max(loss, args.eval_num_images, REAL_IMAGES)
+
+
 def held_out_loss(
     components: Components, images: Tensor, labels: Tensor | None, batch_size: int, seed: int
 ) -> HeldOutLoss:

@@ -31,8 +31,10 @@ from .objectives import Objective
 from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_folder
 from .processes import on_main
 from .random_state import kept_random_state
-from .run_evaluation import RunEvaluation, held_out_indices
+from .run_data import make_image_stream, open_table
+from .run_evaluation import RunEvaluation, held_out_indices, images_needed
 from .sampling import grid_labels, image_grid, network_output, sample
+from .stream_labels import StreamLabels
 from .tracking import log_images
 from .trainer_core import Batch, TrainerCore
 
@@ -71,8 +73,9 @@ class Trainer(TrainerCore):
 
     def build(self) -> Any:
         args, (objective, scheduler) = self.args, self._given
-        table = self.open_table(args.split)
+        table = open_table(args, args.split)
         report = data_report(table, args.image_column, args.label_column)
+        report.of_stream = args.streaming
         self.accelerator.print(report)
         names = self._read_classes(table) if args.class_conditional else None
         self.components = build_components(args, report.channels or 3, scheduler, names)
@@ -80,7 +83,9 @@ class Trainer(TrainerCore):
         size = as_size(args.resolution) or network_resolution(unet) or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
         image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)
         self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
-        if self.labels is not None:
+        if args.streaming:
+            self._open_stream(table)
+        elif self.labels is not None:
             if self.components.class_names != names:
                 self.labels = labels_by_name(table, args.label_column, self.components.class_names or [])
                 assert self.labels is not None  # the column was found before
@@ -101,13 +106,27 @@ class Trainer(TrainerCore):
                 self.evaluation = RunEvaluation(args, self.components, training, validation, device)
         return unet
 
+    def _open_stream(self, table: Any) -> None:
+        """Sets `stream`, and `labels` of the first images; the labels are indices into the names of the network."""
+        args, names = self.args, self.components.class_names
+        labels = StreamLabels(table, args.label_column, args.class_names) if args.class_conditional else None
+        self.stream = make_image_stream(args, table, self.images, labels)
+        if labels is not None:
+            labels.follow(names or [])
+            of_first = labels.of_table(table)
+            assert of_first is not None  # the column was found before
+            self.labels = of_first[torch.as_tensor(self.images.kept)]
+
     def _hold_out(self, image_format: ImageFormat) -> tuple[ImageStore, Tensor | None] | None:
         """Images and labels that are not trained on; takes a share of the training images where that is asked for."""
         args = self.args
         if args.validation_split is not None:
-            table = self.open_table(args.validation_split)
+            table = open_table(args, args.validation_split, first=images_needed(args))
             names = self.components.class_names
-            labels = None if names is None else labels_by_name(table, args.label_column, names)
+            if self.stream is not None and self.stream.labels is not None:
+                labels = self.stream.labels.of_table(table)
+            else:
+                labels = None if names is None else labels_by_name(table, args.label_column, names)
             store = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
             return store, None if labels is None else labels[torch.as_tensor(store.kept)]
         if args.validation_fraction is None:
@@ -118,7 +137,9 @@ class Trainer(TrainerCore):
         return images.select(held_out), None if labels is None else labels[torch.as_tensor(held_out)]
 
     def _read_classes(self, table: Any) -> list[str]:
-        """Sets `labels` and returns the names of the classes."""
+        """Sets `labels`, except of a stream, and returns the names of the classes."""
+        if self.args.streaming:
+            return StreamLabels(table, self.args.label_column, self.args.class_names).names
         column = find_label_column(table, self.args.label_column)
         if column is None:
             raise ValueError(f"class_conditional needs a column of labels or folders, got {table.column_names}")
@@ -202,9 +223,14 @@ class Trainer(TrainerCore):
 
     def between_updates(self) -> None:
         args = self.args
-        if self.step % (args.save_model_epochs * self.updates_per_epoch) == 0:
+        if self.stream is None:
+            model_steps = args.save_model_epochs * self.updates_per_epoch
+            sample_steps = args.sample_steps or args.save_images_epochs * self.updates_per_epoch
+        else:  # the length of an epoch is not known
+            model_steps, sample_steps = args.checkpointing_steps, args.sample_steps or self.max_steps + 1
+        if self.step % model_steps == 0:
             self.save_pipeline()
-        if self.step % (args.sample_steps or args.save_images_epochs * self.updates_per_epoch) == 0:
+        if self.step % sample_steps == 0:
             self.save_samples()
 
     def trained(self) -> Components:
@@ -247,9 +273,10 @@ class Trainer(TrainerCore):
     def _progress(self) -> dict[str, str]:
         device, precision = self.accelerator.device, self.accelerator.mixed_precision
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        epochs = f"{self.images_seen / len(self.images):.1f} epochs" if self.stream is None else "streamed"
         return {
             "objective": self.objective.name,
-            "updates": f"{self.step} ({self.images_seen} images, {self.images_seen / len(self.images):.1f} epochs)",
+            "updates": f"{self.step} ({self.images_seen} images, {epochs})",
             "time": f"{self.seconds / 60:.0f} minutes on {self.accelerator.num_processes} x {kind}",
             "precision": "float32" if precision == "no" else f"{precision} autocast, float32 noise",
         }

@@ -25,15 +25,17 @@ from tqdm.auto import tqdm
 from ..schedulers.sde import finest_dtype
 from .checkpoints import CheckpointManager
 from .class_sampling import BalancedBatches
-from .data import ImageStore, ShuffledBatches, image_batches, load_images
+from .data import ImageStore, ShuffledBatches, image_batches
 from .ema import ExponentialMovingAverage
+from .image_stream import ImageStream, check_bookmark
 from .interruption import Interruption, RunInterrupted
 from .optimization import make_optimizer
 from .posthoc_ema import PowerAverages, SnapshotFolder
 from .processes import check_replicated
 from .run_config import save_run_config
+from .run_data import data_set_name
 from .run_report import UpdateClock, size_report, time_report
-from .run_settings import data_fingerprint, run_settings
+from .run_settings import run_settings
 from .seeding import ImageDraws, combined_seed, stratified
 from .tracking import make_accelerator
 
@@ -65,13 +67,17 @@ class TrainerCore(ABC):
         step: updates done.
         images_seen: images consumed by all processes together; the position in the data stream.
         seconds: training time, earlier parts of a resumed run included.
-        images: the data; set by `build`.
+        images: the data, of a stream its first images; set by `build`.
         labels: classes of the images, int64, shape (N,), or None; set by `build`.
+        stream: the data where they are streamed; set by `build`.
+        bookmark: the place in the stream; see `image_stream`.
         metric_names: what `losses` reports, the loss first; set by `build` if there is more.
     """
 
     images: ImageStore
     labels: Tensor | None = None
+    stream: ImageStream | None = None
+    bookmark: dict[str, Any] | None = None
     metric_names: tuple[str, ...] = ("loss",)
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -111,11 +117,6 @@ class TrainerCore(ABC):
 
     # ------------------------------------------------------------------ preparation
 
-    def open_table(self, split: str) -> Any:
-        """A split of the data set that the arguments name."""
-        args = self.args
-        return load_images(args.dataset_name, args.dataset_config_name, args.train_data_dir, split, args.cache_dir)
-
     @property
     def images_per_update(self) -> int:
         """Images of one update, of all processes and accumulation steps."""
@@ -124,7 +125,7 @@ class TrainerCore(ABC):
 
     @property
     def updates_per_epoch(self) -> int:
-        """Updates until every image was seen, rounded up."""
+        """Updates until every image was seen, rounded up; not known of a stream."""
         return math.ceil(len(self.images) / self.images_per_update)
 
     def _make_optimizer(self) -> None:
@@ -150,7 +151,7 @@ class TrainerCore(ABC):
             self.lr_scheduler,
             {"unet": self.ema, **self.averages.by_name()},
             args.checkpoints_total_limit,
-            run_settings(args, networks, data_fingerprint(self.images, self.labels)),
+            run_settings(args, networks, data_set_name(self.images, self.labels, self.stream)),
         )
         # Sums and counts of the metrics since the last log.
         device = self.accelerator.device
@@ -206,15 +207,27 @@ class TrainerCore(ABC):
             self.save_checkpoint()
         self.between_updates()
 
-    def _batches(self) -> Iterator[tuple[Tensor, list[int]]]:
-        """Images of this process and their indices, without end."""
-        pinned = self.accelerator.device.type == "cuda"
-        loaded = image_batches(
-            self.images, self.make_stream(self.images_seen), self.args.dataloader_num_workers, pinned
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Images of this process and their classes, without end."""
+        pinned, workers = self.accelerator.device.type == "cuda", self.args.dataloader_num_workers
+        if self.stream is not None:
+            return self._streamed_batches(self.stream, pinned, workers)
+        loaded = image_batches(self.images, self.make_stream(self.images_seen), workers, pinned)
+        labels = self.labels
+        return (
+            (images, None if labels is None else labels[indices])
+            for images, indices in zip(loaded, self.make_stream(self.images_seen))
         )
-        return zip(loaded, self.make_stream(self.images_seen))
 
-    def _update(self, batches: Iterator[tuple[Tensor, list[int]]]) -> Tensor:
+    def _streamed_batches(
+        self, stream: ImageStream, pinned: bool, threads: int
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        place = (self.images_seen, self.bookmark, self.accelerator.process_index, self.accelerator.num_processes)
+        for batch in stream.batches(self.args.train_batch_size, *place, num_threads=threads):
+            self.bookmark = batch.bookmark
+            yield batch.images.pin_memory() if pinned else batch.images, batch.labels
+
+    def _update(self, batches: Iterator[tuple[Tensor, Tensor | None]]) -> Tensor:
         """One optimizer step over all accumulation steps; returns the sums of the metrics, not synchronised."""
         args, accelerator = self.args, self.accelerator
         totals = torch.zeros_like(self.totals)
@@ -235,11 +248,11 @@ class TrainerCore(ABC):
             self.averages.update(accelerator.unwrap_model(self.model))
         return totals
 
-    def _next_batch(self, batches: Iterator[tuple[Tensor, list[int]]], micro: int) -> Batch:
+    def _next_batch(self, batches: Iterator[tuple[Tensor, Tensor | None]], micro: int) -> Batch:
         args, accelerator = self.args, self.accelerator
         device, process = accelerator.device, accelerator.process_index
         torch.manual_seed(combined_seed(args.seed, self.step, micro, process))  # dropout
-        images, indices = next(batches)
+        images, labels = next(batches)
         first = (micro * accelerator.num_processes + process) * args.train_batch_size
         draws = ImageDraws(args.seed, self.images_seen + first, len(images))
         u = draws.time
@@ -249,8 +262,7 @@ class TrainerCore(ABC):
         if args.random_flip:
             mirrored = (draws.flip < 0.5).to(device).reshape(-1, 1, 1, 1)
             images = torch.where(mirrored, images.flip(-1), images)
-        labels = None if self.labels is None else self.labels[indices].to(device)
-        return Batch(images, labels, u, draws)
+        return Batch(images, None if labels is None else labels.to(device), u, draws)
 
     def _log(self, totals: Tensor) -> dict[str, float]:
         """Logs the means over all processes since the last call: the only synchronisation."""
@@ -269,6 +281,8 @@ class TrainerCore(ABC):
     def save_checkpoint(self) -> None:
         """Saves the state of every process into `checkpoint-<step>`."""
         state = {"images_seen": self.images_seen, "seconds": self.seconds, "extra": self.extra_state()}
+        if self.stream is not None:
+            state["stream"] = self.bookmark
         self.checkpoints.save(self.step, state, {"totals": self.totals})
 
     def _resume(self) -> None:
@@ -281,6 +295,7 @@ class TrainerCore(ABC):
                 self.accelerator.print(f"no checkpoint in {self.output_dir}: starting from the beginning")
         else:
             self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
+            self.bookmark = check_bookmark(state.get("stream"))
             if state["process_state"]:
                 self.totals = state["process_state"]["totals"].to(self.totals)
             self.accelerator.print(f"resumed at step {self.step}")

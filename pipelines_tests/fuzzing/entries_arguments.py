@@ -35,6 +35,7 @@ def arguments() -> list[Entry]:
     shared = {
         "channels": Kind(some("'1'", "'3'", "'4'"), some("'2'", "'0'", "'a'", "''", "'-1'", "'1.0'")),
         "pad_value": integer(0, "256", "99999"),
+        "shuffle_buffer": integer(1),
         "image_fit": choice("crop", "pad"),
         "max_cached_gb": decimal("4.0", "-1"),
         "training_eps": decimal("1e-5", "0", "-1", "1", "2"),
@@ -73,7 +74,6 @@ def arguments() -> list[Entry]:
         "snr_gamma": decimal("5.0", "0", "-1"),
         "ema_widths": decimal("0.1", "0", "-1"),
         "ema_snapshots": integer(1),
-        "lr_step_rules": words("1:10,0.1:20,0.01", numeric=False, hopeless=("a:b", "1:", "nan")),
         "time_sampling": choice("stratified", "uniform"),
         "block_out_channels": integer(1),
         "attention_resolutions": integer(1),
@@ -104,6 +104,12 @@ def arguments() -> list[Entry]:
         "sigma_min": decimal("0.01", "0", "-1", "100"),
         "sigma_max": decimal("50", "0", "-1", "0.001"),
     }
+    steps = {
+        "parser": only("'parse_args'"),
+        "train_data_dir": only("file('data')"),
+        "lr_scheduler": only("'piecewise_constant'"),
+        "lr_step_rules": words("1:10,0.1:20,0.01", numeric=False),
+    }
     edm = {
         **ve,
         "prediction_type": only("'edm'"),
@@ -111,7 +117,7 @@ def arguments() -> list[Entry]:
         "data_mean": decimal("0.1"),
     }
     edm = {key: kind for key, kind in edm.items() if key not in ("sigma_min", "sigma_max")}
-    return [*entries, Entry("parsed", ve), Entry("parsed", edm)]
+    return [*entries, Entry("parsed", ve), Entry("parsed", edm), Entry("parsed", steps)]
 
 
 ENTRIES = {"arguments": arguments()}
