@@ -40,7 +40,7 @@ docs: $(VENV)/.installed
 
 $(VENV)/.installed: setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[training,test,lint,docs]'
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[training,test,lint,docs,app]'
 	touch $@
 
 $(OLDEST)/.installed: setup.py constraints-oldest.txt

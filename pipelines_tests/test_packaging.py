@@ -76,7 +76,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(distributions):
 
 
 def test_the_oldest_versions_are_those_that_setup_py_allows():
-    # ruff, mypy, torch-fidelity and gradio are in neither environment of tests; an older torch is not to be had for the CPU.
+    # The oldest environment has no ruff, mypy, torch-fidelity and gradio; an older torch is not to be had for the CPU.
     bounds = dict(re.findall(r'"([a-z][a-z0-9-]*)>=([0-9.]+)"', (ROOT / "setup.py").read_text("utf-8")))
     oldest, tested = (
         dict(re.findall(r"^([a-z][a-z0-9-]*)==([0-9.]+)$", (ROOT / name).read_text("utf-8"), re.MULTILINE))
