@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
@@ -54,6 +55,26 @@ def fresh_pipeline(cls=ScoreSdePipeline, **kwargs):
     """A pipeline that was not loaded from a folder with a card."""
     loaded = ScoreSdePipeline.from_pretrained(shipped(FASHION))
     return cls(loaded.unet, loaded.scheduler, **kwargs)
+
+
+def test_the_form_without_the_package_goes_to_its_branch(hub):
+    pipe = fresh_pipeline()
+    pipe.push_to_hub("new", num_pictures=0, standalone=True)
+    assert [call for call in hub.calls if call[0] != "token"] == [
+        ("create_repo", "new", None),
+        ("upload_folder", "someone/new", "Upload ScoreSdePipeline", False, None),
+        ("create_branch", "someone/new", "standalone"),
+        ("upload_folder", "someone/new", "Upload ScoreSdePipeline without its package", False, "standalone"),
+    ]
+    loaded = DiffusionPipeline.from_pretrained(hub.repository, trust_remote_code=True)  # the last upload
+    assert type(loaded).__module__.startswith("scoresde_standalone_")
+    images = [
+        one(1, 3, generator=torch.Generator().manual_seed(0), output_type="pt").images
+        for one in (loaded, ScoreSdePipeline.from_pretrained(shipped(FASHION)))
+    ]
+    torch.testing.assert_close(
+        *images, rtol=0, atol=1e-4
+    )  # weights of 32 bits instead of 16, hence elsewhere in memory
 
 
 def test_what_is_uploaded_loads_and_draws_the_same(hub):

@@ -9,10 +9,10 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from .schedulers.checks import check_flag, check_integer, check_path
-from .training.sampling import image_grid
 
 
 PICTURE = "samples.png"
+STANDALONE = "standalone"  # branch of the package-free form
 TAGS = ("diffusers", "score-based-generative-modeling", "scoresde_pipelines")
 CARD = """---
 library_name: diffusers
@@ -108,6 +108,7 @@ class PushPipelineMixin:
         revision: str | None = None,
         readme: str | Path | None = None,
         num_pictures: int = 4,
+        standalone: bool = False,
         **card_fields: Any,
     ) -> str:
         """Publishes the pipeline on the Hub: network, scheduler, index, card and a picture of samples.
@@ -124,6 +125,8 @@ class PushPipelineMixin:
             revision: the branch to write to; it is made if it does not exist.
             readme: a file that becomes the card.
             num_pictures: images of a new card, drawn in 20 network calls each; 0 for none.
+            standalone: write the package-free form (`export_standalone`) to the branch "standalone" as well, for
+                `DiffusionPipeline.from_pretrained(repo_id, revision="standalone", trust_remote_code=True)`.
             card_fields: `license`, `base_model`, `datasets` of a new card.
 
         Returns:
@@ -135,6 +138,7 @@ class PushPipelineMixin:
         """
         check_integer("num_pictures", num_pictures, 0, 64)
         check_flag("create_pr", create_pr)
+        check_flag("standalone", standalone)
         if readme is not None and not check_path("readme", readme).is_file():
             raise ValueError(f"readme must be a file, got {str(readme)!r}")
         unknown = sorted(set(card_fields) - {"license", "base_model", "datasets"})
@@ -161,6 +165,8 @@ class PushPipelineMixin:
                 revision=revision,
                 path_in_repo=subfolder,
             )
+            if standalone:
+                _push_standalone(self, api, repo_id, Path(folder) / STANDALONE, subfolder)
         return str(commit)
 
     def _given_card(self, readme: str | Path | None) -> str | None:
@@ -168,6 +174,23 @@ class PushPipelineMixin:
         path = Path(readme) if readme is not None else folder / "README.md"
         there = path.is_file() and (readme is not None or (folder / "model_index.json").is_file())
         return path.read_text("utf-8") if there else None
+
+
+def _push_standalone(pipe: Any, api: HfApi, repo_id: str, folder: Path, subfolder: str | None) -> None:
+    # On a branch of its own: diffusers asks for trust_remote_code wherever it finds Python files, also from those who have
+    # the package.
+    from .standalone import export_standalone
+
+    export_standalone(pipe, folder)
+    api.create_branch(repo_id, branch=STANDALONE, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=f"Upload {type(pipe).__name__} without its package",
+        create_pr=False,
+        revision=STANDALONE,
+        path_in_repo=subfolder,
+    )
 
 
 def _published_card(repo_id: str, token: str | None) -> str | None:
@@ -182,6 +205,7 @@ def _published_card(repo_id: str, token: str | None) -> str | None:
 
 def _draw(pipe: Any, count: int, path: Path) -> None:
     from .pipeline_score_sde import ScoreSdePipeline
+    from .training.sampling import image_grid
 
     sampler = ScoreSdePipeline.from_pipe(pipe)
     sampler.set_progress_bar_config(disable=True)

@@ -57,6 +57,7 @@ from .schedulers import (
     solve_with_restarts,
     to_sde_scheduler,
 )
+from .standalone import export_standalone
 from .training.model_names import shipped
 
 
@@ -105,6 +106,7 @@ __all__ = [
     "log_likelihood",
     "posterior_start",
     "sampling_loop",
+    "export_standalone",
     "shipped",
     "solve_probability_flow",
     "solve_with_restarts",

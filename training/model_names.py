@@ -66,7 +66,7 @@ def shipped(name: str | None = None) -> list[str] | str:
     names = sorted(path.parent.name for path in PRETRAINED.glob("*/model_index.json"))
     if name is None:
         return names
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise ValueError(f"name must be one of the shipped pipelines {names}, got {name!r}")
     return str(PRETRAINED / name)
 

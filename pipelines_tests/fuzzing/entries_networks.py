@@ -186,6 +186,13 @@ def conversions() -> list[Entry]:
         "path": ("weights", "damaged.pth", "text.txt", "checkpoint", "ema", "model", "shadow_params"),
         "config": ("model", "data"),
     }
+    saved = "pipe(unet=vp_unet())"
+    export = {
+        "pipeline": instance(saved, extra=("pipe()", "unet()", "scheduler('vp')", "3", "'nowhere/at/all'", "''")),
+        "folder": without(instance("Path(fresh('alone'))", extra=("file('text.txt')", "file('data')", "''")), "'vp'"),
+        "overwrite": flag(),
+    }
+    exported = {"pipeline": only(saved), "folder": only("fresh('alone')"), "overwrite": only("False")}
     return [
         Entry(
             "from_unet2d",
@@ -227,6 +234,14 @@ def conversions() -> list[Entry]:
             },
         ),
         Entry("preset", {"name": names}),
+        *(
+            Entry(
+                "export_standalone",
+                {**exported, name: kind},
+                aliases={"pipeline": ("model", "nowhere/at/all", "unet")},
+            )
+            for name, kind in export.items()
+        ),
         Entry("shipped", {"name": name("emoji-32-ve").optional().plus(hopeless=("'../../x'", "'/'"))}),
         Entry(
             "packed_filters",
