@@ -36,8 +36,9 @@ class TiledScore:
         tile_size: height and width of a tile, or one number for both; a larger tile than the picture is cut to its size.
         overlap: by how many pixels neighbouring tiles overlap at least; by default half a tile. More hides the seams better,
             and costs more tiles: about (tile_size / (tile_size - overlap))^2 times the pixels.
-        max_batch: number of tiles that `score_fn` is called with at a time. Where gradients are recorded the network's
-            activations are computed again for each of them, so that they bound the memory.
+        max_batch: number of tiles that `score_fn` is called with at a time, which bounds the memory. Where gradients are
+            recorded and there are more tiles, each derivative evaluates `score_fn` a second time instead of storing
+            activations.
 
     Raises:
         TypeError, ValueError: for an argument of another type or out of its range, an overlap of a whole tile among them.
@@ -124,7 +125,7 @@ class Tiles:
             rise = torch.sin(0.5 * math.pi * (torch.arange(shared, dtype=torch.float64) + 0.5) / max(shared, 1)) ** 2
             windows[k + 1, :shared] *= rise
             windows[k, self.tile - shared :] *= rise.flip(0)
-        total = sum(self._placed(window, -1, start) for window, start in zip(windows, self.starts))
+        total = torch.stack([self._placed(window, -1, start) for window, start in zip(windows, self.starts)]).sum(0)
         return torch.stack([window / total[start : start + self.tile] for window, start in zip(windows, self.starts)])
 
     def cut(self, x: Tensor, dim: int) -> Tensor:

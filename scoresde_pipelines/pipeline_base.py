@@ -237,6 +237,8 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         expected = (batch_size, *(shape or self.sample_shape))
         if latents is not None and tuple(check_finite("latents", latents).shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
+        if latents is not None and latents.is_meta:
+            raise ValueError("latents must have values, got a tensor on the device meta")
         self.check_output(output_type, return_dict)
         if ode_tolerance is not None:
             check_tolerance("ode_tolerance", ode_tolerance)

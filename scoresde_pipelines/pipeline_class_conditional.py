@@ -112,8 +112,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
                 tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
             tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
-            tile_batch_size (`int`): number of tiles that the network is called with at a time.
-                Each tile shows the class.
+            tile_batch_size (`int`): number of tiles that the network is called with at a time. Each tile shows the class.
 
         Returns:
             `images` and `nfe`: evaluations of the network for each image, two where it is evaluated with and without the
