@@ -16,6 +16,7 @@ from scoresde_pipelines import (
     ScoreSdeColorizationPipeline,
     ScoreSdeInpaintPipeline,
     ScoreSdeInverseProblemPipeline,
+    ScoreSdeLikelihoodPipeline,
     ScoreSdePipeline,
     ScoreSdeSuperResolutionPipeline,
     VESDEScheduler,
@@ -317,6 +318,28 @@ def test_all_output_types_hold_the_same_numbers(cls):
     assert np.array_equal(np.asarray(found["pil"][0]), (found["np"][0] * 255).round().astype(np.uint8))
     raw = pipeline(cls)(**call, output_type="latent", generator=seeded()).images.clamp(0, 1)
     assert float((raw - found["pt"]).abs().max()) < 1e-6
+
+
+def test_all_output_types_of_classes_and_codes_hold_the_same_numbers():
+    scheduler = VPSDEScheduler(continuous=True)
+    options = {"block_out_channels": (8,), "layers_per_block": 1, "attention_resolutions": ()}
+    network = DDPMpp(sample_size=8, num_class_embeds=2, **options).eval()
+    sample = ScoreSdeClassConditionalPipeline(network, scheduler)
+    measure = ScoreSdeLikelihoodPipeline.from_pipe(sample)
+    for pipe in (sample, measure):
+        pipe.set_progress_bar_config(disable=True)
+    picture = COLOR[:8, :8]
+    codes = measure.encode(Image.fromarray((picture * 255).round().astype(np.uint8)), tolerance=1e-2)
+    assert torch.equal(codes, measure.encode([picture], tolerance=1e-2))
+    for call in (
+        lambda kind: sample([0, 1], num_inference_steps=2, output_type=kind, generator=seeded()),
+        lambda kind: measure.decode(codes, 1e-2, output_type=kind),
+        lambda kind: measure.interpolate(picture, picture / 2, 2, 1e-2, output_type=kind),
+    ):
+        found = {kind: call(kind).images for kind in ("pil", "np", "pt", "latent")}
+        assert torch.equal(found["pt"], ((found["latent"] + 1) / 2).clamp(0, 1)) and found["pt"].std() > 0.01
+        assert np.array_equal(found["np"], found["pt"].permute(0, 2, 3, 1).numpy())
+        assert np.array_equal(np.stack(found["pil"]), (found["np"] * 255).round().astype(np.uint8))
 
 
 @pytest.mark.parametrize("cls", [cls for cls in CALLS if cls is not ScoreSdePipeline])
