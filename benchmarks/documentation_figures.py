@@ -1,9 +1,9 @@
 """The figures of the documentation: of data whose scores are known, and of the shipped models.
 
-`python benchmarks/documentation_figures.py` draws `docs/images/mathematics_*.png`, `trajectory_*.gif`, `app.png` (with the
-extra `app`, playwright and chromium) and `calls.png`, and writes the numbers of the last one to
-`benchmarks/results/calls.json`. Two minutes of one CPU core. `--only models` draws the pictures that depend on the weights
-of the shipped models: after a training, run that.
+`python benchmarks/documentation_figures.py` draws `docs/images/mathematics_*.png`, `trajectory_*.gif`, `tiles.png`,
+`deblurring.png`, `app.png` (with the extra `app`, playwright and chromium) and `calls.png`, and writes the
+numbers of the last one to `benchmarks/results/calls.json`. Four minutes of one CPU core. `--only models` draws
+the pictures that depend on the weights of the shipped models: after a training, run that.
 """
 
 import argparse
@@ -18,12 +18,17 @@ from result_file import save
 
 from scoresde_pipelines import (
     SDE,
+    BlurOperator,
     GaussianScoreModel,
+    ScoreSdeColorizationPipeline,
+    ScoreSdeInverseProblemPipeline,
+    ScoreSdePipeline,
     SubVPSDEScheduler,
     VESDEScheduler,
     VPSDEScheduler,
     sampling_loop,
 )
+from scoresde_pipelines.training.sampling import image_grid
 from scoresde_pipelines.viz.__main__ import main as draw_picture
 
 
@@ -90,6 +95,34 @@ def trajectories() -> None:
         viz("trajectory", f"trajectory_{model}.gif", "--model", model)
 
 
+def restorations(model: str = "emoji-32-ve") -> None:
+    """Four samples of a shipped model: colored as one picture on tiles, and deblurred; prints the PSNR of the latter."""
+    sample, draw = ScoreSdePipeline.from_pretrained(model), torch.Generator()
+    truth = sample(4, 20, generator=draw.manual_seed(1), output_type="pt", quality="draft").images
+    # Shifted, so that the tiles' borders go through the objects.
+    photo = truth.unflatten(0, (2, 2)).permute(2, 0, 3, 1, 4).reshape(1, 3, 64, 64).roll((11, 9), (2, 3))
+    gray, shown = photo.mean(1, keepdim=True), [photo]
+    color = ScoreSdeColorizationPipeline.from_pipe(sample)
+    options: dict[str, Any] = {"num_inference_steps": 12, "solver_iterations": 1, "output_type": "pt"}
+    for overlap in (0, 16):
+        tiles = {"tile_size": 32, "tile_overlap": overlap}
+        shown.append(color(gray, **tiles, **options, generator=draw.manual_seed(0)).images)
+    save_pictures(torch.cat([gray.expand(-1, 3, -1, -1), *shown]), "tiles.png", columns=4)
+    blur = BlurOperator.gaussian(1.5)
+    blurred = blur.measure(truth, noise_std=0.01, generator=draw.manual_seed(0))
+    restore, options = ScoreSdeInverseProblemPipeline.from_pipe(sample), {"quality": "draft", "output_type": "pt"}
+    sharp = restore(blurred, blur, 0.01, generator=draw.manual_seed(0), **options)
+    for name, images in (("blurred", blurred.clamp(0, 1)), (f"restored, {sharp.nfe} evaluations", sharp.images)):
+        print(f"{name}: PSNR {-10 * torch.log10((images - truth).square().mean()):.1f} dB")
+    save_pictures(torch.cat([truth, blurred.clamp(0, 1), sharp.images]), "deblurring.png", columns=4)
+
+
+def save_pictures(images: torch.Tensor, name: str, columns: int) -> None:
+    """`docs/images/<name>` of images (n, 3, H, W) in [0, 1], each pixel two pixels wide."""
+    image_grid((images * 255).round().to(torch.uint8).cpu(), columns=columns, scale=2).save(IMAGES / name)
+    reduce_colors(name)
+
+
 def screenshot() -> None:
     """The page of `scoresde app`; without a browser the old picture stays, and the reason is printed."""
     try:
@@ -152,6 +185,7 @@ def main() -> None:
     only = parser.parse_args().only
     if only != "mathematics":
         trajectories()
+        restorations()
         screenshot()
     if only != "models":
         mathematics()

@@ -218,6 +218,26 @@ def test_pictures_of_another_size_need_fit(folder, tmp_path):
     assert "none.png" in missing
 
 
+def test_large_pictures_are_restored_on_tiles(folder, tmp_path):
+    image, mask = (Image.open(folder / name).resize((20, 12), 0) for name in ("a.png", "mask.png"))
+    image.save(tmp_path / "wide.png"), mask.save(tmp_path / "wide_mask.png")
+    given = ["--image", tmp_path / "wide.png", "--tile-size", 8, "--tile-overlap", 3, *RUN]
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "tile_size": 8, "tile_overlap": 3}
+    for command, cls, more, arguments in (
+        ("inpaint", ScoreSdeInpaintPipeline, ["--mask", tmp_path / "wide_mask.png"], {"mask_image": mask}),
+        ("colorize", ScoreSdeColorizationPipeline, [], {}),
+        ("upscale", ScoreSdeSuperResolutionPipeline, ["--scale", 2], {"scale": 2}),
+    ):
+        run(folder, command, tmp_path / command / "out", *given, *more)
+        images = loaded(cls, folder)(image=image, **arguments, **options, generator=generators()).images
+        assert images[0].size == ((40, 24) if command == "upscale" else (20, 12))
+        check(tmp_path / command / "out", images)
+    message = run(folder, "colorize", tmp_path / "out", *given, "--fit", "pad", code=2)
+    assert "--fit must not be given with --tile-size" in message
+    message = run(folder, "colorize", tmp_path / "out", *given[:2], "--tile-size", 7, *RUN, code=2)
+    assert "tile_size must be divisible by 2 for 2 levels, got 7" in message
+
+
 def test_outputs_are_not_overwritten_unasked(folder, tmp_path):
     output = tmp_path / "out"
     output.mkdir()

@@ -50,6 +50,7 @@ from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
 from .score_function import PerSample, ScoreFunction
 from .sde import SDE, VESDE, VPSDE, SubVPSDE
+from .tiled_score import TiledScore
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
 
@@ -97,6 +98,7 @@ __all__ = [
     "SubVPSDE",
     "SubVPSDEScheduler",
     "TIME_GRIDS",
+    "TiledScore",
     "TimeGrid",
     "TwistedSMC",
     "VESDE",

@@ -113,6 +113,12 @@ PAPERS: dict[str, tuple[str, str, str, int]] = {
         "Bernoulli 2(4)",
         1996,
     ),
+    "bartal2023multidiffusion": (
+        "Bar-Tal, Omer and Yariv, Lior and Lipman, Yaron and Dekel, Tali",
+        "{MultiDiffusion}: Fusing Diffusion Paths for Controlled Image Generation",
+        "International Conference on Machine Learning",
+        2023,
+    ),
     "hutchinson1990trace": (
         "Hutchinson, Michael F.",
         "A Stochastic Estimator of the Trace of the Influence Matrix for {Laplacian} Smoothing Splines",
@@ -162,6 +168,7 @@ CITED: dict[str, tuple[str, ...]] = {
     "classifier_guidance": ("dhariwal2021guidance",),
     "classifier_free_guidance": ("ho2022cfg",),
     "guidance_interval": ("kynkaanniemi2024interval",),
+    "tiles": ("bartal2023multidiffusion",),
     "likelihood": ("hutchinson1990trace",),
 }
 
@@ -175,5 +182,6 @@ METHODS = (
     "classifier_guidance",
     "classifier_free_guidance",
     "guidance_interval",
+    "tiles",
     "likelihood",
 )

@@ -19,6 +19,8 @@ from .command_options import (
     Sampler,
     Seed,
     Steps,
+    TileOverlap,
+    TileSize,
     open_picture,
     restoration,
 )
@@ -34,6 +36,8 @@ def colorize(
     sampler: Sampler = "default",
     method: Method = None,
     fit: Fit = None,
+    tile_size: TileSize = None,
+    tile_overlap: TileOverlap = None,
     noise_std: NoiseStd = 0.0,
     batch_size: BatchSize = 16,
     device: Device = None,
@@ -44,7 +48,9 @@ def colorize(
     """Color a gray picture, in several ways. Of a color picture the mean of the channels is taken."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        return {"image": open_picture(image, pipe, fit), "noise_std": noise_std, "resize": fit}
+        gray = open_picture(image, pipe, fit, tile_size=tile_size)
+        tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
+        return {"image": gray, "noise_std": noise_std, "resize": fit} | tiles
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeColorizationPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -21,6 +21,8 @@ from .command_options import (
     Sampler,
     Seed,
     Steps,
+    TileOverlap,
+    TileSize,
     open_picture,
     restoration,
 )
@@ -37,6 +39,8 @@ def inpaint(
     sampler: Sampler = "default",
     method: Method = None,
     fit: Fit = None,
+    tile_size: TileSize = None,
+    tile_overlap: TileOverlap = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -46,8 +50,9 @@ def inpaint(
     """Fill in a part of a picture, in several ways; the rest stays exactly as it is."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        pictures = {"image": open_picture(image, pipe, fit), "mask_image": open_picture(mask, pipe, fit)}
-        return pictures | {"resize": fit}
+        whole, white = (open_picture(path, pipe, fit, tile_size=tile_size) for path in (image, mask))
+        tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
+        return {"image": whole, "mask_image": white, "resize": fit} | tiles
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeInpaintPipeline", num_images, restoration(steps, sampler, method, problem))

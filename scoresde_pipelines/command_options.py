@@ -29,6 +29,8 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Noise levels; the method
 NumImages = Annotated[int, typer.Option(min=1, help="Number of pictures.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at a time; it does not change them.")]
 Fit = Annotated[str | None, typer.Option(help="'crop' or 'pad' pictures to the model's size.")]
+TileSize = Annotated[int | None, typer.Option(min=1, help="Restore large pictures on tiles of this side.")]
+TileOverlap = Annotated[int | None, typer.Option(min=0, help="Of tiles, in pixels; half a tile by default.")]
 NoiseStd = Annotated[float, typer.Option(min=0, help="Noise of the picture, whose values lie in [0, 1].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace pictures in an output folder with files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -121,21 +123,23 @@ def set_sampler(pipe: Any, sampler: str) -> float | None:
     return tolerance
 
 
-def open_picture(path: Path, pipe: Any, fit: str | None, scale: int = 1) -> Any:
-    """A PIL image, of the network's size divided by `scale` unless it will be fitted.
+def open_picture(path: Path, pipe: Any, fit: str | None, scale: int = 1, tile_size: int | None = None) -> Any:
+    """A PIL image, of the network's size divided by `scale` unless it will be fitted or covered by tiles.
 
     Raises:
-        ValueError, OSError: it is no picture, or has another size and there is no `fit`.
+        ValueError, OSError: it is no picture, or has another size and there is neither `fit` nor `tile_size`.
     """
     from PIL import Image
 
     with Image.open(path) as opened:
         picture = opened.copy()
     _, height, width = pipe.sample_shape
-    if fit is None and (picture.height, picture.width) != (height // scale, width // scale):
+    if fit is not None and tile_size is not None:
+        raise ValueError("--fit must not be given with --tile-size: tiles cover a picture of any size")
+    if fit is None and tile_size is None and (picture.height, picture.width) != (height // scale, width // scale):
         raise ValueError(
             f"image must be {width // scale} x {height // scale} pixels, got {picture.width} x {picture.height} in "
-            f"{path}: give --fit crop or --fit pad"
+            f"{path}: give --fit crop, --fit pad or --tile-size"
         )
     return picture
 

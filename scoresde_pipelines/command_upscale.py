@@ -21,6 +21,8 @@ from .command_options import (
     Sampler,
     Seed,
     Steps,
+    TileOverlap,
+    TileSize,
     open_picture,
     restoration,
 )
@@ -37,6 +39,8 @@ def upscale(
     method: Method = None,
     scale: Annotated[int, typer.Option(min=2, help="How many times larger.")] = 4,
     fit: Fit = None,
+    tile_size: TileSize = None,
+    tile_overlap: TileOverlap = None,
     noise_std: NoiseStd = 0.0,
     batch_size: BatchSize = 16,
     device: Device = None,
@@ -47,8 +51,9 @@ def upscale(
     """Enlarge a picture to the model's size, in several ways; averages of pixels stay as they are."""
 
     def problem(pipe: Any) -> dict[str, Any]:
-        small = open_picture(image, pipe, fit, scale)
-        return {"image": small, "scale": scale, "noise_std": noise_std, "resize": fit}
+        small = open_picture(image, pipe, fit, scale, tile_size)
+        tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
+        return {"image": small, "scale": scale, "noise_std": noise_std, "resize": fit} | tiles
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeSuperResolutionPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -20,7 +20,7 @@ from .network_use import in_use, weights_not_finite
 from .pipeline_components import check_components, label_names, load_network, null_label
 from .quality import choose_sampler
 from .registration import PACKAGE, stable_name
-from .schedulers import PerSample, SDEScheduler
+from .schedulers import PerSample, SDEScheduler, TiledScore
 from .schedulers.adaptive_restart import MOST_RESTARTS, solve_with_restarts
 from .schedulers.checks import (
     check_choice,
@@ -36,11 +36,13 @@ from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import DATA_STD
+from .schedulers.tiled_score import check_overlap, check_tile_size
 from .training.model_names import HubName, hub_errors, locate
 
 
 Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
+TileSize = int | tuple[int, int] | None
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
 SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of double precision
@@ -170,17 +172,23 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return (self.unet.config.in_channels, height, width)
 
-    def shape_at(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+    def shape_at(
+        self, height: int | None, width: int | None, tile_size: TileSize = None, tile_overlap: int | None = None
+    ) -> tuple[int, int, int]:
         """Channels, height and width of images of another size than the network's, which `None` stands for.
 
+        With tiles the network sees no more of the images than a tile.
+
         Raises:
-            TypeError, ValueError: for a size at which the network does not run.
+            TypeError, ValueError: for a size at which the network does not run, or tiles that are none.
         """
+        tile = self.check_tiles(tile_size, tile_overlap)
         channels, *own = self.sample_shape
         sides = [own[0] if height is None else check_integer("height", height)]
         sides += [own[1] if width is None else check_integer("width", width)]
         levels = getattr(self.unet.config, "block_out_channels", None)
-        for name, side, default in zip(("height", "width"), sides, own):
+        for name, side, default, largest in zip(("height", "width"), sides, own, tile or sides):
+            name, side = (name, side) if side <= largest else ("tile_size", largest)
             if side == default:
                 continue
             if levels is None:
@@ -188,6 +196,16 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
             if side % (factor := 2 ** (len(levels) - 1)):
                 raise ValueError(f"{name} must be divisible by {factor} for {len(levels)} levels, got {side}")
         return (channels, sides[0], sides[1])
+
+    def check_tiles(self, tile_size: TileSize, tile_overlap: int | None) -> tuple[int, int] | None:
+        """Height and width of a tile, or None without tiles; raises ValueError for a size or an overlap out of range."""
+        if tile_size is None:
+            if tile_overlap is not None:
+                raise ValueError(f"tile_overlap must be None without a tile_size, got {tile_overlap!r}")
+            return None
+        tile = check_tile_size(tile_size)
+        check_overlap(tile_overlap, tile, "tile_overlap")
+        return tile
 
     @property
     def data_std(self) -> float:
@@ -298,6 +316,13 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
             return self.score_fn(class_labels=class_labels)(x, t)
 
         return PerSample(score, class_labels=class_labels)
+
+    def tiled(
+        self, score_fn: ScoreFunction, tile_size: TileSize, tile_overlap: int | None, tile_batch_size: int
+    ) -> ScoreFunction:
+        """`score_fn` on tiles: a `TiledScore`, or itself without a `tile_size`."""
+        check_integer("tile_batch_size", tile_batch_size)
+        return score_fn if tile_size is None else TiledScore(score_fn, tile_size, tile_overlap, tile_batch_size)
 
     def running(self) -> AbstractContextManager[None]:
         """The context of every run: see `network_use.in_use`."""

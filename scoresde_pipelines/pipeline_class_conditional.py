@@ -81,6 +81,11 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         guidance_interval: tuple[float, float] | None = None,
         quality: str | None = None,
         num_restarts: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        tile_size: int | tuple[int, int] | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 16,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images of the given classes.
 
@@ -104,6 +109,12 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 levels of two calls). Without it, `num_inference_steps` are levels of the scheduler as it is; with neither, a
                 scheduler whose configuration names no sampler uses "default", and others their own.
             num_restarts (`int`): with `ode_tolerance`, restarts of the ODE with exact noise, as in `solve_with_restarts`.
+            height, width (`int`, *optional*): size of the images, as in `ScoreSdePipeline`. A noise-conditional classifier
+                sees images, or tiles, of the size that it was trained on alone.
+            tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
+                tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
+            tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
+            tile_batch_size (`int`): number of tiles that the network is called with at a time. Each tile shows the class.
 
         Returns:
             `images` and `nfe`: evaluations of the network for each image, two where it is evaluated with and without the
@@ -114,7 +125,9 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 of its range, before any work is done; or for images that are not finite.
         """
         check_integer("num_samples", num_samples)
-        labels = self.check_labels(class_labels, guidance_scale).repeat_interleave(num_samples)
+        shape = self.shape_at(height, width, tile_size, tile_overlap)
+        tile = (min(pair) for pair in zip(shape[1:], self.check_tiles(tile_size, tile_overlap) or shape[1:]))
+        labels = self.check_labels(class_labels, guidance_scale, (shape[0], *tile)).repeat_interleave(num_samples)
         if guidance_interval is not None:
             low, high = check_numbers("guidance_interval", guidance_interval, 0, count=2)
             if not low < high:
@@ -130,13 +143,15 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             callback_on_step_end,
             return_dict,
             ode_tolerance,
+            shape,
             num_restarts=num_restarts,
         )
         score_fn = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval)
         evaluations = getattr(score_fn, "evaluations", lambda t: 1)
+        score_fn = self.tiled(score_fn, tile_size, tile_overlap, tile_batch_size)
         nfe: int | Tensor
         with self.running():
-            x = self.prepare_latents(len(labels), generator, latents)
+            x = self.prepare_latents(len(labels), generator, latents, shape=shape)
             if ode_tolerance is not None:
                 x, nfe = self.solve_ode(x, ode_tolerance, score_fn, num_restarts, generator)
                 # Within an interval: where the scale acts, and so at most.
@@ -184,8 +199,11 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 raise ValueError(f"class_labels must be among {sorted(known)}, got {name!r}")
         return [known[name] for name in names]
 
-    def check_labels(self, class_labels: Any, guidance_scale: float) -> Tensor:
-        """The labels as int64, (B,); raises TypeError or ValueError where they, the scale or the modules do not fit."""
+    def check_labels(self, class_labels: Any, guidance_scale: float, shape: tuple[int, ...] | None = None) -> Tensor:
+        """The labels as int64, (B,); raises TypeError or ValueError where they, the scale or the modules do not fit.
+
+        `shape` is that of the images, or of a tile, which a classifier must be made for.
+        """
         check_number("guidance_scale", guidance_scale, 0)
         if self.num_classes == 0:
             raise ValueError(
@@ -205,7 +223,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
             raise ValueError(f"class_labels must lie in 0..{self.num_classes - 1}, got {labels.tolist()}")
         if self.classifier is not None:
-            self._check_classifier()
+            self._check_classifier(shape or self.sample_shape)
         elif guidance_scale != 1 and not self._knows_no_class():
             raise ValueError(
                 f"guidance_scale must be 1 for a network without a label for 'no class' (NCSNpp and DDPMpp have one), "
@@ -213,15 +231,15 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             )
         return labels.reshape(-1).long()
 
-    def _check_classifier(self) -> None:
+    def _check_classifier(self, shape: tuple[int, ...]) -> None:
         if classifier_kind(self.classifier) == "clean":
             return
-        config, (channels, *size) = self.classifier.config, self.sample_shape
+        config, (channels, *size) = self.classifier.config, shape
         own = config.get("sample_size") or tuple(size)
         own = (own, own) if isinstance(own, int) else tuple(own)
         if (config.in_channels, *own) != (channels, *size):
             raise ValueError(
-                f"classifier must be made for images of shape {self.sample_shape} as the network is, "
+                f"classifier must be made for images of shape {shape} as the network is, "
                 f"got one for {(config.in_channels, *own)}"
             )
         if isinstance(self.classifier, NoiseConditionalClassifier) and any(side % 4 for side in size):

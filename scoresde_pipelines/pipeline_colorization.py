@@ -48,13 +48,18 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
         resize: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        tile_size: int | tuple[int, int] | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 16,
     ) -> ScoreSdePipelineOutput | tuple:
         """Colors gray images.
 
         Args:
-            image: the gray image or images, in the network's size unless `resize` is given: PIL of any mode, an array (H, W)
-                or (H, W, 1), a tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie in [0, 1].
-                Of a color image `gray_weights` makes the gray one.
+            image: the gray image or images, in the network's size unless `resize` or `tile_size` is given: PIL of any mode,
+                an array (H, W) or (H, W, 1), a tensor (1, H, W) or (B, 1, H, W), or a list. Integers are 8-bit, floats lie
+                in [0, 1]. Of a color image `gray_weights` makes the gray one.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
@@ -63,6 +68,12 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             noise_std (`float`): noise of the gray values, for images in [0, 1]; 8-bit rounding has 0.0011.
             resize (`str`, *optional*): for images of other sizes than the network's: "crop" resizes them and cuts out the
                 middle, "pad" shrinks them into a black border. By default their size must fit.
+            height, width (`int`, *optional*): size of the result, by default that of the network, or with `tile_size` that
+                of the picture; images of another size need `resize`.
+            tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
+                tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
+            tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
+            tile_batch_size (`int`): number of tiles that the network is called with at a time.
 
         The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
         `sampler` is the one that measured best with trained networks.
@@ -72,7 +83,8 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
                 out of their range, before any sampling.
         """
         options = RestorationOptions.of(locals())
-        channels, *size = self.sample_shape
+        channels = self.sample_shape[0]
+        size = self.size_at(height, width, options)
         gray_weights = check_numbers("gray_weights", gray_weights)
         if len(gray_weights) != channels:
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
@@ -80,6 +92,6 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
             raise ValueError(f"gray_weights must be finite and not all zero, got {gray_weights}")
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
-        gray = gray_to_tensor(image, gray_weights, (size[0], size[1]) if resize is None else None)
-        gray = fit_images(gray, (size[0], size[1]), resize)
-        return self.solve(gray, operator, noise_std, options)
+        gray = gray_to_tensor(image, gray_weights, size if resize is None else None)
+        gray = gray if size is None else fit_images(gray, size, resize)
+        return self.solve(gray, operator, noise_std, options, self.shape_of(gray, options))

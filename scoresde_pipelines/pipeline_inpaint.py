@@ -47,13 +47,18 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
         resize: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        tile_size: int | tuple[int, int] | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 16,
     ) -> ScoreSdePipelineOutput | tuple:
         """Inpaints images; the known pixels come back exactly.
 
         Args:
-            image: the image or images, in the network's size unless `resize` is given: PIL of any mode, an array (H, W),
-                (H, W, C) or (B, H, W, C), a tensor (C, H, W) or (B, C, H, W), or a list. Integers are 8-bit, floats lie
-                in [0, 1].
+            image: the image or images, in the network's size unless `resize` or `tile_size` is given: PIL of any mode, an
+                array (H, W), (H, W, C) or (B, H, W, C), a tensor (C, H, W) or (B, C, H, W), or a list. Integers are 8-bit,
+                floats lie in [0, 1].
             mask_image: in the size of the images, white (at least one half) where to repaint; one mask, or one for each.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (the paper's: biased, but it makes full use of the scheduler's corrector).
@@ -62,6 +67,12 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
                 "pad" anywhere, at a lower resolution. What is painted is put back into the original image, whose pixels
                 outside of the mask keep their values. "latent" is the state in the network's size. By default the size
                 must fit.
+            height, width (`int`, *optional*): size to repaint in, by default that of the network, or with `tile_size` that
+                of the picture; images of another size need `resize`.
+            tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
+                tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
+            tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
+            tile_batch_size (`int`): number of tiles that the network is called with at a time.
 
         The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
         `sampler` is the one that measured best with trained networks.
@@ -71,19 +82,20 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
                 and arguments out of their range, before any sampling.
         """
         options = RestorationOptions.of(locals())
-        channels, *sides = self.sample_shape
-        size = (sides[0], sides[1])
-        originals = images_to_tensor(image, channels, size if resize is None else None)
+        size = self.size_at(height, width, options)
+        originals = images_to_tensor(image, self.sample_shape[0], size if resize is None else None)
+        size = size or (originals.shape[-2], originals.shape[-1])
         repaint = masks_to_tensor(mask_image, len(originals), (originals.shape[-2], originals.shape[-1]))
         known = ~fit_masks(repaint, size, resize)
         images = fit_images(without_repainted(originals, repaint), size, resize)
-        self.check_options(options, len(images))
+        shape = self.shape_of(images, options)
+        self.check_options(options, len(images), shape)
 
         images, known = (v.to(self._execution_device).repeat_interleave(num_samples, dim=0) for v in (images, known))
         originals, repaint = (v.repeat_interleave(num_samples, dim=0) for v in (originals, repaint))
         low, high = self.config.data_min, self.config.data_max
         operator = MaskOperator(known)
-        x, nfe = self.restore(operator.A(low + (high - low) * images), operator, 0.0, options)
+        x, nfe = self.restore(operator.A(low + (high - low) * images), operator, 0.0, options, shape)
         self.maybe_free_model_hooks()
         self.check_images(x, output_type)
         if output_type == "latent":

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .image_inputs import images_to_tensor
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
-from .schedulers.checks import check_number
+from .schedulers.checks import check_instance, check_number
+from .schedulers.operators import apply
 
 
 class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
@@ -29,7 +32,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
 
     def __call__(
         self,
-        measurement: Tensor,
+        measurement: Any,
         operator: LinearOperator,
         noise_std: float = 0.0,
         method: str = "moment_matching",
@@ -45,12 +48,18 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        tile_size: int | tuple[int, int] | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 16,
     ) -> ScoreSdePipelineOutput | tuple:
         """Restores images.
 
         Args:
             measurement (`torch.Tensor`): y of B images, `operator.A` of images (B, channels, height, width) with values
-                in [0, 1], plus noise, for networks trained on any range.
+                in [0, 1], plus noise, for networks trained on any range. Where it has the form of images (a blurred
+                picture), PIL images and arrays as well.
             operator (`LinearOperator`): A; see `scoresde_pipelines.schedulers.operators`. A class of your own needs
                 the two methods `A` and `At`.
             noise_std (`float`): standard deviation of the measurement's noise, in the units of `measurement`.
@@ -77,6 +86,11 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             quality (`str`, *optional*): "draft" (restarts, about 24 evaluations), "default" (about 105) or "paper" (method
                 "replacement" with the paper's predictor-corrector sampler, 1000 levels of two calls). It chooses sampler
                 "scheduler" unless `sampler` is given; `num_inference_steps` wins over its number.
+            height, width (`int`, *optional*): size of the images, by default that of the network.
+            tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
+                tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
+            tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
+            tile_batch_size (`int`): number of tiles that the network is called with at a time.
 
         Returns:
             `images` and `nfe`: forward passes plus vector-Jacobian products through the network, each counted as one.
@@ -86,15 +100,33 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
                 no image in [0, 1] has, or an `At` that is not the adjoint of `A`, before any sampling.
         """
         options = RestorationOptions.of(locals())
-        self.check_problem(measurement, operator, noise_std)
-        return self.solve(measurement, operator, noise_std, options)
+        shape = self.shape_at(height, width, options.tile_size, options.tile_overlap)
+        if not isinstance(measurement, Tensor):
+            measurement = self.read_measurement(measurement, operator, shape)
+        self.check_problem(measurement, operator, noise_std, shape)
+        return self.solve(measurement, operator, noise_std, options, shape)
 
-    def check_problem(self, measurement: Any, operator: Any, noise_std: float) -> None:
-        """Raises TypeError or ValueError unless this is a linear problem for images of this network."""
+    def read_measurement(self, images: Any, operator: Any, shape: tuple[int, int, int]) -> Tensor:
+        """A measurement (B, C, H, W) given as PIL images or arrays with values in [0, 1] or 8-bit ones.
+
+        Raises:
+            TypeError, ValueError: for what are no such images, and operators whose measurements are none.
+        """
+        check_instance("operator", operator, LinearOperator)
+        like = apply(operator, "A", torch.zeros(1, *shape))
+        if like.ndim != 4:
+            raise TypeError(f"measurement must be a tensor (B, {', '.join(map(str, like.shape[1:]))}), as A returns")
+        return images_to_tensor(images, like.shape[1], (like.shape[2], like.shape[3]), "measurement")
+
+    def check_problem(
+        self, measurement: Any, operator: Any, noise_std: float, shape: tuple[int, int, int] | None = None
+    ) -> None:
+        """Raises TypeError or ValueError unless this is a linear problem for images of `shape`, by default the network's."""
+        shape = shape or self.sample_shape
         check_number("noise_std", noise_std, 0)
         try:
-            check_operator(operator, self.sample_shape, measurement)
+            check_operator(operator, shape, measurement)
         except NotImplementedError as error:
             raise TypeError(f"operator must implement A and At, got {type(operator).__name__}: {error}") from error
         unbounded = bool(getattr(self.unet.config, "unbounded", False))
-        check_range(operator, self.sample_shape, measurement, noise_std, slack=10.0 if unbounded else 0.1)
+        check_range(operator, shape, measurement, noise_std, slack=10.0 if unbounded else 0.1)

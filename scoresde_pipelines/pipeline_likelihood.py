@@ -20,6 +20,9 @@ from .schedulers.score_function import ScoreFunction
 class ScoreSdeLikelihoodPipeline(LatentCodePipeline):
     """Bits/dim and latent codes of images (paper section 4.3) under any score model of this package or diffusers.
 
+    Images have the network's size: of larger ones it has learned no density, and the bits/dim of a resized image are not
+    those of the image.
+
     Args:
         unet: a network called as `unet(sample, timestep).sample`: `NCSNpp`, `DDPMpp`, any `UNet2DModel`.
         scheduler: a `VESDEScheduler`, `VPSDEScheduler` or `SubVPSDEScheduler`; a stock scheduler is converted by its

@@ -42,6 +42,9 @@ class ScoreSdePipeline(SDEPipelineBase):
         height: int | None = None,
         width: int | None = None,
         num_restarts: int = 0,
+        tile_size: int | tuple[int, int] | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 16,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images.
 
@@ -64,16 +67,21 @@ class ScoreSdePipeline(SDEPipelineBase):
                 levels of two calls). Without it, `num_inference_steps` are levels of the scheduler as it is; with neither, a
                 scheduler whose configuration names no sampler uses "default", and others their own.
             height, width (`int`, *optional*): size of the images, by default that of training; each divisible by
-                2^(levels - 1) of the network. Far from the size of training the images have its textures, not its shapes.
+                2^(levels - 1) of the network, unless tiles cover it. Far from the size of training the images have its
+                textures, not its shapes.
             num_restarts (`int`): with `ode_tolerance`, how often exact noise leads back to twice the standard deviation of
                 the data, from where the ODE is solved again: sampling with noise to a tolerance, see `solve_with_restarts`.
+            tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
+                tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
+            tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
+            tile_batch_size (`int`): number of tiles that the network is called with at a time.
 
         Raises:
             TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
                 finite.
         """
         sampler, levels = self.choose_sampler(quality, num_inference_steps)
-        shape = self.shape_at(height, width)
+        shape = self.shape_at(height, width, tile_size, tile_overlap)
         self.check_inputs(
             batch_size,
             levels,
@@ -87,15 +95,16 @@ class ScoreSdePipeline(SDEPipelineBase):
             shape,
             num_restarts,
         )
+        score_fn = self.tiled(self.score_fn(), tile_size, tile_overlap, tile_batch_size)
         nfe: int | Tensor
         with self.running():
             x = self.prepare_latents(batch_size, generator, latents, shape=shape)
             if ode_tolerance is not None:
-                x, nfe = self.solve_ode(x, ode_tolerance, num_restarts=num_restarts, generator=generator)
+                x, nfe = self.solve_ode(x, ode_tolerance, score_fn, num_restarts, generator)
             else:
                 scheduler = self.plan(levels, sampler)
                 x = self.run_sampler(
-                    x, scheduler, self.score_fn(), generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+                    x, scheduler, score_fn, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
                 )
                 nfe = len(scheduler.timesteps)
         self.maybe_free_model_hooks()

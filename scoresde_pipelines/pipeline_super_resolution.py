@@ -47,12 +47,17 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' convention
         quality: str | None = None,
         resize: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        tile_size: int | tuple[int, int] | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 16,
     ) -> ScoreSdePipelineOutput | tuple:
         """Enlarges images; the means over `scale` x `scale` pixels of the result are the given image.
 
         Args:
-            image: the small image or images, in the network's size divided by `scale`, unless `resize` is given; of the
-                kinds that `ScoreSdeInpaintPipeline` takes.
+            image: the small image or images, in the network's size divided by `scale`, unless `resize` or `tile_size` is
+                given; of the kinds that `ScoreSdeInpaintPipeline` takes.
             scale (`int`): the ratio of the two sizes; it divides the network's size.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
                 step) or "replacement" (takes the image as exact, and is biased).
@@ -60,6 +65,12 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
             noise_std (`float`): noise of the small image, whose values lie in [0, 1]; 8-bit rounding has 0.0011.
             resize (`str`, *optional*): for images of other sizes than the small one: "crop" resizes them and cuts out the
                 middle, "pad" shrinks them into a black border. By default their size must fit.
+            height, width (`int`, *optional*): size of the result, by default that of the network, or with `tile_size` that
+                of the picture times `scale`; images of another size need `resize`.
+            tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
+                tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
+            tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
+            tile_batch_size (`int`): number of tiles that the network is called with at a time.
 
         The other arguments and the returned fields are those of `ScoreSdeInverseProblemPipeline`; the default of
         `sampler` is the one that measured best with trained networks.
@@ -69,11 +80,14 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
                 range, and arguments out of their range, before any sampling.
         """
         options = RestorationOptions.of(locals())
-        channels, height, width = self.sample_shape
         check_integer("scale", scale)
-        if height % scale or width % scale:
-            raise ValueError(f"scale must divide the network's height and width {(height, width)}, got {scale}")
+        large, size = self.size_at(height, width, options), None
+        if large is not None:
+            if large[0] % scale or large[1] % scale:
+                raise ValueError(f"scale must divide the network's height and width {large}, got {scale}")
+            size = (large[0] // scale, large[1] // scale)
         check_number("noise_std", noise_std, 0)
-        size = (height // scale, width // scale)
-        small = images_to_tensor(image, channels, size if resize is None else None)
-        return self.solve(fit_images(small, size, resize), AveragePoolOperator(scale), noise_std, options)
+        small = images_to_tensor(image, self.sample_shape[0], size if resize is None else None)
+        small = small if size is None else fit_images(small, size, resize)
+        shape = self.shape_of(small, options, scale)
+        return self.solve(small, AveragePoolOperator(scale), noise_std, options, shape)

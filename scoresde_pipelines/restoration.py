@@ -10,7 +10,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .pipeline_base import Generator, SDEPipelineBase, StepCallback, TileSize
 from .pipeline_output import ScoreSdePipelineOutput
 from .quality import QUALITIES, choose_sampler
 from .schedulers import (
@@ -26,6 +26,7 @@ from .schedulers import (
 from .schedulers.checks import check_choice, check_integer, check_number
 from .schedulers.inference_mode import ordinary
 from .schedulers.scheduling_conversion import to_sde_scheduler
+from .schedulers.score_function import ScoreFunction
 
 
 DEFAULT_STEPS = {"moment_matching": 17, "pseudo_inverse": 50, "replacement": 1000, "twisted_smc": 200}
@@ -54,6 +55,9 @@ class RestorationOptions:
     return_dict: bool = True
     callback_on_step_end: StepCallback | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+    tile_size: TileSize = None
+    tile_overlap: int | None = None
+    tile_batch_size: int = 16
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> "RestorationOptions":
@@ -102,11 +106,28 @@ class LinearInversePipeline(SDEPipelineBase):
         unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
     """
 
-    def check_options(self, options: RestorationOptions, num_measurements: int) -> None:
-        """Raises TypeError or ValueError, naming the argument, before any work is done."""
+    def size_at(self, height: int | None, width: int | None, options: RestorationOptions) -> tuple[int, int] | None:
+        """The size that images are restored in, or None where it is their own: with tiles, and neither side given.
+
+        Raises:
+            TypeError, ValueError: for a size at which the network does not run.
+        """
+        _, *size = self.shape_at(height, width, options.tile_size, options.tile_overlap)
+        return None if options.tile_size is not None and height is None and width is None else (size[0], size[1])
+
+    def shape_of(self, images: Tensor, options: RestorationOptions, scale: int = 1) -> tuple[int, int, int]:
+        """Channels, height and width of the result for `images` (B, C, H, W), smaller than it by `scale`; checked."""
+        height, width = (side * scale for side in images.shape[-2:])
+        return self.shape_at(height, width, options.tile_size, options.tile_overlap)
+
+    def check_options(
+        self, options: RestorationOptions, num_measurements: int, shape: tuple[int, int, int] | None = None
+    ) -> None:
+        """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
         self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
         if options.num_inference_steps is not None:
             check_integer("num_inference_steps", options.num_inference_steps)
+        check_integer("tile_batch_size", options.tile_batch_size)
         _, steps = options.sampler_of(self.scheduler, self.data_std)
         self.check_inputs(
             num_measurements * options.num_samples,
@@ -117,22 +138,29 @@ class LinearInversePipeline(SDEPipelineBase):
             options.callback_on_step_end_tensor_inputs,
             options.callback_on_step_end,
             options.return_dict,
+            shape=shape,
         )
 
     def solve(
-        self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
+        self,
+        measurement: Tensor,
+        operator: LinearOperator,
+        noise_std: float,
+        options: RestorationOptions,
+        shape: tuple[int, int, int],
     ) -> ScoreSdePipelineOutput | tuple:
         """Checks the options, draws `num_samples` images for each measurement, and returns them as the options say.
 
         Args:
             measurement: (B, *M), of images with values in [0, 1], as is `noise_std`.
+            shape: channels, height and width of the images.
         """
-        self.check_options(options, len(measurement))
+        self.check_options(options, len(measurement), shape)
         low, high = self.config.data_min, self.config.data_max
         y = ordinary(measurement).to(self._execution_device, torch.float32)
-        black = torch.full((len(y), *self.sample_shape), low, device=y.device)
+        black = torch.full((len(y), *shape), low, device=y.device)
         y = ((high - low) * y + operator.A(black)).repeat_interleave(options.num_samples, dim=0)
-        x, nfe = self.restore(y, operator, float(noise_std) * (high - low), options)
+        x, nfe = self.restore(y, operator, float(noise_std) * (high - low), options, shape)
         self.maybe_free_model_hooks()
         return self.output(self.to_images(x, options.output_type), nfe, options)
 
@@ -142,28 +170,35 @@ class LinearInversePipeline(SDEPipelineBase):
         return output if options.return_dict else (output.images, output.nfe)
 
     def restore(
-        self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
+        self,
+        measurement: Tensor,
+        operator: LinearOperator,
+        noise_std: float,
+        options: RestorationOptions,
+        shape: tuple[int, int, int],
     ) -> tuple[Tensor, int]:
         """Draws one image for each measurement y = A x + noise.
 
         Args:
             measurement: (B, *M), in the units of the data range, as is `noise_std`.
+            shape: channels, height and width of the images.
 
         Returns:
             The images in the data range, (B, channels, height, width), and the number of network evaluations.
         """
         with self.running():
             if options.method == "twisted_smc":
-                return self._particles(measurement, operator, noise_std, options)
+                return self._particles(measurement, operator, noise_std, options, shape)
             own, steps = options.sampler_of(self.scheduler, self.data_std)
             scheduler = self.plan(steps, own)
             known = Replacement(scheduler.sde, operator, measurement, _draw_from(options.generator))
-            x = self.prepare_latents(len(measurement), options.generator, options.latents, scheduler)
+            x = self.prepare_latents(len(measurement), options.generator, options.latents, scheduler, shape)
             if options.method == "replacement":
                 x = known(x, scheduler.times[0]) if not scheduler.config.prologue else x
-                return self._loop(x, scheduler, self.score_fn(), options, known), len(scheduler.times)
+                score_fn = self._on_tiles(self.scheduler, options)
+                return self._loop(x, scheduler, score_fn, options, known), len(scheduler.times)
             posterior = MomentMatching(
-                scheduler.score_fn(self.network),
+                self._on_tiles(scheduler, options),
                 scheduler.sde,
                 operator,
                 measurement,
@@ -179,6 +214,10 @@ class LinearInversePipeline(SDEPipelineBase):
             x = posterior.correct_final(x) if noise_std else known(x, torch.zeros(()))
             return x, posterior.evaluations
 
+    def _on_tiles(self, scheduler: SDEScheduler, options: RestorationOptions) -> ScoreFunction:
+        score_fn = scheduler.score_fn(self.network)
+        return self.tiled(score_fn, options.tile_size, options.tile_overlap, options.tile_batch_size)
+
     def _loop(
         self,
         x: Tensor,
@@ -191,7 +230,12 @@ class LinearInversePipeline(SDEPipelineBase):
         return self.run_sampler(x, scheduler, score_fn, options.generator, *callbacks, constrain)
 
     def _particles(
-        self, measurement: Tensor, operator: LinearOperator, noise_std: float, options: RestorationOptions
+        self,
+        measurement: Tensor,
+        operator: LinearOperator,
+        noise_std: float,
+        options: RestorationOptions,
+        shape: tuple[int, int, int],
     ) -> tuple[Tensor, int]:
         """`restore` by twisted SMC: the samples of one measurement are one population."""
         own = posterior_scheduler(self.scheduler, self.data_std)
@@ -208,7 +252,7 @@ class LinearInversePipeline(SDEPipelineBase):
             return torch.cat([draw.cpu() for draw in draws])
 
         twisted = TwistedSMC(
-            scheduler.score_fn(self.network),
+            self._on_tiles(scheduler, options),
             scheduler.sde,
             operator,
             measurement,
@@ -217,7 +261,7 @@ class LinearInversePipeline(SDEPipelineBase):
             data_std=self.data_std,
             uniform=uniform,
         )
-        x = self.prepare_latents(len(measurement), generator, options.latents, scheduler)
+        x = self.prepare_latents(len(measurement), generator, options.latents, scheduler, shape)
         x = twisted.resample(x, scheduler.times[0])
         x = self._loop(x, scheduler, twisted, options, twisted.resample)
         if noise_std == 0:

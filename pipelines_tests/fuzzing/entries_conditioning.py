@@ -228,6 +228,19 @@ def posteriors() -> list[Entry]:
         Entry(
             "posterior_start", {"posterior": SCORE, "sde": AN_SDE, "x": FREE, "t": STEP}, check=like("x"), aliases=told
         ),
+        Entry(
+            "TiledScore",
+            {
+                "score_fn": SCORE,
+                "tile_size": count(2, 4).plus(
+                    good=("(2, 3)",), hopeless=("(2,)", "(0, 2)", "{}"), doubtful=("[2, 3]",)
+                ),
+                "overlap": count(0, 1).optional().plus(hopeless=("4", "5")),
+                "max_batch": count(1, 3),
+            },
+            then=USED,
+            aliases=told | {"overlap": ("tile_size",)},
+        ),
         Entry("sampling_loop", loop, check=like("x"), aliases=told),
         Entry(
             "PerSample",

@@ -39,6 +39,8 @@ TOLD = {
     "unet": ("network", "sample", "score_fn", "model"),
     "callback_on_step_end": ("latents",),
     "callback_on_step_end_tensor_inputs": ("latents",),
+    "height": ("latents",),
+    "width": ("latents",),
     "operator": ("known", "A", "At", "measurement", "factor", "weights"),
     "scheduler": ("beta_start",),
 }
@@ -106,14 +108,17 @@ def constructors() -> list[Entry]:
 def sampling() -> list[Entry]:
     """Unconditional and class-conditional sampling."""
     latents = tensor(2, 1, 4, 4).optional()
-    side = Kind(some("4", "None"), some("0; -4; 8; 5; 4.5; 'a'; nan; [4]"), some("4.0; np.int64(4); True"))
+    side = Kind(some("4", "None"), some("0; -4; 4.5; 'a'; nan; [4]"), some("8; 5; 4.0; np.int64(4); True"))
+    tile_size = Kind(some("4", "None"), some("0; -4; 2; 5; 4.5; 'a'; nan; [4]; (4, 4, 4)"), some("np.int64(4); True"))
+    tiles = {"tile_size": tile_size, "tile_batch_size": count(1, 2)}
     plain = {
         "batch_size": Kind(some("2"), count().hopeless, count(2, 2).doubtful),
-        "num_inference_steps": STEPS,
+        "num_inference_steps": STEPS.optional(),
         "generator": generator(2),
         "latents": latents,
         "height": side,
         "width": side,
+        **tiles,
         **COMMON,
     }
     ode = {key: plain[key] for key in ("batch_size", "generator", "latents", "output_type")} | {
