@@ -259,3 +259,51 @@ def test_sizes_at_which_the_network_does_not_run_are_named():
     exact = GaussianScoreModel(torch.zeros(1, 4, 4), variance=1.0).network(scheduler)
     with pytest.raises(ValueError, match="width must be 4, the only one of AnalyticNetwork, got 8"):
         ScoreSdePipeline(exact, scheduler)(width=8)
+
+
+class Changed(torch.nn.Module):
+    """A network of which something is changed at every call."""
+
+    def __init__(self, network, change):
+        super().__init__()
+        self.network, self.change, self.config = network, change, network.config
+        self.dtype, self.device = network.dtype, network.device
+
+    def forward(self, sample, timestep, **kwargs):
+        return self.change(self.network, sample, timestep)
+
+
+def without_gradient(network, x, t):
+    with torch.no_grad():
+        return network(x, t)
+
+
+def in_place(network, x, t):
+    output = network(x, t)
+    x.zero_()
+    return output
+
+
+def test_a_network_without_gradients_has_no_likelihood():
+    # Its divergence would count as zero: 1.5 bits/dim too few.
+    images = torch.full((1, 1, 8, 8), 0.5)
+    pipe = pipeline(ScoreSdeLikelihoodPipeline)
+    pipe.unet = Changed(pipe.unet, without_gradient)
+    with pytest.raises(ValueError, match=r"the output of model must be differentiable in its input"):
+        pipe(images, generator=seeded(), tolerance=0.1)
+    draws = pipeline()
+    draws.unet = Changed(draws.unet, without_gradient)
+    assert torch.equal(sample(draws), sample(pipeline()))  # sampling needs none
+
+
+def test_a_network_that_modifies_its_input_does_not_modify_the_state():
+    pipe = pipeline()
+    pipe.unet = Changed(pipe.unet, in_place)
+    assert torch.equal(sample(pipe), sample(pipeline()))
+
+
+def test_a_network_that_returns_a_tensor_is_named():
+    pipe = pipeline()
+    pipe.unet = Changed(pipe.unet, lambda network, x, t: network(x, t).sample)
+    with pytest.raises(TypeError, match=r"unet must return \.sample, .* got torch.float32 \(.*\) without \.sample"):
+        sample(pipe)
