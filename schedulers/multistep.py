@@ -117,7 +117,7 @@ class ExponentialMultistep:
 
 def levels_between(sde: SDE, first: float, last: float, n: int, data_std: float) -> Tensor:
     """n times from r = `first` to `last`, both included, of equal probability but for a shorter first step; float64."""
-    gaps = torch.ones(n, dtype=torch.float64)
+    gaps = torch.ones(n, dtype=torch.float64, device="cpu")
     gaps[0] = 0.0
     gaps[1:2] = FIRST_STEP if n > 2 else 1.0
     centre, ends = math.log(CENTRE * data_std), _cumulative([first, last], data_std)
@@ -135,7 +135,7 @@ def probability(first: float, last: float, data_std: float) -> float:
 
 
 def _cumulative(ratios: list[float], data_std: float) -> Tensor:
-    centred = torch.tensor(ratios, dtype=torch.float64).log() - math.log(CENTRE * data_std)
+    centred = torch.tensor(ratios, dtype=torch.float64, device="cpu").log() - math.log(CENTRE * data_std)
     return torch.special.ndtr(centred / WIDTH)
 
 

@@ -88,7 +88,7 @@ class NetworkMixin(TimestepsMixin):
 
         def score(x: Tensor, t: Tensor | float, **more_kwargs: Any) -> Tensor:
             if isinstance(t, numbers.Real):  # The values of tensors are not read: that would wait for the device.
-                check_number("t", t, 0, self.sde.T)
+                check_number("t", t, 0, self.sde.T, ends="(]")
             state, t = precise(check_state("x", x, 1)), check_time("t", t, x)
             if t.ndim:
                 sde, t = self.sde, t.to(x.device, state.dtype)
