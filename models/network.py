@@ -1,6 +1,7 @@
 """The common base of our networks: a diffusers model that is loaded whole or not at all."""
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
 from .config_checks import check_sample
+from .weight_files import check_weight_files
 
 
 class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their config file
@@ -38,7 +40,8 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
         """Load a network; arguments as in diffusers.
 
         Raises:
-            ValueError: the file lacks tensors of the network. (diffusers only warns, and leaves memory as it is in them.)
+            ValueError: the file lacks tensors of the network (diffusers only warns, and leaves memory as it is in them), or
+                has integers for them.
         """
         with_info = kwargs.pop("output_loading_info", False)
         # diffusers declares the network alone, but returns a pair with output_loading_info.
@@ -50,6 +53,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
                 f"the weights in {pretrained_model_name_or_path} must hold every tensor of {cls.__name__}, got none for "
                 f"{missing}"
             )
+        check_weight_files(Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or ""), network)
         return loaded if with_info else network
 
 

@@ -29,6 +29,7 @@ from scoresde_pipelines.cli import app
 from scoresde_pipelines.evaluation_models import PipelineSource, find_models
 from scoresde_pipelines.training.checkpoint_manifest import write_manifest
 from scoresde_pipelines.training.evaluation import Row
+from scoresde_pipelines.training.evaluation.real_images import open_real
 from scoresde_pipelines.training.feature_classifier import FeatureClassifier
 from scoresde_pipelines.training.seeding import combined_seed
 
@@ -400,3 +401,12 @@ def test_data_a_little_smaller_is_padded_and_larger_is_cropped(folder, tmp_path)
     save_images(tmp_path / "large" / "test", 3, size=16)
     large = open_real(str(tmp_path / "large"), "test", [(1, 8, 8)], 3)
     assert next(large.reference.batches(3)).shape == (3, 1, 8, 8) and large.other is None
+
+
+def test_all_images_decide_whether_the_data_are_gray_and_models_need_not_be_square(tmp_path):
+    save_images(tmp_path / "data", 2, channels=3, size=16)
+    Image.new("L", (16, 16)).save(tmp_path / "data" / "000.png")  # the first
+    real = open_real(str(tmp_path / "data"), "train", [(3, 8, 16)], 2)
+    assert [batch.shape for batch in real.reference.batches(2)] == [(2, 3, 8, 16)]
+    with pytest.raises(ValueError, match=r"data must hold gray images like those of the model, got colour ones"):
+        open_real(str(tmp_path / "data"), "train", [(1, 16, 16)], 2)

@@ -25,6 +25,8 @@ OUTCOMES = {
     "(lambda count: [][count])": ("7", "type"),
     "(lambda count: torch.zeros(count))": ("-1", "type"),
     "(lambda count: torch.ones(1) / count)": ("0", "not finite"),
+    "(lambda count: torch.ones(1) * count)": ("nan", "not finite"),
+    "(lambda count: count + 1)": ("torch.full((2,), nan)", "result"),  # a state of a formula
     "(lambda count: {'a': [1.0, float('inf')]})": ("2", "not finite"),
     "(lambda count: [value for value in iter(int, 1)])": ("2", "hang"),
 }

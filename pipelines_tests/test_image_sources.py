@@ -117,3 +117,51 @@ def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"train_data_dir must be a folder or a parquet file, got .*a.txt"):
         values(tmp_path / "a.txt")
+
+
+def test_linked_folders_are_read_and_cycles_end(tmp_path):
+    write(tmp_path / "elsewhere", "0.png", "1.png")
+    write(tmp_path / "data", "a/0.png", "__b/1.png", "__MACOSX/2.png", ".hidden/3.png")
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data", target_is_directory=True)
+    table = load_images(train_data_dir=str(tmp_path / "data"))
+    assert table.features["label"].names == ["__b", "a", "c"]
+    assert values(tmp_path / "data") == [10, 0, 0, 10]
+
+
+def test_a_broken_link_is_a_broken_image(tmp_path):
+    write(tmp_path, "0.png")
+    (tmp_path / "1.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"image 1 \(.*1\.png\) cannot be read"):
+        values(tmp_path)
+
+
+def test_files_that_are_left_out_are_named(tmp_path, caplog):
+    write(tmp_path, "0.png", "1.pfm.png")
+    for name in ("phone.heic", "scan", "notes.txt", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    assert values(tmp_path) == [0, 10]
+    assert "2 files of" in caplog.text and "phone.heic, scan" in caplog.text and "notes" not in caplog.text
+    caplog.clear()
+    write_parquet(tmp_path / "part.parquet", 7)
+    assert values(tmp_path, cache_dir=str(tmp_path / "cache")) == [7]
+    assert "4 files of" in caplog.text  # the images too
+
+
+def test_images_without_metadata_are_counted(tmp_path, caplog):
+    write(tmp_path, "0.png", "1.png", "2.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\n1.png,x\n")
+    assert values(tmp_path, cache_dir=str(tmp_path / "cache")) == [10]
+    assert "2 of 3 images" in caplog.text and "the metadata has no row for them" in caplog.text
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "metadata.jsonl").write_text("no JSON")
+    with pytest.raises(ValueError, match=r"metadata\.jsonl, .* cannot be read"):
+        values(tmp_path, cache_dir=str(tmp_path / "cache"))
+
+
+def test_test_images_are_not_trained_on_because_of_a_loose_image(tmp_path):
+    write(tmp_path, "train/0.png", "test/1.png", "preview.png")
+    with pytest.raises(ValueError, match=r"train_data_dir must hold all its images in folders of splits, or none"):
+        values(tmp_path)
+    (tmp_path / "preview.png").unlink()
+    assert values(tmp_path) == [0]

@@ -83,3 +83,12 @@ def test_unknown_names_are_refused():
         Parameterization("noise")
     with pytest.raises(ValueError, match="time must be one of"):
         Parameterization("epsilon", "seconds")
+
+
+@pytest.mark.parametrize("t", [float("nan"), float("inf"), -1.0])
+def test_times_that_are_no_times_are_refused(t):
+    sde = VPSDE()
+    with pytest.raises(ValueError, match=r"time must be a finite time of at least 0, got"):
+        Parameterization("epsilon", "scaled").t_from_network_time(sde, t)
+    with pytest.raises(ValueError, match=r"t must be a finite time of at least 0, got"):
+        sde.log_snr(t)

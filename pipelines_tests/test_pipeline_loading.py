@@ -238,3 +238,45 @@ def test_an_index_that_is_wrong_is_named(change, message, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({**index, **change}))
     with pytest.raises(ValueError, match=message):
         load_pipeline_folder(tmp_path)
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_pipelines_refuse_missing_and_integer_weights(stock, tmp_path):
+    unet = network()
+    if stock:
+        unet = UNet2DModel(
+            8, 1, 1, block_out_channels=(4, 4), norm_num_groups=2, down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2, layers_per_block=1,
+        )  # fmt: skip
+    scheduler = DDPMScheduler() if stock else VESDEScheduler()
+    ScoreSdePipeline(unet, scheduler).save_pretrained(tmp_path)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    first = min(weights)
+    save_file({name: value for name, value in weights.items() if name != first}, path)
+    for load in (ScoreSdePipeline.from_pretrained, load_pipeline_folder):
+        with pytest.raises(ValueError, match=first.replace(".", r"\.")):
+            load(tmp_path)
+    save_file({**weights, first: weights[first].to(torch.int32)}, path)
+    for load in (ScoreSdePipeline.from_pretrained, load_pipeline_folder):
+        with pytest.raises(ValueError, match=rf"must be floating-point numbers, got I32 for {first} \(1 in all\)"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("text, message", [("[]", "must hold a dictionary, got list"), ("{", "must be JSON")])
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json"])
+def test_a_damaged_file_of_json_is_named(name, text, message, tmp_path):
+    ScoreSdePipeline(network(), VESDEScheduler()).save_pretrained(tmp_path)
+    (tmp_path / name).write_text(text)
+    for load in (ScoreSdePipeline.from_pretrained, load_pipeline_folder):
+        with pytest.raises(ValueError, match=rf"{name} {message}"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [None, [], "x", ["a"], [1, 2]])
+def test_an_index_without_a_class_is_named(entry, tmp_path):
+    ScoreSdePipeline(network(), VESDEScheduler()).save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "scheduler": entry}))
+    with pytest.raises(ValueError, match=r"model_index\.json must name a library and a class under 'scheduler'"):
+        ScoreSdePipeline.from_pretrained(tmp_path)

@@ -18,6 +18,7 @@ from scoresde_pipelines import (
     ScoreSdeLikelihoodPipeline,
     ScoreSdePipeline,
     ScoreSdeSuperResolutionPipeline,
+    SubVPSDEScheduler,
     VESDEScheduler,
     VPSDEScheduler,
 )
@@ -41,7 +42,7 @@ def pipeline(cls=ScoreSdePipeline, network=DDPMpp, scheduler=None, **options):
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def sample(pipe, seed=0, **options):
@@ -259,3 +260,90 @@ def test_sizes_at_which_the_network_does_not_run_are_named():
     exact = GaussianScoreModel(torch.zeros(1, 4, 4), variance=1.0).network(scheduler)
     with pytest.raises(ValueError, match="width must be 4, the only one of AnalyticNetwork, got 8"):
         ScoreSdePipeline(exact, scheduler)(width=8)
+
+
+class Changed(torch.nn.Module):
+    """A network of which something is changed at every call."""
+
+    def __init__(self, network, change):
+        super().__init__()
+        self.network, self.change, self.config = network, change, network.config
+        self.dtype, self.device = network.dtype, network.device
+
+    def forward(self, sample, timestep, **kwargs):
+        return self.change(self.network, sample, timestep)
+
+
+def without_gradient(network, x, t):
+    with torch.no_grad():
+        return network(x, t)
+
+
+def in_place(network, x, t):
+    output = network(x, t)
+    x.zero_()
+    return output
+
+
+def test_a_network_without_gradients_has_no_likelihood():
+    # Its divergence would count as zero: 1.5 bits/dim too few.
+    images = torch.full((1, 1, 8, 8), 0.5)
+    pipe = pipeline(ScoreSdeLikelihoodPipeline)
+    pipe.unet = Changed(pipe.unet, without_gradient)
+    with pytest.raises(ValueError, match=r"the output of model must be differentiable in its input"):
+        pipe(images, generator=seeded(), tolerance=0.1)
+    draws = pipeline()
+    draws.unet = Changed(draws.unet, without_gradient)
+    assert torch.equal(sample(draws), sample(pipeline()))  # sampling needs none
+
+
+def test_a_network_that_modifies_its_input_does_not_modify_the_state():
+    pipe = pipeline()
+    pipe.unet = Changed(pipe.unet, in_place)
+    assert torch.equal(sample(pipe), sample(pipeline()))
+
+
+def test_a_network_that_returns_a_tensor_is_named():
+    pipe = pipeline()
+    pipe.unet = Changed(pipe.unet, lambda network, x, t: network(x, t).sample)
+    with pytest.raises(TypeError, match=r"unet must return \.sample, .* got torch.float32 \(.*\) without \.sample"):
+        sample(pipe)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda: VPSDEScheduler(predictor="exponential_multistep", beta_schedule="scaled_linear"),
+        lambda: VPSDEScheduler(corrector="langevin", timestep_spacing="karras", beta_schedule="squaredcos_cap_v2"),
+        SubVPSDEScheduler,
+    ],
+)
+def test_torch_s_default_device_changes_nothing(scheduler):
+    # Tensors on "meta" have no values: any that is made without naming its device is an error or gives other images.
+    image, mask = torch.full((1, 8, 8), 0.5), torch.zeros(1, 8, 8).index_fill(1, torch.arange(4), 1.0)
+
+    network = tiny()
+
+    def results():
+        pipes = [
+            cls(network, scheduler())
+            for cls in (ScoreSdePipeline, ScoreSdeLikelihoodPipeline, ScoreSdeInpaintPipeline)
+        ]
+        draws, likelihood, inpaint = pipes
+        for pipe in pipes:
+            pipe.set_progress_bar_config(disable=True)
+        yield sample(draws)
+        yield draws(2, ode_tolerance=0.1, generator=seeded(), output_type="latent").images
+        yield likelihood(image, generator=seeded(), tolerance=0.1).bits_per_dim
+        yield torch.from_numpy(
+            inpaint(image, mask, num_inference_steps=4, generator=seeded(), output_type="np").images
+        )
+
+    expected = list(results())
+    torch.set_default_device("meta")
+    try:
+        found = list(results())
+    finally:
+        torch.set_default_device(None)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)

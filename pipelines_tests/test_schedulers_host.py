@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import math
 import pickle
 
@@ -76,19 +77,62 @@ def test_any_compatible_scheduler_there_and_back_keeps_every_setting():
 
 
 @pytest.mark.parametrize("scheduler_class", [VESDEScheduler, SubVPSDEScheduler])
-def test_no_stock_scheduler_reads_the_file_of_an_sde_that_is_no_table(scheduler_class, tmp_path):
-    scheduler = scheduler_class(prediction_type="epsilon", snr=0.07)
+@pytest.mark.parametrize("table", [{}, {"trained_betas": [0.1, 0.3], "num_train_timesteps": 2}], ids=["", "table"])
+def test_no_stock_scheduler_reads_an_sde_that_is_no_table(scheduler_class, table, tmp_path):
+    scheduler = scheduler_class(prediction_type="epsilon", snr=0.07, **table)
+    name = scheduler_class.__name__
     assert scheduler.compatibles == []
     scheduler.save_pretrained(tmp_path)
     for stock in VPSDEScheduler().compatibles:
         if "beta_schedule" in inspect.signature(stock.__init__).parameters:
-            with pytest.raises(NotImplementedError, match=f"{scheduler_class.__name__} .no DDPM table. is not"):
+            with pytest.raises(NotImplementedError, match=f"{name} .no DDPM table. is not"):
                 stock.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="beta_schedule must be one of"):
-        VPSDEScheduler.from_pretrained(tmp_path)
-    loaded = scheduler_class.from_pretrained(tmp_path)
-    for key, value in scheduler.config.items():
-        assert key.startswith("_") or loaded.config[key] == value
+            with pytest.raises(NotImplementedError, match=f"{name} .no DDPM table. is not"):
+                stock.from_config(scheduler.config)
+    for again in (scheduler_class.from_pretrained(tmp_path), scheduler_class.from_config(scheduler.config)):
+        for key, value in scheduler.config.items():
+            assert key.startswith("_") or again.config[key] == value
+        times = torch.tensor([0.5, 1.0], dtype=torch.float64)
+        assert torch.equal(again.sde.sigma(times), scheduler.sde.sigma(times))
+
+
+@pytest.mark.parametrize("source, target", itertools.permutations(SCHEDULERS, 2))
+def test_the_configuration_of_another_sde_is_refused(source, target, tmp_path):
+    scheduler = source()
+    scheduler.save_pretrained(tmp_path)
+    if (source, target) == (
+        VPSDEScheduler,
+        SubVPSDEScheduler,
+    ):  # the same beta(t), which a new network may be trained with
+        assert target.from_config(scheduler.config).sde.beta_max == pytest.approx(20)
+        return
+    named = f"config must describe the SDE of a {target.__name__}, got "
+    for load in (lambda: target.from_config(scheduler.config), lambda: target.from_pretrained(tmp_path)):
+        with pytest.raises(
+            ValueError, match=named + (f"that of a {source.__name__}" if source is not VPSDEScheduler else "")
+        ):
+            load()
+
+
+def test_compatible_schedulers_have_the_same_betas_in_memory_and_from_a_file(tmp_path):
+    scheduler = VPSDEScheduler()  # at its defaults, which are not those of HeunDiscreteScheduler
+    scheduler.save_pretrained(tmp_path)
+    for stock in scheduler.compatibles:
+        if "beta_schedule" in inspect.signature(stock.__init__).parameters:
+            for other in (stock.from_config(scheduler.config), stock.from_pretrained(tmp_path)):
+                assert (other.config.beta_start, other.config.beta_end, other.config.num_train_timesteps) == (
+                    1e-4,
+                    0.02,
+                    1000,
+                )
+
+
+def test_ddim_pipeline_refuses_a_scheduler_that_it_would_make_a_vp_table_of():
+    network = GaussianScoreModel(torch.zeros(1, 4, 4), 0.01).network(VESDEScheduler())
+    with pytest.raises(
+        NotImplementedError, match=r"VESDEScheduler .no DDPM table. is not implemented for .*DDIMScheduler"
+    ):
+        DDIMPipeline(network, VESDEScheduler())
 
 
 def test_stock_configurations_keep_their_noise_schedule():
@@ -175,9 +219,9 @@ def test_noising_and_velocity_are_ddpm_s():
 def test_stock_pipelines_sample_gaussian_data(pipeline_class, name, scheduler):
     n, v, config = 40, 0.01, scheduler.config
     data = GaussianScoreModel(torch.full((3, 32, 32), 0.1), v)
-    pipe = pipeline_class(data.network(scheduler).float(), scheduler)
-    if pipe.scheduler is not scheduler:  # DDIMPipeline converts stock schedulers in its constructor
-        pipe.register_modules(scheduler=scheduler)
+    # DDIMPipeline converts schedulers in its constructor.
+    pipe = pipeline_class(data.network(scheduler).float(), DDIMScheduler())
+    pipe.register_modules(scheduler=scheduler)
     pipe.set_progress_bar_config(disable=True)
     images = pipe(
         batch_size=8, num_inference_steps=n, output_type="np", generator=torch.Generator().manual_seed(0)

@@ -269,3 +269,10 @@ def test_labels_are_integers_strings_or_classes(tmp_path):
     assert find_label_column(table, "part") == "part" and find_label_column(table.select_columns(["part"])) is None
     with pytest.raises(ValueError, match="label_column is 'kind', but the data set has the columns"):
         find_label_column(table, "kind")
+
+
+@pytest.mark.parametrize("function", [to_uint8, to_data_range])
+def test_images_that_are_not_finite_have_no_pixels(function):
+    images = torch.zeros(1, 1, 2, 2).index_fill(3, torch.tensor([1]), float("nan"))
+    with pytest.raises(ValueError, match=r"images must be finite, got NaN or infinity"):
+        function(images, (-1.0, 1.0))

@@ -74,7 +74,7 @@ def solve_with_restarts(
     descents = (
         [(t_start, low), *[(high, low)] * (num_restarts - 1), (high, t_end)] if num_restarts else [(t_start, t_end)]
     )
-    total = FlowSolution(x, *torch.zeros(2, len(x), dtype=torch.int64))
+    total = FlowSolution(x, *torch.zeros(2, len(x), dtype=torch.int64, device="cpu"))
     for i, (t, s) in enumerate(descents):
         if i:
             scale, std = sde.transition(as_time(high), as_time(low))
@@ -97,7 +97,7 @@ def solve_with_restarts(
 
 def restart_times(sde: SDE, data_std: float) -> tuple[float, float]:
     """The times of the lower and of the higher level of a restart."""
-    ratios = torch.tensor([LOW * data_std, HIGH * data_std], dtype=torch.float64)
+    ratios = torch.tensor([LOW * data_std, HIGH * data_std], dtype=torch.float64, device="cpu")
     low, high = sde.t_from_log_snr(-2 * ratios.log()).tolist()
     return low, high
 

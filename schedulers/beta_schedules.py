@@ -40,7 +40,9 @@ def checked_betas(name: str, values: Any, smallest: float = 0.0) -> Tensor:
     Raises:
         TypeError, ValueError: for anything else, naming the argument `name`.
     """
-    betas = torch.tensor(check_numbers(name, values, smallest, 1, ends="(]", least=2), dtype=torch.float64)
+    betas = torch.tensor(
+        check_numbers(name, values, smallest, 1, ends="(]", least=2), dtype=torch.float64, device="cpu"
+    )
     if not bool((betas[:-1] < 1).all()):
         raise ValueError(f"{name} must be less than 1 but for the last of them, got {betas[:4].tolist()} ...")
     return betas
@@ -64,13 +66,15 @@ def continuous_betas(config: Any) -> tuple[float, float]:
 
 def _named_table(name: str, n: int, start: float, end: float) -> Tensor:
     if name == "linear":
-        return torch.linspace(start, end, n, dtype=torch.float64)
+        return torch.linspace(start, end, n, dtype=torch.float64, device="cpu")
     if name == "scaled_linear":
-        return torch.linspace(math.sqrt(start), math.sqrt(end), n, dtype=torch.float64) ** 2
+        return torch.linspace(math.sqrt(start), math.sqrt(end), n, dtype=torch.float64, device="cpu") ** 2
     if name == "sigmoid":
-        return torch.sigmoid(torch.linspace(-6, 6, n, dtype=torch.float64)) * (end - start) + start
+        return torch.sigmoid(torch.linspace(-6, 6, n, dtype=torch.float64, device="cpu")) * (end - start) + start
     # "squaredcos_cap_v2": Nichol & Dhariwal (2021), eq. 17, capped at .999.
-    alpha_bar = torch.cos((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2) ** 2
+    alpha_bar = (
+        torch.cos((torch.linspace(0, 1, n + 1, dtype=torch.float64, device="cpu") + 0.008) / 1.008 * math.pi / 2) ** 2
+    )
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
 
 

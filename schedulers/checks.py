@@ -193,7 +193,7 @@ def as_real(name: str, value: Any) -> Tensor:
             raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {_found(value)}")
         return value
     try:
-        return torch.as_tensor(value, dtype=torch.float64)
+        return torch.as_tensor(value, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be a number or a tensor of real numbers, got {_found(value)}") from error
 
@@ -203,11 +203,11 @@ def as_time(t: Any, name: str = "t") -> Tensor:
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for a negative Python number.
+        ValueError: for a Python number that is negative, NaN or infinite.
     """
     time = as_real(name, t)
-    if isinstance(t, numbers.Real) and t < 0:
-        raise ValueError(f"{name} must be a time of at least 0, got {t!r}")
+    if isinstance(t, numbers.Real) and not 0 <= t < math.inf:
+        raise ValueError(f"{name} must be a finite time of at least 0, got {t!r}")
     return time
 
 

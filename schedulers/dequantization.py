@@ -111,7 +111,7 @@ Dequantization = Callable[[SDE, Tensor, float, float, Sequence[torch.Generator]]
 def none(sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]) -> Dequantized:
     """No noise: the centre of each cell, with the cell's volume."""
     volume = centres[0].numel() * math.log(width)
-    log_q = torch.full((len(centres),), -volume, dtype=torch.float64)
+    log_q = torch.full((len(centres),), -volume, dtype=torch.float64, device="cpu")
     return Dequantized(centres, eps, log_q, torch.zeros_like(centres), 0.0)
 
 
@@ -126,9 +126,9 @@ def truncated_normal(
     sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]
 ) -> Dequantized:
     """The forward process' noise, truncated to the cell, at the time when it fills the cell (or at eps if that is later)."""
-    ratio = torch.tensor(width / (2 * TRUNCATION), dtype=torch.float64)
+    ratio = torch.tensor(width / (2 * TRUNCATION), dtype=torch.float64, device="cpu")
     t = max(eps, float(sde.t_from_log_snr(-2 * torch.log(ratio))))
-    time = torch.tensor(t, dtype=torch.float64)
+    time = torch.tensor(t, dtype=torch.float64, device="cpu")
     alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
     mass = math.erf(alpha * width / (2 * sigma) / math.sqrt(2))
     noise = math.sqrt(2) * torch.erfinv((2 * _uniform(centres, generators) - 1) * mass)

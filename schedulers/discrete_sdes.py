@@ -34,7 +34,7 @@ class BetaTable:
         if table[-1] == 1:
             log_alpha[-1] = min(float(log_alpha[-2]) - math.log(2), -12 * math.log(2))
         self.betas = table
-        self.nodes = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
+        self.nodes = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), log_alpha])
         self.slopes = _monotone_slopes(self.nodes)
 
     def _cell(self, t: Tensor) -> tuple[Tensor, ...]:

@@ -167,15 +167,15 @@ class _TraceIntegral:
         self.flow, self.divergence = flow, divergence
         nodes, weights = np.polynomial.legendre.leggauss(NODES)
         self.nodes = ((nodes + 1) / 2).tolist()
-        self.weights = torch.as_tensor(weights / 2)
+        self.weights = torch.as_tensor(weights / 2, device="cpu")
         # Contrast orthogonal to quadratics: estimates noise from one probe.
         contrast = np.polynomial.legendre.legval(nodes, [0] * (NODES - 1) + [1]) * weights
-        self.contrast = torch.as_tensor(contrast / np.linalg.norm(contrast))
-        self.replicates = torch.zeros(1, count, dtype=torch.float64)
-        self.variance = torch.zeros(count, dtype=torch.float64)
-        self.uncertainty = torch.zeros(count, dtype=torch.float64)
-        self.solver_error = torch.zeros(count, dtype=torch.float64)
-        self.nfe = torch.zeros(count, dtype=torch.int64)
+        self.contrast = torch.as_tensor(contrast / np.linalg.norm(contrast), device="cpu")
+        self.replicates = torch.zeros(1, count, dtype=torch.float64, device="cpu")
+        self.variance = torch.zeros(count, dtype=torch.float64, device="cpu")
+        self.uncertainty = torch.zeros(count, dtype=torch.float64, device="cpu")
+        self.solver_error = torch.zeros(count, dtype=torch.float64, device="cpu")
+        self.nfe = torch.zeros(count, dtype=torch.int64, device="cpu")
 
     def add_step(self, step: Step) -> None:
         low, high = (torch.log(noise_ratio(u)) for u in (step.start, step.start + step.width))

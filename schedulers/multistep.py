@@ -121,7 +121,7 @@ class ExponentialMultistep:
 def levels_between(sde: SDE, first: float, last: float, n: int, data_std: float) -> Tensor:
     """n times from r = `first` to `last`, both included, of equal probability but for a shorter first step; float64."""
     from_start = first >= float(sde.noise_ratio(as_time(sde.T)))
-    gaps = torch.ones(n, dtype=torch.float64)
+    gaps = torch.ones(n, dtype=torch.float64, device="cpu")
     gaps[0] = 0.0
     if n > 2:
         gaps[1] = _first_step(first / data_std, math.log(first / last) / (n - 1)) if from_start else FIRST_STEP
@@ -146,7 +146,7 @@ def probability(first: float, last: float, data_std: float) -> float:
 
 
 def _cumulative(ratios: list[float], data_std: float) -> Tensor:
-    centred = torch.tensor(ratios, dtype=torch.float64).log() - math.log(CENTRE * data_std)
+    centred = torch.tensor(ratios, dtype=torch.float64, device="cpu").log() - math.log(CENTRE * data_std)
     return torch.special.ndtr(centred / WIDTH)
 
 

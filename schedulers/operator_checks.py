@@ -14,7 +14,7 @@ from .sde import LARGEST_SIGMA, SDE, expand_to
 def common_gain(operator: LinearOperator, measurement: Tensor) -> float | None:
     """The number g with A At = g I on the range of A, or None; found with a random one like `measurement`."""
     generator = torch.Generator().manual_seed(0)
-    back = apply(operator, "At", torch.randn(measurement[:1].shape, generator=generator).to(measurement))
+    back = apply(operator, "At", torch.randn(measurement[:1].shape, generator=generator, device="cpu").to(measurement))
     y = apply(operator, "A", back)
     again = apply(operator, "A", apply(operator, "At", y))
     if y.shape != measurement[:1].shape:
@@ -37,7 +37,7 @@ def check_condition(score_fn: Any, sde: Any, operator: Any, y: Any) -> None:
 def _check_adjoint(operator: LinearOperator, y: Tensor) -> None:
     # On the range of At, as the shape of the states is not known.
     generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(y.shape, generator=generator).to(y) for _ in range(2))
+    first, second = (torch.randn(y.shape, generator=generator, device="cpu").to(y) for _ in range(2))
     x = apply(operator, "At", first)
     image, back = apply(operator, "A", x), apply(operator, "At", second)
     if image.shape != y.shape:
@@ -99,14 +99,14 @@ def check_operator(operator: LinearOperator, sample_shape: Sequence[int], measur
     """
     _check_arguments(operator, sample_shape, measurement)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(len(measurement), *sample_shape, generator=generator).to(measurement)
+    x = torch.randn(len(measurement), *sample_shape, generator=generator, device="cpu").to(measurement)
     image = apply(operator, "A", x)
     if image.shape != measurement.shape:
         raise ValueError(
             f"measurement must have the shape that {type(operator).__name__}.A gives for states of shape "
             f"{tuple(x.shape)}, which is {tuple(image.shape)}, got {tuple(measurement.shape)}"
         )
-    y = apply(operator, "A", torch.randn(x.shape, generator=generator).to(x))
+    y = apply(operator, "A", torch.randn(x.shape, generator=generator, device="cpu").to(x))
     back = apply(operator, "At", y)
     if back.shape != x.shape:
         raise ValueError(

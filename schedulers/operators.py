@@ -235,7 +235,7 @@ class BlurOperator(LinearOperator):
         if size is not None and check_integer("size", size, most=10**6) % 2 == 0:
             raise ValueError(f"size must be odd, got {size!r}")
         half = (size if size is not None else 2 * math.ceil(3 * std) + 1) // 2
-        profile = torch.exp(-0.5 * (torch.arange(-half, half + 1, dtype=torch.float64) / std) ** 2)
+        profile = torch.exp(-0.5 * (torch.arange(-half, half + 1, dtype=torch.float64, device="cpu") / std) ** 2)
         profile = profile / profile.sum()
         return cls(profile[:, None] * profile)
 
@@ -296,7 +296,8 @@ def _variance(variance: Any, y: Tensor) -> float | Tensor:
 def _real_tensor(name: str, values: Any) -> Tensor:
     """`values` as a dense tensor of real numbers with values."""
     try:
-        values = torch.as_tensor(values)
+        # With a default device, `as_tensor` would move tensors there.
+        values = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a tensor of real numbers, got {type(values).__name__}") from error
     if values.is_complex() or values.layout != torch.strided or values.is_meta:

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from .checks import (
-    as_real,
     as_time,
     check_choice,
     check_instance,
@@ -92,7 +91,7 @@ class Parameterization:
     def t_from_network_time(self, sde: SDE, time: Tensor) -> Tensor:
         """The SDE's time for a network's time argument (the inverse of `network_time`), in `finest_dtype`."""
         check_instance("sde", sde, SDE)
-        time = as_real("time", time)
+        time = as_time(time, "time")
         time = time.to(finest_dtype(time.device))
         if self.time == "sigma":
             return sde.t_from_log_snr(-2 * torch.log(time))

@@ -76,7 +76,7 @@ class Restart:
         """A step of the solver from `t` to `s`; the last of a descent goes to the lower level, and by the kernel to `s`."""
         if float(t) not in self._ends:
             return self.solver(sde, x, score, t, s)
-        low = sde.t_from_log_snr(-2 * torch.tensor(LOW * self.data_std, dtype=torch.float64).log())
+        low = sde.t_from_log_snr(-2 * torch.tensor(LOW * self.data_std, dtype=torch.float64, device="cpu").log())
         x, _ = self.solver(sde, x, score, t, low)
         self.solver.start()
         scale, std = sde.transition(s, low)

@@ -198,10 +198,10 @@ def integrate(
         ODEError: on a value that is not finite, a vanishing step or `max_steps`, naming the sample.
     """
     count, span = len(z), end - start
-    everyone = torch.arange(count)
-    z, slope = z.clone(), function(z, torch.full((count,), start, dtype=torch.float64), everyone)
+    everyone = torch.arange(count, device="cpu")
+    z, slope = z.clone(), function(z, torch.full((count,), start, dtype=torch.float64, device="cpu"), everyone)
     controller = _Controller(count, span, control, tableau.order)
-    position = torch.full((count,), start, dtype=torch.float64)
+    position = torch.full((count,), start, dtype=torch.float64, device="cpu")
     while len(rows := everyone[(position != end)]):
         there = rows.to(z.device)
         width, last = controller.propose(rows, end - position[rows])
@@ -231,13 +231,13 @@ class _Controller:
 
     def __init__(self, count: int, span: float, control: StepControl, order: int):
         self.direction = 1.0 if span > 0 else -1.0
-        self.size = torch.full((count,), control.first_step * abs(span), dtype=torch.float64)
+        self.size = torch.full((count,), control.first_step * abs(span), dtype=torch.float64, device="cpu")
         self.smallest = 1e-12 * abs(span)
         self.exponents = -control.gains[0] / order, control.gains[1] / order
-        self.previous = torch.ones(count, dtype=torch.float64)
-        self.taken = torch.zeros(count, dtype=torch.int64)
-        self.rejected = torch.zeros(count, dtype=torch.int64)
-        self.finite = torch.ones(count, dtype=torch.bool)
+        self.previous = torch.ones(count, dtype=torch.float64, device="cpu")
+        self.taken = torch.zeros(count, dtype=torch.int64, device="cpu")
+        self.rejected = torch.zeros(count, dtype=torch.int64, device="cpu")
+        self.finite = torch.ones(count, dtype=torch.bool, device="cpu")
 
     def propose(self, rows: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
         # A step that almost reaches the end is extended to it.

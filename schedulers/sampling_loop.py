@@ -48,7 +48,7 @@ def sampling_loop(
     generator = check_generator("generator", generator, len(check_state("x", x, 1)))
     for name, function in (("constrain", constrain), ("on_step", on_step)):
         check_function(name, function, optional=True)
-    begin, end = scheduler.begin_index or 0, torch.zeros((), dtype=torch.float64)
+    begin, end = scheduler.begin_index or 0, torch.zeros((), dtype=torch.float64, device="cpu")
     for i in range(begin, len(scheduler.times)):
         t = scheduler.times[i]
         x = scheduler.step_score(check_score(score_fn(x, t), x), t, x, generator=generator, return_dict=False)[0]

@@ -17,6 +17,9 @@ NO_TABLE = " (no DDPM table)"
 SAMPLER_KEYS = ("predictor", "corrector", "timestep_spacing")
 FORMAT = 2  # of files; those without a number are of version 0.1
 
+#: What a VP scheduler's network was trained on: never left to the defaults of the class that reads it.
+SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+
 # The values of `timestep_spacing` that stock schedulers know. Any other is kept under a key that they do not read.
 STOCK_SPACINGS = ("linspace", "leading", "trailing")
 OWN_SPACING = "sde_timestep_spacing"
@@ -49,6 +52,23 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
                     break
         return keys
 
+    def _refuse_stock_schedulers(self) -> None:
+        """Lets stock schedulers refuse the configuration of an SDE without a DDPM table, in memory as from a file.
+
+        They read the keys that they share, and drop those marked as defaults; an unknown `beta_schedule` is an error.
+        """
+        if self._compatibles:
+            # Marked as defaults, these would become those of the other class: other betas for HeunDiscreteScheduler.
+            marks = [name for name in self.config.get("_use_default_values", []) if name not in SCHEDULE_KEYS]
+            self.register_to_config(_use_default_values=marks)
+            return
+        marks = [name for name in self.config.get("_use_default_values", []) if name != "beta_schedule"]
+        table = self.config.get("trained_betas")
+        own = {} if table is None else {OWN_TABLE: table, "_use_default_values": [*marks, "trained_betas"]}
+        self.register_to_config(
+            **{"beta_schedule": type(self).__name__ + NO_TABLE, "_use_default_values": marks} | own
+        )
+
     def _keep_own_spacing(self) -> None:
         """Lets stock schedulers take their own default for a `timestep_spacing` of ours that they would refuse."""
         spacing, defaults = self.config["timestep_spacing"], self.config.get("_use_default_values", [])
@@ -73,13 +93,30 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
         predictor = kwargs.get("predictor", config_dict.get("predictor"))
         if predictor != config_dict.get("predictor") and has_own_grid(predictor):
             kwargs.setdefault("timestep_spacing", None)
-        if not cls._compatibles:
-            config_dict = dict(config_dict)
-            if str(config_dict.get("beta_schedule")).endswith(NO_TABLE):
-                del config_dict["beta_schedule"]
-            if OWN_TABLE in config_dict:
-                config_dict["trained_betas"] = config_dict.pop(OWN_TABLE)
+        config_dict = cls._with_own_table(dict(config_dict))
         return super().extract_init_dict(config_dict, **kwargs)
+
+    @classmethod
+    def _with_own_table(cls, config: dict[str, Any]) -> dict[str, Any]:
+        # Without the marks for stock schedulers. A configuration of another SDE is refused: its network knows other states.
+        schedule = str(config.get("beta_schedule", ""))
+        if schedule.endswith(NO_TABLE):
+            name = schedule.removesuffix(NO_TABLE)
+            if name not in {base.__name__ for base in (*cls.__mro__, *_subclasses(cls))}:
+                raise ValueError(
+                    f"config must describe the SDE of a {cls.__name__}, got that of a {name}, which takes other networks; "
+                    f"for a new network call {cls.__name__}(...)"
+                )
+            del config["beta_schedule"]
+        elif schedule and "beta_schedule" not in cls._get_init_keys(cls):
+            raise ValueError(
+                f"config must describe the SDE of a {cls.__name__}, got a table of betas (beta_schedule {schedule!r}), a VP "
+                f"SDE; for a new network call {cls.__name__}(...)"
+            )
+        if OWN_TABLE in config:
+            config["trained_betas"] = config.pop(OWN_TABLE)
+            config["_use_default_values"] = [n for n in config.get("_use_default_values", []) if n != "trained_betas"]
+        return config
 
     def to_json_string(self) -> str:
         """The configuration as JSON. Functions in the place of names are left out, and samplers that nobody chose.
@@ -118,3 +155,7 @@ def _of_this_version(config: dict[str, Any]) -> dict[str, Any]:
         return config
     old = config.get("predictor") == "exponential_multistep" and config.get("timestep_spacing") is not None
     return {**config, "_format": FORMAT, **({"predictor": "exponential_adams_bashforth"} if old else {})}
+
+
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
+    return [other for own in cls.__subclasses__() for other in (own, *_subclasses(own))]

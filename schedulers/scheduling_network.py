@@ -77,14 +77,18 @@ class NetworkMixin(TimestepsMixin):
         Returns:
             A function `(x, t, **more_kwargs) -> score`: `x` of shape (B, *D), `t` in (0, T] of shape (B,) or scalar; the
             score has the shape of `x`, in float32 at least. For a scalar `t` the network's time argument is exactly that
-            of a loop over `timesteps`.
+            of a loop over `timesteps`. The network gets a copy of the state, which it may modify.
+
+        Raises:
+            ValueError: where the score is differentiated (likelihoods, guidance, inverse problems) and the output of `model`
+                has no gradient, as under `torch.no_grad`: it would count as zero.
         """
 
         check_function("model", model)
 
         def score(x: Tensor, t: Tensor | float, **more_kwargs: Any) -> Tensor:
             if isinstance(t, numbers.Real):  # The values of tensors are not read: that would wait for the device.
-                check_number("t", t, 0, self.sde.T)
+                check_number("t", t, 0, self.sde.T, ends="(]")
             state, t = precise(check_state("x", x, 1)), check_time("t", t, x)
             if t.ndim:
                 sde, t = self.sde, t.to(x.device, state.dtype)
@@ -94,8 +98,14 @@ class NetworkMixin(TimestepsMixin):
                 exact = state.dtype == torch.float64
                 time = self.parameterization.network_time(sde, t) if exact else self._network_time(t)
             scaled = self.parameterization.input(sde, state, t).to(getattr(model, "dtype", x.dtype))
+            scaled = scaled.clone() if scaled is state else scaled
             output = model(scaled, time.to(x.device), **model_kwargs, **more_kwargs)
             output = check_score(output.sample if hasattr(output, "sample") else output, x, "model")
+            if scaled.requires_grad and output.grad_fn is None and torch.is_grad_enabled():
+                raise ValueError(
+                    "the output of model must be differentiable in its input, got one without a gradient: is it made under "
+                    "torch.no_grad, or by NumPy?"
+                )
             return self.parameterization.score(sde, output.to(state.dtype), state, t)
 
         return score

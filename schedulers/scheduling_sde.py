@@ -133,6 +133,7 @@ class SDEScheduler(NetworkMixin):
         check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS, optional=True)
         self._keep_own_spacing()
         self.sde = self.make_sde()
+        self._refuse_stock_schedulers()
         check_number("sampling_eps", config.sampling_eps, SMALLEST_TIME, self.sde.T, ends="[)")
         self.parameterization = Parameterization(
             config.prediction_type,

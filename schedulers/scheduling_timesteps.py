@@ -131,7 +131,7 @@ class TimestepsMixin(SDEConfigMixin):
 
     def _check_known(self, name: str, values: Tensor) -> None:
         """Raises ValueError unless all `values` (CPU, float64) are time arguments that the network knows."""
-        ends = torch.tensor([0.0, self.sde.T], dtype=torch.float64)
+        ends = torch.tensor([0.0, self.sde.T], dtype=torch.float64, device="cpu")
         low, high = self.parameterization.network_time(self.sde, ends).tolist()
         inside = (values >= low * (1 - ROUNDING)) & (values <= high * (1 + ROUNDING))
         if not bool(inside.all()):

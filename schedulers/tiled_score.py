@@ -119,10 +119,15 @@ class Tiles:
         self.windows = self._windows()
 
     def _windows(self) -> Tensor:
-        windows = torch.ones(len(self.starts), self.tile, dtype=torch.float64)
+        windows = torch.ones(len(self.starts), self.tile, dtype=torch.float64, device="cpu")
         for k, (start, following) in enumerate(zip(self.starts, self.starts[1:])):
             shared = start + self.tile - following
-            rise = torch.sin(0.5 * math.pi * (torch.arange(shared, dtype=torch.float64) + 0.5) / max(shared, 1)) ** 2
+            rise = (
+                torch.sin(
+                    0.5 * math.pi * (torch.arange(shared, dtype=torch.float64, device="cpu") + 0.5) / max(shared, 1)
+                )
+                ** 2
+            )
             windows[k + 1, :shared] *= rise
             windows[k, self.tile - shared :] *= rise.flip(0)
         total = torch.stack([self._placed(window, -1, start) for window, start in zip(windows, self.starts)]).sum(0)

@@ -40,26 +40,28 @@ class TimeGrid:
 def uniform(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
     """n times from T to sampling_eps, evenly spaced (diffusers' "linspace")."""
     n, sampling_eps = _checked(sde, n, sampling_eps)
-    return TimeGrid.through(torch.linspace(sde.T, sampling_eps, n, dtype=torch.float64))
+    return TimeGrid.through(torch.linspace(sde.T, sampling_eps, n, dtype=torch.float64, device="cpu"))
 
 
 def leading(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
     """sampling_eps + T k / n for k = n-1 ... 0: diffusers' "leading", which starts below T."""
     n, sampling_eps = _checked(sde, n, sampling_eps)
-    return TimeGrid.through(sampling_eps + torch.arange(n - 1, -1, -1, dtype=torch.float64) * ((sde.T) / n))
+    return TimeGrid.through(
+        sampling_eps + torch.arange(n - 1, -1, -1, dtype=torch.float64, device="cpu") * ((sde.T) / n)
+    )
 
 
 def trailing(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
     """T k / n for k = n ... 1: diffusers' "trailing"."""
     n, sampling_eps = _checked(sde, n, sampling_eps)
-    return TimeGrid.through(torch.arange(n, 0, -1, dtype=torch.float64) * (sde.T / n))
+    return TimeGrid.through(torch.arange(n, 0, -1, dtype=torch.float64, device="cpu") * (sde.T / n))
 
 
 def log_snr(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
     """n times from T to sampling_eps at which log-SNR is evenly spaced (Lu et al. 2022)."""
     n, sampling_eps = _checked(sde, n, sampling_eps)
     ends = sde.log_snr(as_time(sde.T)), sde.log_snr(as_time(sampling_eps))
-    steps = torch.linspace(0, 1, n, dtype=torch.float64)
+    steps = torch.linspace(0, 1, n, dtype=torch.float64, device="cpu")
     return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(torch.lerp(*ends, steps)), sampling_eps))
 
 
@@ -67,14 +69,14 @@ def karras(sde: SDE, n: int, sampling_eps: float, rho: float = 7.0) -> TimeGrid:
     """n times from T to sampling_eps at which (sigma / alpha)^(1 / rho) is evenly spaced (Karras et al. 2022, eq. 5)."""
     n, sampling_eps = _checked(sde, n, sampling_eps)
     first, last = (torch.exp(-0.5 * sde.log_snr(as_time(end)) / rho) for end in (sde.T, sampling_eps))
-    ratio = torch.lerp(first, last, torch.linspace(0, 1, n, dtype=torch.float64))
+    ratio = torch.lerp(first, last, torch.linspace(0, 1, n, dtype=torch.float64, device="cpu"))
     return TimeGrid.through(_pin_ends(sde, sde.t_from_log_snr(-2 * rho * torch.log(ratio)), sampling_eps))
 
 
 def official(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
     """The official code's grid: `uniform`'s times with steps of T / n; the result is the mean of the last step."""
     n, sampling_eps = _checked(sde, n, sampling_eps)
-    levels = torch.linspace(sde.T, sampling_eps, n, dtype=torch.float64)
+    levels = torch.linspace(sde.T, sampling_eps, n, dtype=torch.float64, device="cpu")
     return TimeGrid(levels, levels - sde.T / n, denoise=False)
 
 

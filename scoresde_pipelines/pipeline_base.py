@@ -17,7 +17,7 @@ from torch import Tensor
 from .hub_upload import PushPipelineMixin
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
 from .network_use import in_use, weights_not_finite
-from .pipeline_components import check_components, label_names, load_network, null_label
+from .pipeline_components import NETWORK_LIBRARIES, check_components, label_names, null_label
 from .quality import choose_sampler
 from .registration import PACKAGE, stable_name
 from .schedulers import PerSample, SDEScheduler, TiledScore
@@ -38,6 +38,7 @@ from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import DATA_STD
 from .schedulers.tiled_score import check_overlap, check_tile_size
 from .training.model_names import HubName, hub_errors, locate
+from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, read_index
 
 
 Generator = torch.Generator | list[torch.Generator] | None
@@ -106,13 +107,19 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         place = locate(pretrained_model_name_or_path)
         folder = cls._downloaded(place, kwargs) if isinstance(place, HubName) else place
         if (folder / "model_index.json").is_file():
-            index = cls._dict_from_json_file(folder / "model_index.json")
-            scheduler = index.get("scheduler")
-            if isinstance(scheduler, list) and scheduler[:1] == [PACKAGE] and "scheduler" not in kwargs:
-                sde_scheduler_class(scheduler[-1])  # diffusers' own message does not say what to import
-            if "unet" not in index and "model" in index and "unet" not in kwargs:
-                dtype = {key: kwargs[key] for key in ("dtype", "torch_dtype") if key in kwargs}
-                kwargs["unet"] = load_network(folder, *index["model"], **dtype)
+            index = read_index(folder)
+            library, scheduler = index.get("scheduler", (None, None))
+            if library == PACKAGE and "scheduler" not in kwargs:
+                sde_scheduler_class(scheduler)  # diffusers' own message does not say what to import
+            key = "unet" if "unet" in index else "model"
+            library, network = index.get(key, (None, None))
+            if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
+                options = {name: kwargs[name] for name in NETWORK_OPTIONS if name in kwargs}
+                kwargs["unet"] = load_network(folder / key if (folder / key).is_dir() else folder, network, **options)
+            elif key == "model" and "unet" not in kwargs:
+                raise ValueError(
+                    f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
+                )
         return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
@@ -299,9 +306,16 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         null = null_label(self.unet, self.config.id2label)
         if null is not None and model_kwargs.get("class_labels") is None:
             model_kwargs["class_labels"] = torch.full((len(x),), null, device=x.device)
-        output = getattr(self.unet(x.to(self.unet.dtype), timestep, **model_kwargs), "sample", None)
-        if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape != x.shape:
+        returned = self.unet(x.to(self.unet.dtype), timestep, **model_kwargs)
+        output = getattr(returned, "sample", returned)
+        if (
+            returned is output
+            or not isinstance(output, Tensor)
+            or not output.is_floating_point()
+            or output.shape != x.shape
+        ):
             got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            got += " without .sample" if returned is output else ""
             raise TypeError(f"unet must return .sample, floating-point numbers of shape {tuple(x.shape)}, got {got}")
         return output.float()
 

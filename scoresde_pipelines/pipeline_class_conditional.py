@@ -14,6 +14,7 @@ from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
 from .schedulers.checks import check_integer, check_number, check_numbers
 from .schedulers.score_function import ScoreFunction
+from .schedulers.sde import LARGEST_SIGMA
 
 
 class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
@@ -204,7 +205,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
         `shape` is that of the images, or of a tile, which a classifier must be made for.
         """
-        check_number("guidance_scale", guidance_scale, 0)
+        check_number("guidance_scale", guidance_scale, 0, LARGEST_SIGMA)
         if self.num_classes == 0:
             raise ValueError(
                 "classifier must be given where the network has no classes (num_class_embeds is not set), got None"
@@ -213,7 +214,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         if many and all(isinstance(label, str) for label in many):
             class_labels = self.get_label_ids(many)
         try:
-            labels = torch.as_tensor(class_labels)
+            labels = class_labels if isinstance(class_labels, Tensor) else torch.as_tensor(class_labels, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"class_labels must be integers or names, got {class_labels!r}") from error
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:

@@ -1,10 +1,6 @@
-"""Whether the components of a pipeline fit each other, and the loading of a network whose folder has another layout."""
+"""Whether the components of a pipeline fit each other, and what its classes are named."""
 
-from importlib import import_module
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from .registration import PACKAGE
 from .schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
@@ -58,13 +54,3 @@ def label_names(id2label: Any) -> dict[int, str] | None:
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
     return names
-
-
-def load_network(folder: Path, library: str, class_name: str, **kwargs: Any) -> torch.nn.Module:
-    if library not in NETWORK_LIBRARIES:
-        raise ValueError(
-            f"model_index.json names {library}.{class_name} as model; known libraries: {NETWORK_LIBRARIES}"
-        )
-    network_class = getattr(import_module(library), class_name)
-    subfolder = folder / "model"
-    return network_class.from_pretrained(str(subfolder if subfolder.is_dir() else folder), **kwargs)

@@ -211,7 +211,7 @@ class LinearInversePipeline(SDEPipelineBase):
             if not scheduler.config.prologue:
                 x = posterior_start(posterior, scheduler.sde, x, scheduler.levels[0])
             x = self._loop(x, scheduler, posterior, options)
-            x = posterior.correct_final(x) if noise_std else known(x, torch.zeros(()))
+            x = posterior.correct_final(x) if noise_std else known(x, torch.zeros((), device="cpu"))
             return x, posterior.evaluations
 
     def _on_tiles(self, scheduler: SDEScheduler, options: RestorationOptions) -> ScoreFunction:
@@ -265,7 +265,7 @@ class LinearInversePipeline(SDEPipelineBase):
         x = twisted.resample(x, scheduler.times[0])
         x = self._loop(x, scheduler, twisted, options, twisted.resample)
         if noise_std == 0:
-            x = Replacement(scheduler.sde, operator, measurement)(x, torch.zeros(()))
+            x = Replacement(scheduler.sde, operator, measurement)(x, torch.zeros((), device="cpu"))
         return x, twisted.evaluations
 
 
@@ -276,7 +276,9 @@ def posterior_scheduler(scheduler: SDEScheduler, data_std: float) -> SDESchedule
     """
     solver = copy.copy(scheduler)
     finest = float(
-        solver.sde.t_from_log_snr(torch.tensor(-2 * math.log(FINEST_RATIO * data_std), dtype=torch.float64))
+        solver.sde.t_from_log_snr(
+            torch.tensor(-2 * math.log(FINEST_RATIO * data_std), dtype=torch.float64, device="cpu")
+        )
     )
     end = max(finest, scheduler.smallest_time)
     solver.register_to_config(timestep_spacing="log_snr", sampling_eps=end, prologue=False)

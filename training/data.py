@@ -195,6 +195,8 @@ def _check_images(images: torch.Tensor, data_range: tuple[float, float]) -> list
         raise TypeError(f"images must be a dense tensor of real numbers, got {type(images).__name__}")
     if images.is_meta:
         raise ValueError("images must have data, got a tensor on the device 'meta'")
+    if images.is_floating_point() and not bool(images.isfinite().all()):
+        raise ValueError("images must be finite, got NaN or infinity")
     low, high = ends = check_numbers("data_range", data_range, count=2)
     if not low < high:
         raise ValueError(f"data_range must be two increasing numbers, got {low} and {high}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,27 @@ from ..schedulers.checks import check_path
 logger = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = (
-    ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx",
-    ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm",
+    ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
+    ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".webp",
+    ".xbm", ".xpm",
 )  # fmt: skip
+# Files that data sets have beside their images. Any other that is not read is named in a warning.
+SIDE_FILES = (
+    ".csv",
+    ".db",
+    ".html",
+    ".ini",
+    ".json",
+    ".jsonl",
+    ".license",
+    ".md",
+    ".py",
+    ".sh",
+    ".txt",
+    ".xml",
+    ".yaml",
+    ".yml",
+)
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # What a file or folder name may begin with, and the split that it means, as in `datasets`.
 SPLIT_WORDS = {
@@ -43,7 +62,8 @@ def load_images(
     A folder of parquet files has the splits that their names begin with ("train-00000.parquet"), or the names of their
     folders. A folder of images has splits where all its images lie in subfolders named so. Folders below give the class
     labels, column "label", where there are several at one depth; a `metadata.csv`, `.jsonl` or `.parquet` gives columns
-    instead, as in the `imagefolder` format of `datasets`.
+    instead, as in the `imagefolder` format of `datasets`. Links to files and folders are followed; hidden files and
+    folders and `__MACOSX` are left out. A warning names files that are neither images nor usual beside them.
 
     Args:
         dataset_name: a Hub id, or a local folder that `datasets` understands.
@@ -75,19 +95,20 @@ def load_images(
     parquet = [file for file in files if file.suffix == ".parquet" and file.name not in METADATA_FILES]
     if path.is_file() and not parquet:
         raise ValueError(f"train_data_dir must be a folder or a parquet file, got {train_data_dir!r}")
+    images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
+    if not path.is_file():
+        _warn_of_others(path, [file for file in files if file not in {*(parquet or images)}])
     if parquet:
         chosen = parquet if path.is_file() else files_of_split(path, parquet, name, whole_if_unsplit, by_name=True)
         table = _from_parquet(chosen, cache_dir)
     else:
-        images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
         if not images:
             hint = "; tar files (WebDataset) need --streaming" if any(file.suffix == ".tar" for file in files) else ""
             raise ValueError(f"train_data_dir must hold images or parquet files, {train_data_dir!r} has none{hint}")
         chosen = files_of_split(path, images, name, whole_if_unsplit, by_name=False)
         tops = [path] if chosen == images else sorted({path / file.relative_to(path).parts[0] for file in chosen})
         if any(file.name in METADATA_FILES and any(map(file.is_relative_to, tops)) for file in files):
-            data_files = {"train": [f"{glob.escape(str(top))}/**" for top in tops]}
-            table = load_dataset("imagefolder", data_files=data_files, split="train", cache_dir=cache_dir)
+            table = _from_metadata(path, tops, chosen, cache_dir)
         else:
             table = _from_image_files(path, chosen, is_split=chosen != images)
     return table if part is None else table.select(_part_range(part, len(table)))
@@ -95,10 +116,28 @@ def load_images(
 
 def listed_files(folder: Path) -> list[Path]:
     """All files below, sorted, without hidden ones and what macOS leaves in archives."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        path for path in found if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-    )
+    return sorted(_files(folder, frozenset()))
+
+
+def _files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    # `rglob` leaves out folders that are links. A link to a folder above would never end.
+    above |= {os.path.realpath(folder)}
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__"):
+            continue
+        if path.is_dir():
+            if os.path.realpath(path) not in above:
+                yield from _files(path, above)
+        elif path.is_file() or path.is_symlink():  # a broken link is an image that cannot be read
+            yield path
+
+
+def _warn_of_others(root: Path, files: list[Path]) -> None:
+    left = [str(file.relative_to(root)) for file in files if file.suffix.lower() not in SIDE_FILES]
+    left = [name for name in left if Path(name).name not in (*METADATA_FILES, "Thumbs.db", "LICENSE", "README")]
+    if left:
+        shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        logger.warning("%d files of %s are left out, being no images by their names: %s", len(left), root, shown)
 
 
 def files_of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: bool, by_name: bool) -> list[Path]:
@@ -113,6 +152,13 @@ def files_of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: 
     words = [_split_words(file.relative_to(root), by_name) for file in files]
     # A folder "train" beside folders "car" and "plane" is a class and no split.
     if not (any(words) if by_name else all(words)):
+        test = [str(file) for file, own in zip(files, words) if own and "train" not in own]
+        loose = not by_name and any(len(file.relative_to(root).parts) == 1 for file in files)
+        if loose and test:
+            raise ValueError(
+                f"train_data_dir must hold all its images in folders of splits, or none: {str(root)!r} has images beside "
+                f"its folders of splits, and {test[0]!r} would be a training image: move them into a folder"
+            )
         if split != "train" and not whole_if_unsplit:
             raise ValueError(f"split must be 'train' for a folder without splits, {str(root)!r}, got {split!r}")
         if split != "train":
@@ -156,6 +202,24 @@ def _from_parquet(files: Sequence[Path], cache_dir: str | None) -> Any:
 def is_bare_image(feature: Any) -> bool:
     """Whether a column holds encoded images as bare {"bytes": ...}: files that `datasets` did not write."""
     return isinstance(feature, dict) and "bytes" in feature
+
+
+def _from_metadata(root: Path, tops: list[Path], images: list[Path], cache_dir: str | None) -> Any:
+    from datasets import load_dataset
+
+    data_files = {"train": [f"{glob.escape(str(top))}/**" for top in tops]}
+    try:
+        table = load_dataset("imagefolder", data_files=data_files, split="train", cache_dir=cache_dir)
+    except Exception as error:  # a damaged file may raise nearly anything
+        raise ValueError(f"{root}: {', '.join(METADATA_FILES)} cannot be read beside the images: {error}") from error
+    if len(table) < len(images):
+        logger.warning(
+            "%d of %d images of %s are left out: the metadata has no row for them",
+            len(images) - len(table),
+            len(images),
+            root,
+        )
+    return table
 
 
 def _from_image_files(root: Path, images: Sequence[Path], is_split: bool) -> Any:

@@ -13,6 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from .. import models
 from ..models import DDPMpp, NCSNpp
+from ..models.weight_files import check_weight_files
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from ..schedulers.scheduling_conversion import to_sde_scheduler
 from .model_names import resolve_pipeline
@@ -21,6 +22,10 @@ from .model_names import resolve_pipeline
 NETWORKS: dict[str, Any] = {"ncsnpp": NCSNpp, "ddpmpp": DDPMpp}
 SCHEDULERS: dict[str, Any] = {"ve": VESDEScheduler, "vp": VPSDEScheduler, "subvp": SubVPSDEScheduler}
 INDEX = "model_index.json"
+# Arguments of a pipeline's `from_pretrained` that its network takes as well.
+NETWORK_OPTIONS = ("dtype", "torch_dtype", "variant", "use_safetensors", "low_cpu_mem_usage")
+# With one of these, diffusers decides where each part of a network is.
+OFFLOADING = {"device_map", "max_memory", "offload_folder", "offload_state_dict", "quantization_config", "provider"}
 
 
 @dataclass
@@ -55,12 +60,10 @@ def load_pipeline_folder(
             SDE of this package.
     """
     folder = resolve_pipeline(name_or_path, cache_dir, token)
-    index = _read_index(folder, name_or_path)
+    index = read_index(folder)
     key = "unet" if "unet" in index else "model"
     if key not in index:
         raise ValueError(f"the pipeline {name_or_path!r} has neither a unet nor a model; its index is {sorted(index)}")
-    if not isinstance(index[key], list) or len(index[key]) != 2:
-        raise ValueError(f"{folder / INDEX} must name a library and a class under {key!r}, got {index[key]!r}")
     unet = load_network(folder / key if (folder / key).is_dir() else folder, str(index[key][1]))
     scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     scheduler = to_sde_scheduler(SDEScheduler.load_config(scheduler_folder))
@@ -80,19 +83,27 @@ def network_class(name: str) -> Any:
     return found
 
 
-def load_network(folder: str | Path, class_name: str) -> Any:
+def load_network(folder: str | Path, class_name: str, **options: Any) -> Any:
     """The network in a folder, complete: diffusers only warns of missing weights and leaves them uninitialised.
 
+    Args:
+        folder: with a `config.json` and weights.
+        class_name: see `network_class`.
+        options: those of `from_pretrained` of diffusers.
+
     Raises:
-        ValueError: there is no such class, or weights are missing or of another shape; names them.
+        ValueError: there is no such class, or weights are missing, of another shape or integers; names them.
     """
-    network, info = network_class(class_name).from_pretrained(folder, output_loading_info=True)
+    if (Path(folder) / "config.json").is_file():
+        _read_json(Path(folder) / "config.json")
+    network, info = network_class(class_name).from_pretrained(folder, output_loading_info=True, **options)
     for problem in ("missing_keys", "mismatched_keys"):
         keys = [str(key) for key in info.get(problem, ())]
         if keys:
             raise ValueError(
                 f"{folder} must hold all weights of {class_name}, {problem}: {keys[:5]} ({len(keys)} in all)"
             )
+    check_weight_files(Path(folder), network)
     return network
 
 
@@ -113,13 +124,38 @@ def class_names(id2label: Any) -> list[str] | None:
     return [names[label] for label in range(len(names))]
 
 
-def _read_index(folder: Path, name_or_path: str | Path) -> dict[str, Any]:
+def read_index(folder: Path) -> dict[str, Any]:
+    """The `model_index.json` of a pipeline folder.
+
+    Raises:
+        ValueError: it is missing, is no JSON dictionary, or does not name a library and a class for the network and the
+            scheduler; names the file.
+    """
     if not (folder / INDEX).is_file():
-        raise ValueError(f"{str(name_or_path)!r} is not a pipeline: it has no {INDEX}")
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / INDEX} must be JSON: {error}") from error
-    if not isinstance(index, dict):
-        raise ValueError(f"{folder / INDEX} must hold a dictionary, got {type(index).__name__}")
+        raise ValueError(f"{str(folder)!r} is not a pipeline: it has no {INDEX}")
+    index = _read_json(folder / INDEX)
+    if not isinstance(index.get("_class_name", ""), str):
+        raise ValueError(f"{folder / INDEX} must name a class under '_class_name', got {index['_class_name']!r}")
+    for key in {"unet", "model", "scheduler"} & {*index}:
+        entry = index[key]
+        if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(name, str) for name in entry):
+            raise ValueError(f"{folder / INDEX} must name a library and a class under {key!r}, got {entry!r}")
+    ends = [index.get(key) for key in ("data_min", "data_max")]
+    for key, end in zip(("data_min", "data_max"), ends):
+        if end is not None and (not isinstance(end, (int, float)) or not math.isfinite(end)):
+            raise ValueError(f"{folder / INDEX} must hold a finite data_min < data_max, got {end!r} for {key}")
+    if index.get("id2label") is not None and not isinstance(index["id2label"], dict):
+        raise ValueError(
+            f"{folder / INDEX} must hold a dictionary of names under 'id2label', got {index['id2label']!r}"
+        )
     return index
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
+    return content

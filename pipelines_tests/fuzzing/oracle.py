@@ -2,8 +2,8 @@
 
 Right outcomes are a valid result, and a refusal that names a bad argument: TypeError, ValueError or ODEError, and for
 command lines the exit code 2 (`Refused`). Everything else is a failure: another exception, a message without the
-argument's name, NaN or infinity from finite arguments, a result of a wrong shape or type, a value accepted that has no
-right result, and a call that takes too long.
+argument's name, NaN or infinity that no state and no function of the user's brought in, a result of a wrong shape or
+type, a value accepted that has no right result, and a call that takes too long.
 """
 
 import contextlib
@@ -66,9 +66,7 @@ def judge(case: Case) -> Outcome:
         kwargs = {name: _evaluate(text) for name, text in case.arguments.items()}
         function = _evaluate(case.entry.source)
         then = _evaluate(case.entry.then) if case.entry.then else None
-        # A function that returns NaN has a result with NaN.
-        finite = all(is_finite(value) for value in kwargs.values())
-        finite = finite and not any(re.search(r"\b(nan|inf)\b", text) for text in case.arguments.values())
+        finite = not _spreads(case, kwargs)
         try:
             with _time_limit(LIMIT_S):
                 result = function(**kwargs)
@@ -80,6 +78,18 @@ def judge(case: Case) -> Outcome:
         finally:
             torch.set_grad_enabled(True)
         return _judge_result(case, result, kwargs, finite)
+
+
+def _spreads(case: Case, kwargs: dict[str, Any]) -> bool:
+    """Whether NaN or infinity may be in the result: functions of the user's return them, or states of a formula hold them.
+
+    Formulas do not look at the values of states, which would wait for the device: NaN in, NaN out. Numbers are refused, and
+    so is everything that is not finite in a pipeline.
+    """
+    if any("lambda" in text and re.search(r"\b(nan|inf)\b", text) for text in case.arguments.values()):
+        return True
+    states = [value for value in kwargs.values() if isinstance(value, torch.Tensor | np.ndarray)]
+    return not case.entry.source.startswith("pipe(") and not all(map(is_finite, states))
 
 
 def repeat(text: str) -> Any:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from ..data import ImageFormat, ImageStore, find_image_column, load_images
+from ..data import ImageFormat, ImageStore, load_images
+from ..data_report import data_report
 from .feature_cache import ImageSelection
 from .plan import RealData
 
 
-GRAY_MODES = ("1", "L", "I;16", "I", "F", "LA")
 FITS = ("crop", "pad")
 
 
@@ -30,11 +29,7 @@ def open_split(data: str, split: str) -> Any:
     Raises:
         ValueError: there is no such split, or no images.
     """
-    folder = Path(data)
-    files = sorted(file.name for file in folder.rglob("*.parquet")) if folder.is_dir() else []
-    if files and not any(name.startswith(split) for name in files):
-        raise ValueError(f"split must be the beginning of the name of a file in {data}, {files}, got {split!r}")
-    source: dict[str, Any] = {"train_data_dir": data} if folder.exists() else {"dataset_name": data}
+    source: dict[str, Any] = {"train_data_dir": data} if Path(data).exists() else {"dataset_name": data}
     try:
         return load_images(**source, split=split)
     except (ValueError, KeyError, OSError) as error:
@@ -105,12 +100,12 @@ def _image_format(table: Any, shapes: Sequence[tuple[int, int, int]], fit: str |
     (height, width), *others = sizes
     if others:
         raise ValueError(f"model must name models of one image size, got {sorted(sizes)}")
-    if height != width:
-        raise ValueError(f"model must generate square images, got {height} x {width}")
-    first: Image.Image = table[0][find_image_column(table)]
-    channels = 1 if first.mode in GRAY_MODES else 3
+    report = data_report(table)  # all images: the first one alone says little of a mixed folder
+    if report.broken:
+        raise ValueError(f"data must hold images that can be read, got {report.broken[0]} in {data}")
+    channels = 3 if report.kinds["color"] + report.kinds["transparent color"] else 1
     _check_channels(channels, {shape[0] for shape in shapes}, data)
-    return ImageFormat(height, channels, fit or _fit_for(first.size, height, data))
+    return ImageFormat((height, width), channels, fit or _fit_for(list(report.sizes), (width, height), data))
 
 
 def _check_channels(channels: int, models: set[int], data: str) -> None:
@@ -128,13 +123,14 @@ def _check_channels(channels: int, models: set[int], data: str) -> None:
         )
 
 
-def _fit_for(size: tuple[int, int], resolution: int, data: str) -> str:
-    """ "pad" for images a little smaller than the model's, "crop" for images at least as large."""
-    if min(size) >= resolution:
+def _fit_for(sizes: Sequence[tuple[int, int]], size: tuple[int, int], data: str) -> str:
+    """ "pad" for images a little smaller than the model's, "crop" for images at least as large; sizes (width, height)."""
+    if all(side >= wanted for own in sizes for side, wanted in zip(own, size)):
         return "crop"
-    if max(size) <= resolution and min(size) >= 0.75 * resolution:
+    if all(0.75 * wanted <= side <= wanted for own in sizes for side, wanted in zip(own, size)):
         return "pad"
+    least = min(sizes, key=lambda own: min(side / wanted for side, wanted in zip(own, size)))
     raise ValueError(
-        f"data must hold images of the model's size, {resolution} x {resolution}, or larger ones, "
-        f"got {size[0]} x {size[1]} in {data}; choose fit 'crop' (enlarges them) or 'pad' (adds a border)"
+        f"data must hold images of the model's size, {size[0]} x {size[1]}, or larger ones, "
+        f"got {least[0]} x {least[1]} in {data}; choose fit 'crop' (enlarges them) or 'pad' (adds a border)"
     )
