@@ -103,10 +103,11 @@ def check_sample(sample: Any, channels: int, divisor: int, dtype: torch.dtype | 
         raise TypeError(f"sample must have the dtype of the network, {dtype}, got {sample.dtype}")
 
 
-def check_values(name: str, values: Tensor, low: float, high: float = math.inf) -> None:
+def check_values(name: str, values: Tensor, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise ValueError unless `low` <= `values` < `high` everywhere, as far as that can be seen (see `_holds`)."""
-    if not _holds((values >= low) & (values < high)):
-        limit = f"be in [{low:g}, {high:g})" if high < math.inf else f"be finite and at least {low:g}"
+    if not _holds((values >= low) & (values < high) & torch.isfinite(values)):
+        limit = f"be in [{low:g}, {high:g})" if high < math.inf else "be finite"
+        limit += f" and at least {low:g}" if -math.inf < low and high == math.inf else ""
         raise ValueError(f"{name} must {limit}, got {values.tolist()}")
 
 

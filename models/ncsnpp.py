@@ -301,6 +301,8 @@ class NCSNpp(Network):
             check_values("timestep", time, SMALLEST_SIGMA)
         elif config.scale_by_sigma:
             check_values("timestep", time, 0, config.num_train_timesteps)
+        else:
+            check_values("timestep", time)
         indexed = config.discrete_sigmas and time.is_floating_point()
         return index_of_sigma(config, time) if indexed else time
 
