@@ -81,7 +81,7 @@ class NetworkMixin(TimestepsMixin):
 
         Raises:
             ValueError: where the score is differentiated (likelihoods, guidance, inverse problems) and the output of `model`
-                has no gradient, as under `torch.no_grad`: it would count as zero.
+                has no gradient, as under `torch.no_grad`: its derivative would count as zero.
         """
 
         check_function("model", model)
@@ -101,7 +101,8 @@ class NetworkMixin(TimestepsMixin):
             scaled = scaled.clone() if scaled is state else scaled
             output = model(scaled, time.to(x.device), **model_kwargs, **more_kwargs)
             output = check_score(output.sample if hasattr(output, "sample") else output, x, "model")
-            if scaled.requires_grad and output.grad_fn is None and torch.is_grad_enabled():
+            # An output that is zero everywhere has the derivative zero.
+            if scaled.requires_grad and output.grad_fn is None and torch.is_grad_enabled() and bool(output.any()):
                 raise ValueError(
                     "the output of model must be differentiable in its input, got one without a gradient: is it made under "
                     "torch.no_grad, or by NumPy?"
