@@ -1,25 +1,22 @@
-"""What the pipelines share: components, loading, checks, the prior, and the two ways of sampling."""
+"""What the pipelines share: components, checks, the prior, and the two ways of sampling."""
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from .hub_upload import PushPipelineMixin
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
 from .network_use import in_use, weights_not_finite
-from .pipeline_components import NETWORK_LIBRARIES, check_components, label_names, null_label
+from .pipeline_components import check_components, label_names, null_label
+from .pipeline_pretrained import PretrainedPipeline
 from .quality import choose_sampler
-from .registration import PACKAGE, stable_name
+from .registration import stable_name
 from .schedulers import PerSample, SDEScheduler, TiledScore
 from .schedulers.adaptive_restart import MOST_RESTARTS, solve_with_restarts
 from .schedulers.checks import (
@@ -33,12 +30,10 @@ from .schedulers.checks import (
 )
 from .schedulers.inference_mode import ordinary
 from .schedulers.sampling_loop import sampling_loop
-from .schedulers.scheduling_conversion import sde_scheduler_class, to_sde_scheduler
+from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import DATA_STD
 from .schedulers.tiled_score import check_overlap, check_tile_size
-from .training.model_names import HubName, hub_errors, locate
-from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, read_index
 
 
 Generator = torch.Generator | list[torch.Generator] | None
@@ -49,7 +44,7 @@ Constraint = Callable[[Tensor, Tensor], Tensor]
 SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of double precision
 
 
-class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
+class SDEPipelineBase(PretrainedPipeline):
     """A network, a scheduler and the range of the data.
 
     Args:
@@ -93,80 +88,6 @@ class SDEPipelineBase(PushPipelineMixin, DiffusionPipeline):
         if "scheduler" in kwargs:
             kwargs["scheduler"] = stable_name(kwargs["scheduler"])
         super().register_to_config(**kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Loads a pipeline: a folder, a shipped name, a Hub id or `repository@revision`, in this order.
-
-        Other arguments as in `DiffusionPipeline.from_pretrained`. Repositories that call the network `model`
-        (google/ncsnpp-*) load as well, flat or in subfolders.
-
-        Raises:
-            ModelNotFoundError: an OSError and ValueError: there is no such folder or repository, or no pipeline in it.
-        """
-        place = locate(pretrained_model_name_or_path)
-        folder = cls._downloaded(place, kwargs) if isinstance(place, HubName) else place
-        if (folder / "model_index.json").is_file():
-            index = read_index(folder)
-            library, scheduler = index.get("scheduler", (None, None))
-            if library == PACKAGE and "scheduler" not in kwargs:
-                sde_scheduler_class(scheduler)  # diffusers' own message does not say what to import
-            key = "unet" if "unet" in index else "model"
-            library, network = index.get(key, (None, None))
-            if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
-                options = {name: kwargs[name] for name in NETWORK_OPTIONS if name in kwargs}
-                kwargs["unet"] = load_network(folder / key if (folder / key).is_dir() else folder, network, **options)
-            elif key == "model" and "unet" not in kwargs:
-                raise ValueError(
-                    f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
-                )
-        return super().from_pretrained(str(folder), **kwargs)
-
-    @classmethod
-    def _downloaded(cls, place: HubName, options: dict[str, Any]) -> Path:
-        given = options.get("revision")
-        if None not in (given, place.revision) and given != place.revision:
-            raise ValueError(f"revision must be the one of the name, {place.revision!r}, got {given!r}")
-        with hub_errors(place):
-            return Path(cls.download(place.repository, **{**options, "revision": place.revision or given}))
-
-    @classmethod
-    def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:
-        # diffusers before 0.37 leaves annotations like `float | None` out and then fails to find them; what is empty
-        # is not checked.
-        unchecked = dict.fromkeys(inspect.signature(cls.__init__).parameters, (inspect.Signature.empty,))
-        return {**unchecked, **super()._get_signature_types()}
-
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        config = super().load_config(*args, **kwargs)
-        if isinstance(config, dict) and "unet" not in config and "model" in config:
-            config["unet"] = config.pop("model")
-        if isinstance(config, dict):  # components that another pipeline may have, and did not: nothing to warn of
-            known = inspect.signature(cls.__init__).parameters
-            for name in [name for name, value in config.items() if value == [None, None] and name not in known]:
-                del config[name]
-        return config
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
-        """This pipeline with the components of another one, shared and not copied: ours, or a stock pipeline's.
-
-        Args:
-            pipeline: with a `unet` and a `scheduler`.
-            kwargs: components and options that replace those of `pipeline`.
-        """
-        if not isinstance(pipeline, DiffusionPipeline):
-            raise TypeError(f"pipeline must be a DiffusionPipeline, got {type(pipeline).__name__}")
-        components, options = cls._get_signature_keys(cls)
-        given = {name: value for name, value in pipeline.components.items() if name in components}
-        given |= {name: pipeline.config[name] for name in options if name in pipeline.config}
-        missing = {"unet", "scheduler"} - {*given, *kwargs}
-        if missing:
-            raise ValueError(
-                f"pipeline must have a unet and a scheduler, got {type(pipeline).__name__} without {missing}"
-            )
-        return cls(**{**given, **kwargs})
 
     # ------------------------------------------------------------------ inputs
 
