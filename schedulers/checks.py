@@ -206,7 +206,7 @@ def as_time(t: Any, name: str = "t") -> Tensor:
         ValueError: for a Python number that is negative, NaN or infinite.
     """
     time = as_real(name, t)
-    if isinstance(t, numbers.Real) and not 0 <= t < math.inf:
+    if isinstance(t, numbers.Real) and not 0 <= float(t) < math.inf:
         raise ValueError(f"{name} must be a finite time of at least 0, got {t!r}")
     return time
 
