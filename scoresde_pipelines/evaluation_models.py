@@ -236,7 +236,9 @@ class PipelineSource:
         pipe, original = self.pipeline(row.model)
         generators = [torch.Generator().manual_seed(combined_seed(seed, index)) for index in indices]
         pipe.scheduler, tolerance = self._scheduler(original, row.sampler)
-        options = dict(num_inference_steps=row.steps, generator=generators, output_type="pt", ode_tolerance=tolerance)
+        options: dict[str, Any] = dict(
+            num_inference_steps=row.steps, generator=generators, output_type="pt", ode_tolerance=tolerance
+        )
         scale = self.samplers[row.sampler].get(GUIDANCE_SCALE)
         try:
             if scale is None:
