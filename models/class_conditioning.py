@@ -1,5 +1,7 @@
 """Giving a trained network classes, or knowledge of augmentation, for fine-tuning: its outputs are at first the same."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -61,7 +63,7 @@ def with_augment_labels(network: NCSNpp, augment_dim: int) -> NCSNpp:
 def _extended(network: NCSNpp, added: str, **config: int) -> NCSNpp:
     """A copy with a changed configuration whose one new weight, of the name `added`, is zero."""
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: the caller's random state stays
-        made = type(network).from_config(network.config, **config)
+        made: Any = type(network).from_config(network.config, **config)
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     zeros = torch.zeros_like(made.get_parameter(added), dtype=network.dtype, device=network.device)
     made.to(network.device).load_state_dict({**state, added: zeros}, assign=True)
