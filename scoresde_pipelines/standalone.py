@@ -40,7 +40,7 @@ Uploading, evaluation, training and restoration are in the package.
 def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Writes a pipeline such that `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` needs no package.
 
-    The images are the same as the package's, up to the rounding of another process. Network, scheduler and pipeline are classes of the
+    The images are those of the package, up to the rounding of another process. Network, scheduler and pipeline are of the
     folder's own files (`unet/scoresde_unet.py`, `scheduler/scoresde_scheduler.py`, `pipeline.py`), which hold the sources of
     this package's modules.
 
