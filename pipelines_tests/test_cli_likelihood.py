@@ -200,7 +200,7 @@ def test_a_smaller_limit_reads_the_first_rows(folder, table):
         (["--divergence", "skilling"], "divergence must be one of"),
         (["--dequantization", "flow"], "dequantization must be one of"),
         (["--model", "/nowhere/at/all"], "nowhere"),
-        (["--data", "/nowhere/at/all"], "nowhere"),
+        (["--data", "/nowhere/at/all"], "data must be a folder or parquet file that exists"),
         (["--device", "abacus"], "abacus"),
     ],
 )

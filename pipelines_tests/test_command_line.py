@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -215,7 +216,12 @@ def test_pictures_of_another_size_need_fit(folder, tmp_path):
     options = {"num_inference_steps": STEPS, "num_samples": COUNT, "generator": generators(), "resize": "pad"}
     check(tmp_path / "wide" / "out", loaded(ScoreSdeInpaintPipeline, folder)(image, mask, **options).images)
     missing = run(folder, "colorize", tmp_path / "new", "--image", tmp_path / "none.png", *RUN, code=2)
-    assert "none.png" in missing
+    assert "picture must be a file that exists, got" in missing and "none.png" in missing
+    stretched = run(folder, "colorize", tmp_path / "new", *words[:2], "--fit", "stretch", *RUN, code=2)
+    assert "fit must be one of crop, pad, got 'stretch'" in stretched
+    for command in ("restore", "colorize"):  # the error names options that the command has
+        message = run(folder, command, tmp_path / "new", "--image", folder / "small.png", *RUN, code=2)
+        assert ("--tile-size" in message) == (command == "colorize")
 
 
 def test_large_pictures_are_restored_on_tiles(folder, tmp_path):
@@ -276,6 +282,7 @@ def test_help_needs_no_torch_and_fits_80_columns():
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
+    assert re.findall(r"--[\w-]+…", done.stdout) == []  # names of options are whole
     first = done.stdout.split("Usage:")[1]
     assert [name for name in COMMANDS if f" {name} " not in first] == []
 

@@ -37,8 +37,10 @@ def evaluate(
     num_bpd_images: Annotated[int, typer.Option(help="Real images for the metric bpd.")] = 16,
     features_weights: Annotated[Path | None, typer.Option(help="Weights file of the features 'inception'.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where features of real images are kept.")] = None,
-    npz: Annotated[bool, typer.Option(help="Also write images for public evaluation suites.")] = False,
-    write_card: Annotated[bool, typer.Option(help="Also write the figures into the models' README.md.")] = False,
+    npz: Annotated[bool, typer.Option("--npz", help="Also write images for public evaluation suites.")] = False,
+    write_card: Annotated[
+        bool, typer.Option("--write-card", help="Also write the figures into the models' README.md.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="Where to compute; the best there is by default.")] = None,
 ) -> None:
     """Models x samplers x steps against real images. Run it again to go on after an interruption.

@@ -21,12 +21,14 @@ def likelihood(
     fit: Annotated[str, typer.Option(help="'crop' or 'pad' to the model's resolution.")] = "crop",
     dequantization: Annotated[str, typer.Option(help="One of uniform, truncated_normal, none.")] = "uniform",
     num_dequantizations: Annotated[int, typer.Option(min=1, help="Draws of dequantization noise per image.")] = 1,
-    importance_weighted: Annotated[bool, typer.Option(help="Tighter bound from several draws.")] = False,
+    importance_weighted: Annotated[
+        bool, typer.Option("--importance-weighted", help="Tighter bound from several draws.")
+    ] = False,
     divergence: Annotated[str, typer.Option(help="One of exact, hutchinson, hutchinson_shared.")] = "hutchinson",
     num_probes: Annotated[int, typer.Option(min=1, help="Probes per image and quadrature node.")] = 1,
     tolerance: Annotated[float, typer.Option(help="Error per step of the ODE solver; 1e-5 is the paper's.")] = 1e-3,
     official_cells: Annotated[
-        bool, typer.Option(help="Dequantize as (255 x + u) / 256, like the official code.")
+        bool, typer.Option("--official-cells", help="Dequantize as (255 x + u) / 256, like the official code.")
     ] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Together with an image's index it decides all randomness.")

@@ -36,6 +36,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace pictures i
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 METHODS = ("moment_matching", "pseudo_inverse", "replacement")
 Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}.")]
+FITS = ("crop", "pad")
 DTYPES = ("float32", "float16", "bfloat16")
 GRID = "grid.png"
 # What measured best for pictures with trained networks (docs/inverse_problems.md).
@@ -123,23 +124,33 @@ def set_sampler(pipe: Any, sampler: str) -> float | None:
     return tolerance
 
 
-def open_picture(path: Path, pipe: Any, fit: str | None, scale: int = 1, tile_size: int | None = None) -> Any:
+def open_picture(
+    path: Path, pipe: Any, fit: str | None, scale: int = 1, tile_size: int | None = None, *, tiles: bool = True
+) -> Any:
     """A PIL image, of the network's size divided by `scale` unless it will be fitted or covered by tiles.
+
+    Args:
+        tiles: whether the command has `--tile-size`, which the error then names.
 
     Raises:
         ValueError, OSError: it is no picture, or has another size and there is neither `fit` nor `tile_size`.
     """
     from PIL import Image
 
+    if fit not in (None, *FITS):
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    if not path.is_file():
+        raise ValueError(f"picture must be a file that exists, got {str(path)!r}")
     with Image.open(path) as opened:
         picture = opened.copy()
     _, height, width = pipe.sample_shape
     if fit is not None and tile_size is not None:
         raise ValueError("--fit must not be given with --tile-size: tiles cover a picture of any size")
     if fit is None and tile_size is None and (picture.height, picture.width) != (height // scale, width // scale):
+        ways = "--fit crop, --fit pad or --tile-size" if tiles else "--fit crop or --fit pad"
         raise ValueError(
             f"image must be {width // scale} x {height // scale} pixels, got {picture.width} x {picture.height} in "
-            f"{path}: give --fit crop, --fit pad or --tile-size"
+            f"{path}: give {ways}"
         )
     return picture
 
@@ -150,7 +161,7 @@ def picture_tensor(path: Path, pipe: Any, fit: str | None) -> Any:
     from .image_inputs import images_to_tensor
 
     channels, *size = pipe.sample_shape
-    return fit_images(images_to_tensor(open_picture(path, pipe, fit), channels), (size[0], size[1]), fit)
+    return fit_images(images_to_tensor(open_picture(path, pipe, fit, tiles=False), channels), (size[0], size[1]), fit)
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -233,7 +244,8 @@ class PictureRun:
         seconds, calls = time.perf_counter() - start, sum(work.calls) / len(work.calls)
         found = {"model": self.model, "images": files[:-1], "grid": files[-1], "seed": self.seed}
         found |= {"network_calls": calls, "seconds": round(seconds, 3)}
-        text = f"{len(pictures)} images, {calls:g} network calls each, {seconds:.1f} s: {self.output}"
+        noun = "image" if len(pictures) == 1 else "images"
+        text = f"{len(pictures)} {noun}, {calls:g} network calls each, {seconds:.1f} s: {self.output}"
         report(found, self.json, text)
 
 

@@ -16,7 +16,6 @@ from .command_options import (
     PictureRun,
     Sampler,
     Seed,
-    Steps,
     Work,
     set_sampler,
 )
@@ -26,7 +25,7 @@ def sample(
     model: Model,
     output: Folder,
     num_images: NumImages = 4,
-    steps: Steps = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Noise levels; 'ode' chooses its own.")] = 50,
     sampler: Sampler = "default",
     seed: Seed = 0,
     label: Annotated[

@@ -98,8 +98,17 @@ def fingerprint(network: torch.nn.Module) -> str:
 
 
 def open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) -> ImageStore:
-    """A data set in the form of a model's images, `shape` (channels, height, width)."""
+    """A data set in the form of a model's images, `shape` (channels, height, width).
+
+    Raises:
+        ValueError: there is neither such a file or folder nor such a data set of the Hub.
+    """
     channels, height, width = shape
     source = {"train_data_dir": data} if Path(data).exists() else {"dataset_name": data}
-    table = load_images(**source, split=split, whole_if_unsplit=True)
+    try:
+        table = load_images(**source, split=split, whole_if_unsplit=True)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise ValueError(
+            f"data must be a folder or parquet file that exists, or a data set of the Hub, got {data!r}: {error}"
+        ) from error
     return ImageStore(table, ImageFormat((height, width), channels, fit), max_cached_gb=0)

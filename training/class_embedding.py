@@ -24,7 +24,10 @@ def with_class_names(unet: Any, class_names: list[str] | None) -> Any:
     own = unet.config.get("num_class_embeds")
     if class_names is None:
         if own is not None:
-            raise ValueError(f"the network has num_class_embeds = {own}: train it with --class_conditional")
+            raise ValueError(
+                f"the network has num_class_embeds = {own}: train it with --class_conditional, on images in folders that "
+                "have the names of its classes"
+            )
         return unet
     wanted = len(class_names) + _extra_embeddings(unet)
     if own is None:

@@ -101,7 +101,9 @@ def build_components(
         components = _pretrained(args)
         if class_names is not None and components.class_names is not None:
             if sorted(class_names) != sorted(components.class_names):
-                raise ValueError(f"classes must be the network's, {components.class_names}, got {class_names}")
+                raise ValueError(
+                    f"classes must be the network's, {components.class_names}, a folder for each, got {class_names}"
+                )
             class_names = components.class_names  # those of folders are sorted, the network's need not be
     else:
         scheduler = new_scheduler(args) if scheduler is None else scheduler
