@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -87,6 +88,8 @@ class TrainerCore(ABC):
         check_replicated(self.accelerator)
         args.mixed_precision = self.accelerator.mixed_precision  # `accelerate config`'s where none is given
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
+        # Python's and NumPy's as well: a checkpoint holds their state, and two runs write the same.
+        set_seed(args.seed % 2**32)
         torch.manual_seed(args.seed)
         with self.accelerator.local_main_process_first():  # the others then find the data set in the cache
             self.network = self.build()
