@@ -3,7 +3,12 @@
 Nothing here imports torch: a command imports what it needs when it runs, and `scoresde --help` takes a fifth of a second.
 """
 
+import signal
+import sys
+import threading
 from collections.abc import Callable
+from functools import partial
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -38,13 +43,30 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
+def _end(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _clean_up_when_terminated(context: typer.Context) -> None:
+    """Until a command ends, signals that would kill it end it as Ctrl-C does: what is half-written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+            context.call_on_close(partial(signal.signal, number, signal.SIG_DFL))
+
+
 @app.callback()
 def scoresde(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Score-based generative modelling through SDEs."""
+    _clean_up_when_terminated(context)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (sample, inpaint, colorize, upscale, restore, interpolate, likelihood)

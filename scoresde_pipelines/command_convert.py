@@ -1,10 +1,6 @@
 """`scoresde convert`: from a checkpoint of the official PyTorch code to a pipeline folder."""
 
-import contextlib
 import json
-import signal
-import sys
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,20 +94,10 @@ def _configuration(config: str | None) -> str | Mapping[str, Any] | None:
 
 def _write_whole(pipe: Any, folder: Path, card: str) -> None:
     """Writes to a temporary folder and renames it, so that an interruption leaves no incomplete pipeline."""
-    made = [parent for parent in folder.absolute().parents if not parent.exists()]
-    # Being terminated becomes an exception, as Ctrl-C is, and so cleans up.
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            written = Path(scratch) / "pipeline"
-            pipe.save_pretrained(str(written))
-            (written / "README.md").write_text(card, "utf-8")
-            written.rename(folder)
-    except BaseException:
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    from .training.durable_files import staged_folder
+
+    with staged_folder(folder.with_name(f".incomplete-{folder.name}"), "the pipeline", "nothing is left") as staged:
+        written = staged / "pipeline"
+        pipe.save_pretrained(str(written))
+        (written / "README.md").write_text(card, "utf-8")
+        written.rename(folder)

@@ -36,7 +36,7 @@ def ema(
             )
         card = (run / "README.md").read_text("utf-8") if (run / "README.md").is_file() else f"# {output.name}\n"
         note = NOTE.format(width=sigma_rel, count=len(fit.weights), error=fit.error)
-        staged = output.with_name(f".{output.name}.new")
+        staged = output.with_name(f".incomplete-{output.name}")
         with staged_folder(staged, "the pipeline", "there is nothing at the output"):
             save_pipeline_folder(staged, components, card + note)
             staged.rename(output)

@@ -81,7 +81,7 @@ def likelihood(
     options = {name: settings[name] for name in PIPELINE_OPTIONS}
     try:
         measure(pipe, images, table, count, batch_size, seed, options)
-    except ODEError as error:
+    except (ODEError, OSError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     mean, standard_error, done = table.summary(count)

@@ -5,7 +5,6 @@ Importing it needs no torch, so that `--help` is quick.
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -192,18 +191,17 @@ def write_pictures(pictures: Sequence[Any], folder: Path, columns: int | None = 
     import numpy as np
     import torch
 
+    from .training.durable_files import replace_files, staged_folder
     from .training.sampling import image_grid
 
     pixels = torch.from_numpy(np.stack([np.atleast_3d(np.asarray(picture)) for picture in pictures]))
     named = {f"{k:04d}.png": picture for k, picture in enumerate(pictures)}
     named[GRID] = image_grid(pixels.permute(0, 3, 1, 2), columns)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+    intact = f"the pictures in {folder} are as they were"
+    with staged_folder(folder.with_name(f".incomplete-{folder.name}"), "the pictures", intact) as staged:
         for name, picture in named.items():
-            picture.save(Path(scratch) / name)
-        folder.mkdir(exist_ok=True)
-        for name in named:
-            os.replace(Path(scratch) / name, folder / name)
+            picture.save(staged / name)
+        replace_files(staged, folder)
     return [folder / name for name in named]
 
 

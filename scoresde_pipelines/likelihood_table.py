@@ -9,11 +9,13 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from .training.durable_files import append_text, read_object, written_whole
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class LikelihoodTable:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = path.with_name(path.name + ".settings.json")
         _create_whole(kept, json.dumps(settings, indent=2, sort_keys=True) + "\n")
-        old = json.loads(kept.read_text("utf-8"))
+        old = read_object(kept)
         changed = sorted(name for name in {*old, *settings} if old.get(name) != settings.get(name))
         if changed:
             raise ValueError(
@@ -71,8 +73,8 @@ class LikelihoodTable:
         return {row.index: row for row in self._parse()}
 
     def append(self, row: Row) -> None:
-        """Adds a row in a single write to the end of the file."""
-        self._write(self._format(row))
+        """Adds a row to the end of the file."""
+        append_text(self.path, self._format(row))
 
     def summary(self, limit: int | None = None) -> tuple[float, float, int]:
         """Mean bits/dim of the first `limit` images, its standard error over the images, and how many are there."""
@@ -104,26 +106,13 @@ class LikelihoodTable:
             if line.endswith("\n"):
                 yield row
 
-    def _write(self, text: str) -> None:
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(handle, text.encode("utf-8"))
-        finally:
-            os.close(handle)
-
     def _end_broken_line(self) -> None:
         content = self.path.read_bytes()
         if content and not content.endswith(b"\n"):
-            self._write("\n")
+            append_text(self.path, "\n")
 
 
 def _create_whole(path: Path, text: str) -> None:
     # Appears with its contents or not at all, and once, however many processes try.
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text, "utf-8")
-    try:
-        os.link(scratch, path)
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()
+    with suppress(FileExistsError), written_whole(path, replace=False) as scratch:
+        scratch.write_text(text, "utf-8")

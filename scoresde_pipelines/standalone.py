@@ -11,7 +11,7 @@ from .pipeline_score_sde import ScoreSdePipeline
 from .registration import PACKAGE
 from .schedulers.checks import check_flag, check_path
 from .source_bundle import bundle
-from .training.durable_files import remove, staged_folder
+from .training.durable_files import replace_folder, staged_folder
 
 
 INDEX = "model_index.json"
@@ -68,7 +68,9 @@ def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path
     if not isinstance(pipe, SDEPipelineBase) or _library(pipe) != PACKAGE:
         raise TypeError(f"pipeline must be a name or a pipeline of {PACKAGE}, got {_name(pipe)}")
     files = _files(pipe)
-    with staged_folder(target.with_name(f".{target.name}.partial"), "the pipeline", "nothing was replaced") as staged:
+    with staged_folder(
+        target.with_name(f".incomplete-{target.name}"), "the pipeline", "nothing was replaced"
+    ) as staged:
         pipe.save_pretrained(str(staged))
         index = json.loads((staged / INDEX).read_text("utf-8"))
         index["_class_name"] = ["pipeline", type(pipe).__name__]
@@ -78,8 +80,7 @@ def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path
             (staged / module).write_text(bundle([_class(pipe, name)], f"The {name} of a model."), "utf-8")
         (staged / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         (staged / "README.md").write_text(_card(pipe, target.name), "utf-8")
-        remove(target)
-        staged.rename(target)
+        replace_folder(staged, target)
     return target
 
 

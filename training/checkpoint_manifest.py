@@ -29,7 +29,7 @@ def write_manifest(folder: Path, step: int, state: dict[str, Any]) -> None:
     files = {}
     for path in content_files(folder):
         sync_file(path)
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _hash_file(path)}
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": hash_file(path)}
     # As it will be read back: text as keys, lists for tuples.
     content = json.loads(json.dumps({**state, "format": FORMAT, "step": step, "files": files}))
     content["sha256"] = _hash_state(content)
@@ -65,7 +65,7 @@ def inspect(checkpoint: str | Path, hashes: bool = True) -> dict[str, Any]:
             raise ValueError(f"{name} has {size} bytes, but {files[name]['size']} were written")
     if hashes:
         for name, path in present.items():
-            if _hash_file(path) != files[name]["sha256"]:
+            if hash_file(path) != files[name]["sha256"]:
                 raise ValueError(f"{name} is damaged: its SHA-256 is not the one that was written")
     return state
 
@@ -127,7 +127,8 @@ def _check_files(files: Any) -> None:
             raise ValueError(f"{STATE_FILE} must list {name} with its size and SHA-256, got {entry!r}")
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

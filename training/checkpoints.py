@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from ..schedulers.checks import check_integer
 from .checkpoint_folder import (
     commit,
     complete_checkpoints,
@@ -179,7 +180,7 @@ class CheckpointManager:
             except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise ValueError(f"{file} does not fit the run: {error}") from error
         for name, ema in self.emas.items():
-            ema.num_updates = int(state["ema_updates"].get(name, 0))
+            ema.num_updates = check_integer(f"ema_updates of {name}", state["ema_updates"].get(name, 0), 0)
         own: dict[str, Any] = {"state": {}}
         if state["num_processes"] == self.accelerator.num_processes:
             own = load_state_file(path / f"process_{self.accelerator.process_index}.safetensors")

@@ -12,12 +12,14 @@ from torch import Tensor
 from ..models import NoiseConditionalClassifier
 from ..schedulers.sde import expand_to
 from .data import ImageFormat, ImageStore, to_data_range
+from .durable_files import replace_files, staged_folder, write_json
 from .image_table import find_label_column, read_labels
 from .pipeline_folder import SCHEDULERS
 from .run_data import make_image_stream, open_table
 from .safe_state import check_finite_state
 from .stream_labels import StreamLabels
 from .time_sampling import UniformTimes
+from .tracking import end_logs
 from .trainer_core import Batch, TrainerCore
 
 
@@ -107,12 +109,15 @@ class ClassifierTrainer(TrainerCore):
         if self.accelerator.is_main_process:
             if self.args.validation_split is not None:
                 report = self.validate()
-                (self.output_dir / "accuracy.json").write_text(json.dumps(report, indent=2) + "\n")
+                write_json(self.output_dir / "accuracy.json", report)
                 self.accelerator.print(json.dumps(report))
             check_finite_state(self.ema.model.state_dict(), "classifier")
-            self.ema.model.save_pretrained(self.output_dir)
+            intact = "the last checkpoint is intact"
+            with staged_folder(self.output_dir / ".incomplete-classifier", "the classifier", intact) as staging:
+                self.ema.model.save_pretrained(staging)
+                replace_files(staging, self.output_dir)
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        end_logs(self.accelerator)
         self.checkpoints.close()
         return report
 

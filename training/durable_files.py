@@ -7,13 +7,22 @@ import json
 import os
 import re
 import shutil
+import socket
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+from PIL import Image
 from safetensors import SafetensorError
 
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -35,14 +44,111 @@ def sync_folder(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Writes a JSON file in one step: a reader gets the old content or the new one; it is on the disk on return."""
+@contextmanager
+def written_whole(path: str | Path, replace: bool = True) -> Iterator[Path]:
+    """A path to write a file to, which replaces `path` in one step at the end and is on the disk then.
+
+    It lies beside `path` and has the same ending. After an error or an interruption it is removed. What a process left
+    that was killed is removed when the same file is written again.
+
+    Args:
+        replace: False makes a new file, once however many processes try.
+
+    Raises:
+        FileExistsError: with `replace=False`: there is such a file.
+        OSError: it cannot be written; the message names the file and says whether the disk is full.
+    """
     path = Path(path)
-    staging = path.with_name(f".incomplete-{path.name}")
-    staging.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    sync_file(staging)
-    os.replace(staging, path)
-    sync_folder(path.parent)
+    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    scratch = path.with_name(f".incomplete-{host}-{os.getpid()}-{path.name}")
+    try:
+        with disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path, host)
+            yield scratch
+            sync_file(scratch)
+            (os.replace if replace else os.link)(scratch, path)
+            sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise explain_disk_error(error, path.name, path.parent, "what was there before is intact") from error
+    finally:
+        with suppress(OSError):  # of a folder that cannot be written to, where there is nothing to remove
+            remove(scratch)
+
+
+def _remove_leftovers(path: Path, host: str) -> None:
+    """Removes what processes of this computer that are dead have left of `path`."""
+    form = re.compile(rf"\.incomplete-{host}-(\d+)-{re.escape(path.name)}")
+    for leftover in path.parent.glob(f".incomplete-{host}-*"):
+        match = form.fullmatch(leftover.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            remove(leftover)
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: the file is damaged, or is no plain file; it is named.
+    """
+    path = Path(path)
+    if not path.is_file():  # reading from a pipe would wait for ever
+        raise ValueError(f"{path} must be a file")
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, it is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it must hold an object, got {type(value).__name__}")
+    return value
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in one step: a reader gets the old content or the new one; it is on the disk on return."""
+    with written_whole(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """`write_text` of a value as JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def save_picture(path: str | Path, picture: Image.Image) -> None:
+    """Writes a picture in one step, in the format that the ending names."""
+    with written_whole(path) as scratch:
+        picture.save(scratch)
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Adds whole lines to the end of a file; several processes may add to one file.
+
+    Raises:
+        OSError: they cannot be written; the file is as it was.
+    """
+    data, path = text.encode("utf-8"), Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file, _alone(file.fileno()):
+            size = os.fstat(file.fileno()).st_size
+            try:
+                while data:  # a full disk takes a part first, and the next write says so
+                    data = data[file.write(data) :]
+            except BaseException:
+                os.ftruncate(file.fileno(), size)
+                raise
+    except OSError as error:
+        raise explain_disk_error(error, f"a line of {path.name}", path.parent, "its other lines are intact") from error
+
+
+@contextmanager
+def _alone(descriptor: int) -> Iterator[None]:
+    """Keeps other processes from an open file, where the system and the file system have locks."""
+    with suppress(OSError, AttributeError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield  # closing the file ends the lock
 
 
 @contextmanager
@@ -59,7 +165,8 @@ def disk_errors() -> Iterator[None]:
 
 def explain_disk_error(error: OSError, what: str, folder: str | Path, intact: str) -> OSError:
     """An error of the same number that says what could not be written where, and what was left as it was."""
-    reason = "the disk is full" if error.errno in FULL else (error.strerror or str(error))
+    reason = str(error) if error.errno is None else os.strerror(error.errno)
+    reason = "the disk is full" if error.errno in FULL else reason
     message = f"{reason}: {what} could not be written into {folder}, and its part was removed; {intact}"
     return OSError(error.errno or errno.EIO, message)
 
@@ -68,18 +175,53 @@ def explain_disk_error(error: OSError, what: str, folder: str | Path, intact: st
 def staged_folder(path: Path, what: str, intact: str) -> Iterator[Path]:
     """An empty folder in which something is assembled; it is removed at the end, however that comes.
 
+    After an error the folders above it that were made for it are removed as well.
+
     Args:
         what, intact: for the message of an `OSError`, see `explain_disk_error`.
     """
-    remove(path)
+    made = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
     try:
         with disk_errors():
+            remove(path)
             path.mkdir(parents=True)
             yield path
     except OSError as error:
         raise explain_disk_error(error, what, path.parent, intact) from error
     finally:
-        remove(path)
+        with suppress(OSError):
+            remove(path)
+            for parent in made:  # those that hold something stay
+                parent.rmdir()
+
+
+def replace_files(source: Path, target: Path) -> None:
+    """Moves every file below a folder into another one, each in one step, once all of them are on the disk."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for file in files:
+        sync_file(file)
+    for file in files:
+        name = target / file.relative_to(source)
+        name.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, name)
+    for folder in {(target / file.relative_to(source)).parent for file in files}:
+        sync_folder(folder)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Renames a folder to `target`. What was there comes back if that fails, and is deleted otherwise."""
+    old = target.with_name(f".old-{target.name}")
+    remove(old)
+    if os.path.lexists(target):
+        os.replace(target, old)
+    try:
+        os.replace(source, target)
+    except BaseException:
+        if os.path.lexists(old):
+            os.replace(old, target)
+        raise
+    sync_folder(target.parent)
+    remove(old)
 
 
 def remove(path: str | Path) -> None:

@@ -119,6 +119,8 @@ class ImageStream:
         self, batch_size: int, start: int, bookmark: dict[str, Any] | None, rank: int, world_size: int
     ) -> Iterator[tuple[dict[str, Any], list[Row]]]:
         """The rows of each batch of a process, with the bookmark of the first."""
+        if bookmark is not None and bookmark["position"] > start:
+            raise ValueError(f"the bookmark must lie at or before the position {start}, got {bookmark['position']}")
         share: list[Row] = []
         first: dict[str, Any] = {}
         for found, position, row in self._positions(bookmark):

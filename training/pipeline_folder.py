@@ -7,7 +7,6 @@ Training lies below the pipelines and does not import them, so the index is writ
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import diffusers
 from huggingface_hub import HfApi
 
 from .. import models
-from .durable_files import staged_folder, sync_file
+from .durable_files import replace_files, staged_folder
 from .pipeline_loading import (
     INDEX,
     NETWORKS,
@@ -57,12 +56,7 @@ def save_pipeline_folder(folder: str | Path, components: Components, card: str) 
         components.scheduler.save_pretrained(staging / "scheduler")
         (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / INDEX).write_text(json.dumps(_index(components), indent=2) + "\n")
-        for source in sorted(path for path in staging.rglob("*") if path.is_file()):
-            sync_file(source)
-        for source in sorted(path for path in staging.rglob("*") if path.is_file()):
-            target = folder / source.relative_to(staging)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
+        replace_files(staging, folder)
 
 
 def _index(components: Components) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
+from ..schedulers.checks import check_integer, check_number
+from .checkpoint_manifest import hash_file
+from .durable_files import write_json, written_whole
 from .ema import ExponentialMovingAverage
+from .safe_state import check_finite_state
 
 
 FOLDER, INDEX = "ema_snapshots", "snapshots.json"
@@ -62,12 +68,22 @@ class Snapshot:
         sigma_rel: relative width.
         updates: number n of updates it averages.
         step: the run's step, from which it is named.
+        sha256: of the file; None in runs of earlier versions.
     """
 
     file: str
     sigma_rel: float
     updates: int
     step: int
+    sha256: str | None = None
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError where a field cannot be that of a snapshot."""
+        if not isinstance(self.file, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", self.file, re.ASCII):
+            raise ValueError(f"file must be a name of this folder, got {self.file!r}")
+        check_number("sigma_rel", self.sigma_rel, 0, 0.288, ends="()")
+        check_integer("updates", self.updates, 1)
+        check_integer("step", self.step, 0)
 
 
 @dataclass(frozen=True)
@@ -163,9 +179,10 @@ class SnapshotFolder:
         kept = [snapshot for snapshot in read_snapshots(self.folder) if snapshot.step < step]
         for average in self.averages.models:
             name = f"{average.sigma_rel:g}-{step:08d}.safetensors"
-            save_model(average.model, str(self.folder / f".{name}"))
-            os.replace(self.folder / f".{name}", self.folder / name)
-            kept.append(Snapshot(name, average.sigma_rel, average.num_updates, step))
+            with written_whole(self.folder / name) as scratch:
+                save_model(average.model, str(scratch))
+            digest = hash_file(self.folder / name)
+            kept.append(Snapshot(name, average.sigma_rel, average.num_updates, step, digest))
         self._keep([snapshot for snapshot in kept if snapshot.step in self._newest(kept)])
 
     def _newest(self, snapshots: list[Snapshot]) -> set[int]:
@@ -178,9 +195,7 @@ class SnapshotFolder:
 
     def _keep(self, snapshots: list[Snapshot]) -> None:
         """Writes the index of these, then deletes all others."""
-        text = json.dumps([asdict(snapshot) for snapshot in snapshots], indent=2)
-        (self.folder / f".{INDEX}").write_text(text + "\n")
-        os.replace(self.folder / f".{INDEX}", self.folder / INDEX)
+        write_json(self.folder / INDEX, [asdict(snapshot) for snapshot in snapshots])
         names = {snapshot.file for snapshot in snapshots}
         for path in self.folder.glob("*.safetensors"):
             if path.name not in names:
@@ -188,9 +203,42 @@ class SnapshotFolder:
 
 
 def read_snapshots(folder: str | Path) -> list[Snapshot]:
-    """The snapshots in `folder`, in the order of its index; empty where there is none."""
+    """The snapshots in `folder`, in the order of its index; empty where there is none.
+
+    Raises:
+        ValueError: the index is damaged, or names something else than files of this folder.
+    """
     path = Path(folder) / INDEX
-    return [Snapshot(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+    if not os.path.lexists(path):
+        return []
+    try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        snapshots = [Snapshot(**entry) for entry in json.loads(path.read_text("utf-8"))]
+        for snapshot in snapshots:
+            snapshot.check()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): the snapshots of this run cannot be used; a run goes on without them where "
+            f"{folder} is deleted"
+        ) from error
+    return snapshots
+
+
+def _read_snapshot(folder: Path, snapshot: Snapshot) -> dict[str, Tensor]:
+    """The tensors of a snapshot, if they are those that were saved."""
+    path = folder / snapshot.file
+    try:
+        if path.is_symlink() or not path.is_file():  # reading from a pipe would wait for ever
+            raise ValueError("there is no such file")
+        if snapshot.sha256 is not None and hash_file(path) != snapshot.sha256:
+            raise ValueError("its SHA-256 is not the one that was written")
+        tensors = load_file(path)
+        check_finite_state(tensors)
+    except (OSError, ValueError, ArithmeticError, SafetensorError) as error:
+        raise ValueError(f"{path} is missing or damaged: {error}; without its entry in {INDEX} the other snapshots "
+                         "can be combined") from error  # fmt: skip
+    return tensors
 
 
 def combine_snapshots(folder: str | Path, sigma_rel: float) -> tuple[dict[str, Tensor], Combination]:
@@ -200,18 +248,27 @@ def combine_snapshots(folder: str | Path, sigma_rel: float) -> tuple[dict[str, T
         The tensors by name, in their stored dtype, and how they were combined.
 
     Raises:
-        ValueError: there are no snapshots, or `sigma_rel` is out of range.
+        ValueError: there are no snapshots, one is missing, damaged or of another network, or `sigma_rel` is out of
+            range.
     """
     snapshots = read_snapshots(folder)
     if not snapshots:
         raise ValueError(f"folder must hold snapshots of a run with --ema_widths, got {folder}")
     newest = max(snapshots, key=lambda snapshot: snapshot.updates)
     fit = fit_profile([(s.sigma_rel, s.updates) for s in snapshots], sigma_rel, newest.updates)
-    result = load_file(Path(folder) / newest.file)
+    result = _read_snapshot(Path(folder), newest)
     floating = [name for name, value in result.items() if value.is_floating_point()]
     sums = {name: torch.zeros_like(result[name], dtype=torch.float64) for name in floating}
     for snapshot, weight in zip(snapshots, fit.weights):
-        tensors = load_file(Path(folder) / snapshot.file)
+        tensors = _read_snapshot(Path(folder), snapshot)
+        _check_same_network(snapshot, tensors, result)
         for name in floating:
             sums[name].add_(tensors[name].double(), alpha=float(weight))
     return {**result, **{name: value.to(result[name].dtype) for name, value in sums.items()}}, fit
+
+
+def _check_same_network(snapshot: Snapshot, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    shapes, others = ({name: t.shape for name, t in part.items()} for part in (expected, tensors))
+    if shapes != others:
+        differ = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
+        raise ValueError(f"{snapshot.file} must be of the same network as the newest snapshot, got other {differ[:3]}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from .durable_files import write_text
+
 
 RUN_FILE = "run.yaml"
 # What belongs to one start of a run, or is a secret.
@@ -53,8 +55,7 @@ def save_run_config(args: argparse.Namespace, output_dir: str | Path) -> Path:
     """Writes the resolved arguments into `output_dir/run.yaml`; returns its path."""
     values = {name: _plain(value) for name, value in vars(args).items() if name not in NOT_SAVED}
     path = Path(output_dir) / RUN_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
     return path
 
 

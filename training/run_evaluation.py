@@ -17,11 +17,10 @@ from torch import Tensor
 
 from .class_embedding import null_label
 from .data import ImageStore
-from .durable_files import remove
+from .durable_files import append_text, remove, write_text
 from .evaluation.during_training import BestWeights, FewImageKID, HeldOutLoss
 from .evaluation.feature_cache import ImageSelection, real_features
 from .evaluation.features import load_features
-from .evaluation.shards import write_text_atomically
 from .losses import score_matching
 from .objectives import EDMWeighting
 from .pipeline_folder import Components, save_pipeline_folder
@@ -167,7 +166,7 @@ class RunEvaluation:
         if self.path.is_file():
             lines = self.path.read_text("utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_text_atomically(self.path, "".join(kept))
+            write_text(self.path, "".join(kept))
 
     # ------------------------------------------------------------------ measuring
 
@@ -187,9 +186,7 @@ class RunEvaluation:
             estimate = self.kid(lambda count: self._generate(trained, count), self.args.train_batch_size)
             found |= {"kid": estimate.value, "kid_se": estimate.se}
         record = {"step": step, **found, "seconds": round(time.perf_counter() - start, 3)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_text(self.path, json.dumps(record) + "\n")
         if self.best is not None:
             value = found["kid" if self.kid is not None else "validation_loss"]
             self.best.update(value, step, lambda folder: save_pipeline_folder(folder, trained, card))

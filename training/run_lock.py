@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from .durable_files import explain_disk_error
+
 
 try:
     import fcntl
@@ -54,7 +56,19 @@ class RunLock:
         other = _held.get(self.path)
         if other is not None and (other._thread == self._thread or not _thread_lives(other._thread)):
             other.release()
+        try:
+            descriptor = self._open()
+        except OSError as error:
+            raise explain_disk_error(error, LOCK_FILE, self.path.parent, "nothing was changed") from error
+        self._descriptor = descriptor
+        self._finalizer = weakref.finalize(self, os.close, descriptor)
+        _held[self.path] = self
+
+    def _open(self) -> int:
+        """The lock file, open and locked, with this process in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(self.path) and not self.path.is_file():
+            raise ValueError(f"output_dir must have no other thing than a file as {LOCK_FILE}, got {self.path}")
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._take(descriptor)
@@ -64,9 +78,7 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
-        self._finalizer = weakref.finalize(self, os.close, descriptor)
-        _held[self.path] = self
+        return descriptor
 
     def _take(self, descriptor: int) -> None:
         """Locks the open file, or finds that its owner is dead."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .durable_files import write_json
+from .durable_files import read_object, write_json
 
 
 SETTINGS_FILE = "run_settings.json"
@@ -151,7 +151,7 @@ def new_run_id() -> str:
 def read_run(output_dir: str | Path) -> str | None:
     """The id of the run in a folder; None where there is none or its file is damaged (checkpoints have it as well)."""
     try:
-        run = json.loads((Path(output_dir) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        run = read_object(Path(output_dir) / SETTINGS_FILE)
         return run["run_id"] if isinstance(run["run_id"], str) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

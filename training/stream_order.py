@@ -100,10 +100,12 @@ class BlockShuffle:
         """
         start = place or {"epoch": 0, "block": 0, **self._beginning()}
         for epoch in count(start["epoch"]):
-            empty = start["block"] == 0
+            empty = True
             for item in self._epoch(start):
                 empty = False
                 yield item
+            if empty and start is place:
+                raise ValueError(f"the place in the stream must lie before the end of the data set, got {place!r}")
             if empty:
                 raise ValueError("the data set must hold at least one image, got none")
             start = {"epoch": epoch + 1, "block": 0, **self._beginning()}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, is_tensorboard_available, is_wandb_available
+
+from .durable_files import explain_disk_error
 
 
 INSTALLED = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: True}
@@ -34,8 +38,33 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     # Trackers take plain values only.
     config = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in vars(args).items()}
     config.pop("hub_token", None)
-    accelerator.init_trackers(Path(args.output_dir).name, config=config)
+    with _disk_errors(accelerator):
+        accelerator.init_trackers(Path(args.output_dir).name, config=config)
     return accelerator
+
+
+@contextmanager
+def _disk_errors(accelerator: Accelerator) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain_disk_error(error, "the logs", accelerator.logging_dir or "", "checkpoints are intact") from error
+
+
+def log(accelerator: Accelerator, values: Mapping[str, float], step: int) -> None:
+    """Sends numbers to every tracker.
+
+    Raises:
+        OSError: the logs cannot be written; the message says where, and whether the disk is full.
+    """
+    with _disk_errors(accelerator):
+        accelerator.log(dict(values), step=step)
+
+
+def end_logs(accelerator: Accelerator) -> None:
+    """Writes what the trackers still hold and closes them; raises as `log`."""
+    with _disk_errors(accelerator):
+        accelerator.end_training()
 
 
 def log_images(accelerator: Accelerator, images: torch.Tensor, step: int) -> None:
@@ -43,4 +72,5 @@ def log_images(accelerator: Accelerator, images: torch.Tensor, step: int) -> Non
     arrays = images.permute(0, 2, 3, 1).numpy()
     for tracker in accelerator.trackers:
         options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-        tracker.log_images({"samples": arrays}, step=step, **options)
+        with _disk_errors(accelerator):
+            tracker.log_images({"samples": arrays}, step=step, **options)

@@ -24,6 +24,7 @@ from .components import (
 )
 from .data import ImageFormat, ImageStore, to_data_range
 from .data_report import data_report
+from .durable_files import save_picture
 from .image_table import find_label_column, labels_by_name, read_labels
 from .losses import denoising_loss
 from .model_card import model_card
@@ -35,7 +36,7 @@ from .run_data import make_image_stream, open_table
 from .run_evaluation import RunEvaluation, held_out_indices, images_needed
 from .sampling import grid_labels, image_grid, network_output, sample
 from .stream_labels import StreamLabels
-from .tracking import log_images
+from .tracking import end_logs, log, log_images
 from .trainer_core import Batch, TrainerCore
 
 
@@ -208,7 +209,7 @@ class Trainer(TrainerCore):
         assert self.evaluation is not None
         with kept_random_state(self.accelerator.device), self.accelerator.autocast():
             found = self.evaluation.measure(self.trained(), self.step, self._card())
-        self.accelerator.log(found, step=self.step)
+        log(self.accelerator, found, step=self.step)
 
     def extra_state(self) -> dict[str, Any]:
         """The best value so far."""
@@ -255,8 +256,7 @@ class Trainer(TrainerCore):
                     class_labels=labels,
                 )
             path = self.output_dir / "samples" / f"{self.step:08d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image_grid(images, columns).save(path)
+            save_picture(path, image_grid(images, columns))
             log_images(self.accelerator, images, self.step)
         self.accelerator.wait_for_everyone()
 
@@ -290,5 +290,5 @@ class Trainer(TrainerCore):
             push_pipeline_folder(
                 self.output_dir, self.args.hub_model_id, self.args.hub_private_repo, self.args.hub_token
             )
-        self.accelerator.end_training()
+        end_logs(self.accelerator)
         self.checkpoints.close()

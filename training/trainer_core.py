@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..schedulers.checks import check_integer, check_number
 from ..schedulers.sde import finest_dtype
 from .checkpoints import CheckpointManager
 from .class_sampling import BalancedBatches
@@ -37,7 +39,7 @@ from .run_data import data_set_name
 from .run_report import UpdateClock, size_report, time_report
 from .run_settings import run_settings
 from .seeding import ImageDraws, combined_seed, stratified
-from .tracking import make_accelerator
+from .tracking import end_logs, log, make_accelerator
 
 
 @dataclass
@@ -86,6 +88,8 @@ class TrainerCore(ABC):
         check_replicated(self.accelerator)
         args.mixed_precision = self.accelerator.mixed_precision  # `accelerate config`'s where none is given
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
+        # Python's and NumPy's as well: a checkpoint holds their state, and two runs write the same.
+        set_seed(args.seed % 2**32)
         torch.manual_seed(args.seed)
         with self.accelerator.local_main_process_first():  # the others then find the data set in the cache
             self.network = self.build()
@@ -191,7 +195,7 @@ class TrainerCore(ABC):
                 self._between_updates(bar)
                 if (signal := interruption.requested(accelerator)) is not None:
                     self.save_checkpoint()
-                    accelerator.end_training()
+                    end_logs(accelerator)
                     raise RunInterrupted(signal)
         bar.close()
 
@@ -273,7 +277,7 @@ class TrainerCore(ABC):
                 f"the loss must be finite, got {means['loss']} at step {self.step}; resume from an earlier checkpoint"
             )
         rate = self.lr_scheduler.get_last_lr()[0]
-        self.accelerator.log({**means, "lr": rate, "images_seen": self.images_seen}, step=self.step)
+        log(self.accelerator, {**means, "lr": rate, "images_seen": self.images_seen}, step=self.step)
         return {"loss": means["loss"], "lr": rate}
 
     # ------------------------------------------------------------------ checkpoints
@@ -294,18 +298,33 @@ class TrainerCore(ABC):
             if args.resume_from_checkpoint is not None:
                 self.accelerator.print(f"no checkpoint in {self.output_dir}: starting from the beginning")
         else:
-            self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
-            self.bookmark = check_bookmark(state.get("stream"))
-            if state["process_state"]:
-                self.totals = state["process_state"]["totals"].to(self.totals)
+            self._take_over(state)
             self.accelerator.print(f"resumed at step {self.step}")
         self.snapshots.drop_after(self.step, self.accelerator.is_main_process)
         self.restore({} if state is None else state.get("extra", {}))
         if self.accelerator.is_main_process:
             save_run_config(args, self.output_dir)
 
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Goes on with what a checkpoint holds, after a check of every value."""
+        self.step = check_integer("the checkpoint's step", state["step"], 0)
+        self.images_seen = check_integer("the checkpoint's images_seen", state.get("images_seen"), 0)
+        self.seconds = check_number("the checkpoint's seconds", state.get("seconds"), 0)
+        self.bookmark = check_bookmark(state.get("stream"))
+        totals = state["process_state"].get("totals", self.totals)
+        if not isinstance(totals, Tensor) or totals.shape != self.totals.shape:
+            raise ValueError(f"the checkpoint's totals must have the shape {tuple(self.totals.shape)}, got {totals!r}")
+        self.totals = totals.to(self.totals)
+
     def save_last_state(self) -> None:
-        """The last checkpoint and the last snapshots, where the loop has not saved them."""
-        if self.step % self.args.checkpointing_steps != 0:
-            self.save_checkpoint()
-        self.snapshots.save(self.step, self.accelerator.is_main_process)
+        """The last checkpoint and the last snapshots, where the loop has not saved them.
+
+        A signal is waited with until they are saved, and ends the run then.
+        """
+        with Interruption() as interruption:
+            if self.step % self.args.checkpointing_steps != 0:
+                self.save_checkpoint()
+            self.snapshots.save(self.step, self.accelerator.is_main_process)
+            if (signal := interruption.requested(self.accelerator)) is not None:
+                end_logs(self.accelerator)
+                raise RunInterrupted(signal)

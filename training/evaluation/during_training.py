@@ -9,7 +9,6 @@ What it costs, in network calls: `HeldOutLoss` one per image and band (256 image
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from torch import Tensor
 from ...schedulers.parameterization import Parameterization
 from ...schedulers.sde import SDE
 from ..data import to_data_range
-from ..durable_files import remove, staged_folder, sync_folder, write_json
+from ..durable_files import read_object, replace_folder, staged_folder, write_json
 from ..losses import denoising_loss
 from ..objectives import Weighting, score_matching
 from ..seeding import combined_seed
@@ -169,7 +168,7 @@ class BestWeights:
             os.replace(self._old, self.folder)
         path = self.folder / self.STATE_FILE
         self.state: dict[str, Any] | None = None
-        self.resume(json.loads(path.read_text("utf-8")) if path.is_file() else None)
+        self.resume(read_object(path) if path.is_file() else None)
 
     @property
     def value(self) -> float | None:
@@ -196,11 +195,6 @@ class BestWeights:
         ) as new:
             save(new)
             write_json(new / self.STATE_FILE, state)
-            remove(self._old)
-            if self.folder.is_dir():  # a folder is only replaced by two renames
-                os.replace(self.folder, self._old)
-            os.replace(new, self.folder)
-            sync_folder(self.folder.parent)
-            remove(self._old)
+            replace_folder(new, self.folder)
         self.state = state
         return True

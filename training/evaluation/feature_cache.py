@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .features import FeatureExtractor, FunctionFeatures, extract
-from .shards import save_atomically
+from .shards import is_whole, save_atomically
 
 
 class Images(Protocol):
@@ -80,7 +80,7 @@ def real_features(
     if known:
         name = f"{selection.fingerprint()}-{extractor.fingerprint()}.safetensors"
         path = Path(cache_dir or default_cache()) / name
-        if path.is_file():
+        if is_whole(path):
             return load_file(path)["features"]
     bar = tqdm(total=len(selection), desc=f"features of {selection.label}", unit="image", disable=not progress)
     parts = []

@@ -28,7 +28,7 @@ from .features import FeatureExtractor, extract
 from .neighbours import CopyThreshold, nearest
 from .plan import Plan, RealData, check_plan, min_images
 from .result import EvaluationResult, Row, RowResult
-from .shards import keep_settings, save_atomically
+from .shards import is_whole, keep_settings, save_atomically
 
 
 Generate = Callable[[Row, int, Sequence[int]], tuple[Tensor, float]]
@@ -136,7 +136,7 @@ def _check_images(images: Tensor, count: int, row: Row) -> None:
 def _measure_bits(plan: Plan, bits_per_dim: BitsPerDim, reference: ImageSelection, processes: Processes) -> None:
     models = list(dict.fromkeys(row.model for row in plan.rows))
     for model in models[processes.rank :: processes.count]:
-        if not plan.bpd_path(model).is_file():
+        if not is_whole(plan.bpd_path(model)):
             images = next(reference.batches(min(plan.num_bpd_images, len(reference))))
             save_atomically(plan.bpd_path(model), {"bits_per_dim": bits_per_dim(model, images).double().cpu()})
 

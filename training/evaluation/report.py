@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..durable_files import save_picture, write_text, written_whole
 from ..sampling import image_grid
 from .estimate import Estimate
 from .feature_cache import ImageSelection
 from .measures import HIGHER_IS_BETTER
 from .plan import Plan
 from .result import EvaluationResult, RowResult, metric_names
-from .shards import write_text_atomically
 
 
 TITLES = {"kid": "KID", "fd": "FD", "fd_infinity": "FD, N to infinity", "is": "IS", "bpd": "bits/dim", "nn": "copies"}
@@ -32,15 +32,15 @@ def write_report(result: EvaluationResult, plan: Plan, training: ImageSelection 
 
     With the training images also the pictures of each row's nearest ones.
     """
-    write_text_atomically(plan.output / "table.md", markdown_table(result))
+    write_text(plan.output / "table.md", markdown_table(result))
     for folder in dict.fromkeys(row.folder for row in plan.rows):
         path = plan.output / "grids" / f"{folder}.png"
-        path.parent.mkdir(exist_ok=True)
-        image_grid(plan.shards(folder, plan.seeds[0]).first_images(GRID_IMAGES)).save(path)
+        save_picture(path, image_grid(plan.shards(folder, plan.seeds[0]).first_images(GRID_IMAGES)))
         if training is not None and plan.neighbours_path(folder).is_file():
             indices = load_file(plan.neighbours_path(folder))["indices"]
             shown = plan.shards(folder, plan.seeds[0]).first_images(len(indices))
-            neighbour_picture(shown, indices, training).save(plan.neighbours_path(folder).with_suffix(".png"))
+            picture = neighbour_picture(shown, indices, training)
+            save_picture(plan.neighbours_path(folder).with_suffix(".png"), picture)
     try:
         plot_quality(result, plan.output / "quality.png")
     except ImportError as error:
@@ -117,7 +117,8 @@ def plot_quality(result: EvaluationResult, path: Path) -> None:
             xlabel="network calls per image", ylabel=f"{TITLES.get(name, name)} ({direction} is better)", xscale="log"
         )
     figure.axes[0].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as scratch:
+        figure.savefig(scratch, dpi=120)
 
 
 def write_npz(plan: Plan, folder: str, path: Path) -> None:
@@ -129,14 +130,15 @@ def write_npz(plan: Plan, folder: str, path: Path) -> None:
     first = next(batches)
     count, (height, width) = len(plan.seeds) * plan.num_images, first.shape[-2:]
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    with zipfile.ZipFile(scratch, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+    with (
+        written_whole(path) as scratch,
+        zipfile.ZipFile(scratch, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as file,
+    ):
         np.lib.format.write_array_header_1_0(file, header)
         for batch in _chain(first, batches):
             rgb = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
             file.write(rgb.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
-    scratch.replace(path)
 
 
 def _chain(first: Tensor, rest: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -175,7 +177,7 @@ def write_card(card: Path, result: EvaluationResult, rows: Sequence[RowResult], 
     old = [entry for entry in model_card.data.eval_results or [] if _card_key(entry) not in taken]
     model_card.data.model_name = model_card.data.model_name or card.resolve().parent.name
     model_card.data.eval_results = [*old, *new]
-    write_text_atomically(card, str(model_card))
+    write_text(card, str(model_card))
 
 
 def _card_entry(result: EvaluationResult, row: RowResult, metric: str, data: str, split: str) -> Any:

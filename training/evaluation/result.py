@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..durable_files import write_text
 from .estimate import Estimate
-from .shards import write_text_atomically
 
 
 RESULTS_FILE = "results.json"
@@ -97,7 +97,7 @@ class EvaluationResult:
 
     def save(self, folder: str | Path) -> None:
         """Writes `results.json`."""
-        write_text_atomically(Path(folder) / RESULTS_FILE, json.dumps(self.as_dict(), indent=1) + "\n")
+        write_text(Path(folder) / RESULTS_FILE, json.dumps(self.as_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> EvaluationResult:

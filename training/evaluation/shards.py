@@ -10,7 +10,9 @@ of one, bit for bit, and an interrupted evaluation continues with the missing ba
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,25 +20,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..durable_files import read_object, write_text, written_whole
+
+
+logger = logging.getLogger(__name__)
+
+DIGEST = "sha256"
+
 
 def save_atomically(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file that appears with all its content or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch, dict(metadata or {}))
-    os.replace(scratch, path)
+    """Writes a safetensors file that appears with all its content or not at all, with the SHA-256 of its tensors."""
+    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with written_whole(path) as scratch:
+        save_file(content, scratch, {**(metadata or {}), DIGEST: _digest(content, metadata or {})})
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a text file that appears with all its content or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text, "utf-8")
-    os.replace(scratch, path)
+def is_whole(path: Path) -> bool:
+    """Whether a file of `save_atomically` is there as it was written. A warning names one that is not."""
+    if not path.is_file():
+        if os.path.lexists(path):  # a folder, a pipe
+            raise ValueError(f"{path} must be a file")
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, metadata = file.keys(), dict(file.metadata() or {})
+            content = {name: file.get_tensor(name) for name in names}
+        written = metadata.pop(DIGEST, None)  # None: of an earlier version
+        whole = written is None or written == _digest(content, metadata)
+    except (OSError, SafetensorError):
+        whole = False
+    if not whole:
+        logger.warning("%s is damaged and is made again", path)
+    return whole
+
+
+def _digest(content: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(content):
+        digest.update(f"{name} {content[name].dtype} {tuple(content[name].shape)}".encode())
+        digest.update(content[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -47,9 +74,9 @@ def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """
     new = json.loads(json.dumps(settings))
     if not path.is_file():
-        write_text_atomically(path, json.dumps(new, indent=1, sort_keys=True) + "\n")
+        write_text(path, json.dumps(new, indent=1, sort_keys=True) + "\n")
         return
-    old = json.loads(path.read_text("utf-8"))
+    old = read_object(path)
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     if changed:
         differences = ", ".join(f"{name}: {old.get(name)!r} instead of {new.get(name)!r}" for name in changed)
@@ -82,8 +109,8 @@ class Shards:
         return self.folder / f"{indices.start // self.batch_size:06d}.safetensors"
 
     def missing(self) -> list[range]:
-        """The batches that are not there yet."""
-        return [indices for indices in self.batches() if not self.path(indices).is_file()]
+        """The batches that are not there yet, or are damaged."""
+        return [indices for indices in self.batches() if not is_whole(self.path(indices))]
 
     def write(self, indices: range, images: Tensor, features: Tensor, nfe: float, seconds: float) -> None:
         """Stores a batch; `nfe` and `seconds` are per image."""
