@@ -216,7 +216,7 @@ def test_pictures_of_another_size_need_fit(folder, tmp_path):
     options = {"num_inference_steps": STEPS, "num_samples": COUNT, "generator": generators(), "resize": "pad"}
     check(tmp_path / "wide" / "out", loaded(ScoreSdeInpaintPipeline, folder)(image, mask, **options).images)
     missing = run(folder, "colorize", tmp_path / "new", "--image", tmp_path / "none.png", *RUN, code=2)
-    assert "picture must be a file that exists, got" in missing and "none.png" in missing
+    assert "picture must be a file" in missing and "none.png" in "".join(missing.split())
     stretched = run(folder, "colorize", tmp_path / "new", *words[:2], "--fit", "stretch", *RUN, code=2)
     assert "fit must be one of crop, pad, got 'stretch'" in stretched
     for command in ("restore", "colorize"):  # the error names options that the command has
