@@ -12,7 +12,7 @@ from PIL import Image
 from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdeClassConditionalPipeline, ScoreSdePipeline, VPSDEScheduler
 from scoresde_pipelines.models import with_classes
 from scoresde_pipelines.training.arguments import parse_args
-from scoresde_pipelines.training.class_embedding import null_label
+from scoresde_pipelines.training.class_embedding import null_label, with_class_names
 from scoresde_pipelines.training.pipeline_folder import Components, load_pipeline_folder, save_pipeline_folder
 from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer, grid_labels
@@ -206,6 +206,26 @@ def test_an_unconditional_pipeline_samples_the_null_label(folder, tmp_path):
     pipeline.unet.forward = lambda x, t, **kwargs: forward(x, t, class_labels=torch.full((len(x),), 3), **kwargs)
     again = pipeline(generator=torch.Generator().manual_seed(0), **options).images
     assert torch.equal(drawn, again)
+
+
+@pytest.mark.parametrize("make", [small_ncsnpp, small_unet2d])
+def test_a_conditional_network_is_fine_tuned_on_images_without_classes(folder, tmp_path, make):
+    names = ["coal", "snow"]
+    network = with_class_names(make(), names)
+    components = Components(network, VPSDEScheduler(continuous=True), (-1.0, 1.0), names)
+    save_pipeline_folder(tmp_path / "first", components, "# First\n")
+    (tmp_path / "flat").mkdir()
+    for k in range(4):
+        Image.new("L", (4, 4), 60 * k).save(tmp_path / "flat" / f"{k}.png")
+    pretrained = ["--pretrained_model_name_or_path", str(tmp_path / "first"), "--learning_rate", "1e-2"]
+    more = ["--max_train_steps", "2", "--validation_split", "train"]
+    run = trainer(tmp_path / "flat", tmp_path / "second", *pretrained, *more)
+    run.train()
+    run.finish()
+    loaded = load_pipeline_folder(str(tmp_path / "second"))
+    assert loaded.class_names == names
+    changed = (loaded.unet.class_embedding.weight != 0).any(dim=1).tolist()
+    assert changed == [False, False, True] or changed == [False, False, True, False]  # "no class" alone was trained
 
 
 def test_a_conditional_network_keeps_its_classes(folder, tmp_path):

@@ -92,7 +92,7 @@ def build_components(
         args: see `arguments.parse_args`.
         image_channels: channels of the data, for a new network where `args.channels` is None.
         scheduler: of a new network, instead of what the arguments say.
-        class_names: the classes of a class-conditional network; None for an unconditional one.
+        class_names: the classes of the images; None to train without.
 
     Raises:
         ValueError: `--sde`, `--resolution`, `--channels` or the classes contradict a pretrained network.
@@ -102,9 +102,12 @@ def build_components(
         if class_names is not None and components.class_names is not None:
             if sorted(class_names) != sorted(components.class_names):
                 raise ValueError(
-                    f"classes must be the network's, {components.class_names}, a folder for each, got {class_names}"
+                    f"classes must be the network's, {components.class_names}, a folder for each, got {class_names}; "
+                    "leave out class_conditional to train without classes"
                 )
-            class_names = components.class_names  # those of folders are sorted, the network's need not be
+        # Those of folders are sorted, the network's need not be. Without --class_conditional it keeps its classes, and is
+        # trained with the label for "no class".
+        class_names = components.class_names or class_names
     else:
         scheduler = new_scheduler(args) if scheduler is None else scheduler
         unet = _network(args, scheduler, image_channels, class_names)

@@ -123,7 +123,7 @@ class Trainer(TrainerCore):
         args = self.args
         if args.validation_split is not None:
             table = open_table(args, args.validation_split, first=images_needed(args))
-            names = self.components.class_names
+            names = self.components.class_names if args.class_conditional else None
             if self.stream is not None and self.stream.labels is not None:
                 labels = self.stream.labels.of_table(table)
             else:
@@ -182,10 +182,13 @@ class Trainer(TrainerCore):
 
     def _class_labels(self, batch: Batch) -> Tensor | None:
         """Labels of which a share `--label_dropout` is "no class"."""
-        if batch.labels is None:
-            return None
+        unet = self.components.unet
+        if batch.labels is None:  # a network that has classes is trained with "no class"
+            count = len(batch.images)
+            has_classes = self.components.class_names is not None
+            return torch.full((count,), null_label(unet), device=batch.images.device) if has_classes else None
         dropped = (batch.draws.label < self.args.label_dropout).to(batch.labels.device)
-        return batch.labels.masked_fill(dropped, null_label(self.components.unet))
+        return batch.labels.masked_fill(dropped, null_label(unet))
 
     def _sums(self, losses: Tensor, t: Tensor) -> Tensor:
         """Sum and count of the losses in all and in each noise band, shape (1 + NOISE_BANDS, 2)."""
