@@ -99,15 +99,15 @@ def build_components(
     """
     if args.pretrained_model_name_or_path is not None:
         components = _pretrained(args)
-        if class_names is not None and components.class_names is not None:
-            if sorted(class_names) != sorted(components.class_names):
-                raise ValueError(
-                    f"classes must be the network's, {components.class_names}, a folder for each, got {class_names}; "
-                    "leave out class_conditional to train without classes"
-                )
+        known = components.class_names
+        if None not in (class_names, known) and sorted(class_names or ()) != sorted(known or ()):
+            raise ValueError(
+                f"classes must be the network's, {known}, a folder for each, got {class_names}; "
+                "leave out class_conditional to train without classes"
+            )
         # Those of folders are sorted, the network's need not be. Without --class_conditional it keeps its classes, and is
         # trained with the label for "no class".
-        class_names = components.class_names or class_names
+        class_names = known or class_names
     else:
         scheduler = new_scheduler(args) if scheduler is None else scheduler
         unet = _network(args, scheduler, image_channels, class_names)
