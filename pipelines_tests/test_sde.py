@@ -256,6 +256,14 @@ def test_a_short_transition_is_the_infinitesimal_one(name):
 
 
 @pytest.mark.parametrize("name", SDES)
+def test_integers_are_log_snrs_too(name):
+    sde = SDES[name]
+    expected = sde.t_from_log_snr(torch.tensor([1.0, -2.0]))
+    torch.testing.assert_close(sde.t_from_log_snr(torch.tensor([1, -2])), expected)
+
+
+
+@pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 2e-4)])
 def test_log_snr_and_its_inverse(name, dtype, tolerance):
     sde, t = SDES[name], torch.tensor([1e-5, 1e-3, 0.02, 0.4, 0.77, 1.0], dtype=dtype)

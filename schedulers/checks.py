@@ -198,6 +198,12 @@ def as_real(name: str, value: Any) -> Tensor:
         raise TypeError(f"{name} must be a number or a tensor of real numbers, got {_found(value)}") from error
 
 
+def as_floating(name: str, value: Any) -> Tensor:
+    """Real numbers as a floating-point tensor: `as_real`, with integers in float32."""
+    real = as_real(name, value)
+    return real if real.is_floating_point() else real.float()
+
+
 def as_time(t: Any, name: str = "t") -> Tensor:
     """A time as a tensor, as `as_real`; the values of tensors are not looked at.
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .checks import as_real, as_time, check_like, check_number, check_state, check_time
+from .checks import as_floating, as_time, check_like, check_number, check_state, check_time
 
 
 #: The rough standard deviation of image data in a range of 2, as of the official models; EDM's sigma_data.
@@ -138,7 +138,7 @@ class SDE:
 
         By bisection in float64; a subclass may override it with a closed form.
         """
-        target = as_real("log_snr", log_snr)
+        target = as_floating("log_snr", log_snr)
         low = torch.zeros_like(target, dtype=finest_dtype(target.device))
         high = torch.full_like(low, self.T)
         for _ in range(64):
@@ -199,7 +199,9 @@ class VESDE(SDE):
         return self.sigma(t) * math.sqrt(2 * self.log_ratio)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return ((-0.5 * as_real("log_snr", log_snr) - math.log(self.sigma_min)) / self.log_ratio).clamp(0.0, self.T)
+        return ((-0.5 * as_floating("log_snr", log_snr) - math.log(self.sigma_min)) / self.log_ratio).clamp(
+            0.0, self.T
+        )
 
 
 class VPSDE(SDE):
@@ -242,7 +244,7 @@ class VPSDE(SDE):
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         # alpha^2 = sigmoid(log_snr), hence int beta = softplus(-log_snr): a quadratic in t.
-        return self._t_from_integral(torch.nn.functional.softplus(-as_real("log_snr", log_snr)))
+        return self._t_from_integral(torch.nn.functional.softplus(-as_floating("log_snr", log_snr)))
 
     def _t_from_integral(self, integral: Tensor) -> Tensor:
         slope = self.beta_max - self.beta_min
@@ -265,4 +267,4 @@ class SubVPSDE(VPSDE):
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         # alpha / (1 - alpha^2) = e^(l/2) reads 2 sinh(-log alpha) = e^(-l/2).
-        return self._t_from_integral(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_real("log_snr", log_snr))))
+        return self._t_from_integral(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_floating("log_snr", log_snr))))
