@@ -1,7 +1,7 @@
 """The figures of the documentation: of data whose scores are known, and of the shipped models.
 
-`python benchmarks/documentation_figures.py` draws `docs/images/mathematics_*.png`, `trajectory_*.gif`, `tiles.png`,
-`deblurring.png`, `app.png` (with the extra `app`, playwright and chromium) and `calls.png`, and writes the
+`python benchmarks/documentation_figures.py` draws `docs/images/mathematics_*.png`, `trajectory_*.gif`, `shipped.png`,
+`tiles.png`, `deblurring.png`, `app.png` (with the extra `app`, playwright and chromium) and `calls.png`, and writes the
 numbers of the last one to `benchmarks/results/calls.json`. Four minutes of one CPU core. `--only models` draws
 the pictures that depend on the weights of the shipped models: after a training, run that.
 """
@@ -20,6 +20,7 @@ from scoresde_pipelines import (
     SDE,
     BlurOperator,
     GaussianScoreModel,
+    ScoreSdeClassConditionalPipeline,
     ScoreSdeColorizationPipeline,
     ScoreSdeInverseProblemPipeline,
     ScoreSdePipeline,
@@ -87,6 +88,20 @@ def noise_levels() -> None:
     axes[1].set_yscale("log")
     axes[0].legend()
     write(figure, "mathematics_sdes")
+
+
+def classes(rows: int = 4) -> None:
+    """Both shipped models side by side, one column per class: the first samples of seed 0, guidance 2."""
+    grids = []
+    for model in ("emoji-32-ve", "fashion-mnist-32-vp"):
+        pipe = ScoreSdeClassConditionalPipeline.from_pretrained(model)
+        labels, generator = list(range(pipe.num_classes)) * rows, torch.Generator().manual_seed(0)
+        images = pipe(labels, 2.0, 50, generator=generator, output_type="pt").images.expand(-1, 3, -1, -1)
+        grids.append(image_grid((images * 255).round().to(torch.uint8), columns=pipe.num_classes, scale=2))
+    picture = Image.new("RGB", (sum(grid.width for grid in grids) + 8, grids[0].height), "white")
+    picture.paste(grids[0], (0, 0))
+    picture.paste(grids[1], (grids[0].width + 8, 0))
+    picture.save(IMAGES / "shipped.png", optimize=True)
 
 
 def trajectories() -> None:
@@ -184,6 +199,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["models", "mathematics"], help="one kind of pictures; all by default")
     only = parser.parse_args().only
     if only != "mathematics":
+        classes()
         trajectories()
         restorations()
         screenshot()

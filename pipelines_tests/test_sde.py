@@ -262,7 +262,6 @@ def test_integers_are_log_snrs_too(name):
     torch.testing.assert_close(sde.t_from_log_snr(torch.tensor([1, -2])), expected)
 
 
-
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 2e-4)])
 def test_log_snr_and_its_inverse(name, dtype, tolerance):
