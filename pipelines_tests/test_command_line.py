@@ -33,7 +33,7 @@ from scoresde_pipelines.samplers import SAMPLERS
 STEPS, COUNT, SEED = 3, 3, 11
 COMMANDS = [
     *("sample", "inpaint", "colorize", "upscale", "restore", "interpolate", "likelihood"),
-    *("train", "evaluate", "convert", "ema", "info", "app"),
+    *("train", "evaluate", "convert", "ema", "export", "info", "app"),
 ]
 
 

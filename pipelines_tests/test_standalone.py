@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from hub_stand_in import OWNER, handler_for
+from typer.testing import CliRunner
 
 from scoresde_pipelines import (
     NCSNpp,
@@ -25,6 +26,7 @@ from scoresde_pipelines import (
     VPSDEScheduler,
     export_standalone,
 )
+from scoresde_pipelines.cli import app
 from scoresde_pipelines.source_bundle import bundle
 
 
@@ -181,6 +183,22 @@ def test_what_is_written(tmp_path):
     assert "schedulers.predictors" not in sources and len(sources) < 150_000  # what a network needs, and no more
     path = Path(__file__).resolve().parents[1] / "models" / "ddpmpp.py"
     assert "\n".join("|" + line for line in path.read_text().rstrip("\n").split("\n")) in sources
+
+
+def test_the_command_writes_the_same_and_names_what_is_wrong(tmp_path):
+    expected = export_standalone("fashion-mnist-32-vp", tmp_path / "function")
+    words = ["export", "--model", "fashion-mnist-32-vp", "--output", str(tmp_path / "command")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and "trust_remote_code=True" in done.stdout, done.output
+    for path in expected.rglob("*"):
+        twin = tmp_path / "command" / path.relative_to(expected)
+        assert path.is_dir() or path.name == "README.md" or path.read_bytes() == twin.read_bytes()
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2 and "must be a new or an empty folder" in " ".join(again.output.split())
+    assert (
+        CliRunner().invoke(app, ["export", "--model", "nowhere/at/all", "--output", str(tmp_path / "x")]).exit_code
+        == 2
+    )
 
 
 def test_what_cannot_be_exported_is_named(tmp_path):

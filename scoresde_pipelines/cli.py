@@ -19,6 +19,7 @@ from .command_colorize import colorize
 from .command_convert import convert
 from .command_ema import ema
 from .command_evaluate import evaluate
+from .command_export import export
 from .command_info import info
 from .command_inpaint import inpaint
 from .command_interpolate import interpolate
@@ -73,7 +74,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (sample, inpaint, colorize, upscale,
 for command in COMMANDS:
     app.command()(command)
 app.command(context_settings=SETTINGS)(train)
-for command in (evaluate, convert, ema, info):
+for command in (evaluate, convert, ema, export, info):
     app.command()(command)
 app.command("app")(app_command)
 

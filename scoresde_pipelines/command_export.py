@@ -1,0 +1,24 @@
+"""`scoresde export`: a pipeline that diffusers loads without this package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .command_options import Model, named, not_empty
+
+
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Folder to write; must not exist, or be empty.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
+) -> None:
+    """Write a model with the sources of its classes, for people who have diffusers and not this package."""
+    from .pipeline_score_sde import ScoreSdePipeline
+    from .standalone import export_standalone
+
+    with named("model"):
+        pipe = ScoreSdePipeline.from_pretrained(not_empty(model))
+    with named("output"):
+        folder = export_standalone(pipe, output, overwrite=overwrite)
+    typer.echo(f"done: DiffusionPipeline.from_pretrained({str(folder)!r}, trust_remote_code=True)")
