@@ -38,8 +38,8 @@ ALLOWED = {
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_calls_end_within_the_contract(family):
     calls, share = ALLOWED[family]
-    if not hypothesis.__version__.startswith("6.170."):
-        share = 0.1  # other versions draw other calls from one seed; `make fuzz` is for those
+    if hypothesis.__version_info__ < (6, 170):  # `make test-oldest`
+        share = 0.1  # it draws other calls from this seed, which `make fuzz` searches; newer versions have to pass
     survey = run(calls, 6, [family])
     assert survey.calls >= 0.9 * calls
     assert survey.failures <= share * survey.calls, survey.report(20)

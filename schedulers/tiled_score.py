@@ -13,6 +13,7 @@ and is flat at the border of the picture.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class TiledScore:
         if check_state("x", x).ndim != 4:
             raise ValueError(f"x must have shape (B, C, H, W), got {tuple(x.shape)}")
         t = check_time("t", t, x)
-        rows, columns = (Tiles(*side) for side in zip(x.shape[-2:], self.tile_size, self.overlaps))
+        rows, columns = (tiles_along(*side) for side in zip(x.shape[-2:], self.tile_size, self.overlaps))
         if len(rows.starts) == len(columns.starts) == 1:
             return check_score(self.score_fn(x, t, **values), x)
         tiles = columns.cut(rows.cut(x, -2), -1)  # (columns, rows, B, C, height, width)
@@ -122,12 +123,8 @@ class Tiles:
         windows = torch.ones(len(self.starts), self.tile, dtype=torch.float64, device="cpu")
         for k, (start, following) in enumerate(zip(self.starts, self.starts[1:])):
             shared = start + self.tile - following
-            rise = (
-                torch.sin(
-                    0.5 * math.pi * (torch.arange(shared, dtype=torch.float64, device="cpu") + 0.5) / max(shared, 1)
-                )
-                ** 2
-            )
+            pixels = torch.arange(shared, dtype=torch.float64, device="cpu") + 0.5
+            rise = torch.sin(0.5 * math.pi * pixels / max(shared, 1)) ** 2
             windows[k + 1, :shared] *= rise
             windows[k, self.tile - shared :] *= rise.flip(0)
         total = torch.stack([self._placed(window, -1, start) for window, start in zip(windows, self.starts)]).sum(0)
@@ -147,6 +144,12 @@ class Tiles:
         # With zeros around it. Not in place: derivatives and `vmap` pass through.
         padding = (0, 0) * (-1 - dim) + (start, self.length - self.tile - start)
         return functional.pad(part, padding)
+
+
+@lru_cache(maxsize=64)
+def tiles_along(length: int, tile: int, overlap: int) -> Tiles:
+    """`Tiles`, made once: a run asks for the same ones at every network call."""
+    return Tiles(length, tile, overlap)
 
 
 def check_tile_size(tile_size: Any) -> tuple[int, int]:

@@ -33,7 +33,7 @@ pipeline = DiffusionPipeline.from_pretrained("path/or/repository", trust_remote_
 images = pipeline({call}).images
 ```
 
-Uploading, evaluation, training and restoration are in the package.
+Uploading, evaluation and training are in the package.
 """
 
 
@@ -112,12 +112,9 @@ def _name(component: Any) -> str:
 
 
 def _card(pipe: Any, title: str) -> str:
-    names = pipe.config.get("id2label")
-    conditional = isinstance(pipe, ScoreSdeClassConditionalPipeline)
-    call = (
-        f"class_labels={[names[key] for key in sorted(names, key=int)][:2]}"
-        if conditional and names
-        else "batch_size=4"
-    )
-    call = "class_labels=[0, 1]" if conditional and not names else call
+    call = "..."  # a picture, a measurement
+    if isinstance(pipe, ScoreSdeClassConditionalPipeline):
+        call = f"class_labels={list(pipe.labels)[:2] or [0, 1]}"
+    elif isinstance(pipe, ScoreSdePipeline):
+        call = "batch_size=4"
     return CARD.format(title=title, pipeline=type(pipe).__name__, call=call)

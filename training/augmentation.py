@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..schedulers.checks import check_finite, check_number
+from ..schedulers.checks import check_number, check_state
 
 
 AUGMENT_DIM = 9  # mirrored left-right and up-down, scale, turn (2), stretch (2), shift (2)
@@ -39,9 +39,9 @@ def augment(images: Tensor, uniforms: Tensor, probability: float) -> tuple[Tenso
         TypeError, ValueError: naming an argument of another shape, or not in its range.
     """
     probability = check_number("probability", probability, 0, 1)
-    if check_finite("images", images).ndim != 4:
+    if check_state("images", images).ndim != 4:  # the values stay unread: on a GPU every update would wait for them
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
-    if tuple(check_finite("uniforms", uniforms).shape) != (len(images), UNIFORMS):
+    if tuple(check_state("uniforms", uniforms).shape) != (len(images), UNIFORMS):
         raise ValueError(f"uniforms must have shape ({len(images)}, {UNIFORMS}), got {tuple(uniforms.shape)}")
     parameters = _parameters(uniforms.double().cpu(), probability)
     inverse = _inverse_maps(parameters, images.shape[-2] / images.shape[-1])
