@@ -15,18 +15,12 @@ from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .heun import Heun
 from .likelihood import LogLikelihood, log_likelihood
+from .linear_operator import Composition, LinearOperator
 from .metropolis_langevin import MetropolisLangevin
 from .moment_matching import MomentMatching, posterior_start
 from .multistep import ExponentialMultistep
 from .operator_checks import check_operator, check_range
-from .operators import (
-    AveragePoolOperator,
-    BlurOperator,
-    Composition,
-    GrayOperator,
-    LinearOperator,
-    MaskOperator,
-)
+from .operators import AveragePoolOperator, BlurOperator, GrayOperator, MaskOperator
 from .parameterization import Parameterization
 from .predictors import (
     PREDICTORS,

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .checks import check_choice, check_function, check_instance, check_integer, check_number, check_state, check_time
 from .inference_mode import differentiates
+from .linear_operator import LinearOperator
 from .operator_checks import check_condition, common_gain, misfit
-from .operators import LinearOperator
 from .recycled_residuals import RecycledResiduals
 from .score_function import ScoreFunction, check_score, select_rows
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, expand_to

@@ -1,119 +1,21 @@
-r"""Linear measurements y = A x + noise of an image: what is known in inpainting, colorization, super-resolution, deblurring.
+"""Measurements of images: what is known in inpainting, colorization, super-resolution and deblurring.
 
-An operator is two functions, `A` and its adjoint `At`, defined by <A x, y> = <x, At y>. Where the rows of A are
-orthogonal and of one length, A At = g I on the range of A, the operator has `gram = g` and a linear system takes one
-division; otherwise conjugate gradients solve it, without a network call. Inpainting and colorization are of the first kind:
-the known values are coordinates in an orthonormal basis.
-
-A mask keeps the shape of the image and has zeros where nothing is known, so A = At is a projection.
+Known pixels and gray values are coordinates in an orthonormal basis. A mask keeps the shape of the image and has zeros
+where nothing is known, so A = At is a projection.
 """
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks import check_generator, check_instance, check_integer, check_number, check_numbers, check_state
+from .checks import check_integer, check_number, check_numbers, check_state
 from .inference_mode import ordinary
-from .sde import LARGEST_SIGMA, expand_to
-
-
-class LinearOperator:
-    """A linear measurement; a subclass implements `A` and `At`.
-
-    `gram` may be set to the number g with A At = g I on the range of A, and `nonnegative` to True where every measured
-    value is a sum of pixels with weights of at least 0: an impossible measurement is then found before sampling.
-
-    Example: every second row of the image.
-
-    ```python
-    class EverySecondRow(LinearOperator):
-        def A(self, x):
-            return x[:, :, ::2]
-
-        def At(self, y):
-            x = y.new_zeros(len(y), y.shape[1], 2 * y.shape[2], y.shape[3])
-            x[:, :, ::2] = y
-            return x
-    ```
-    """
-
-    gram: float | None = None
-    nonnegative = False
-
-    def A(self, x: Tensor) -> Tensor:
-        """The measurement (B, *M) of a state `x` (B, *D), without noise."""
-        raise NotImplementedError(f"{type(self).__name__} must implement A(x)")
-
-    def At(self, y: Tensor) -> Tensor:
-        """The adjoint of A: (B, *M) to (B, *D)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement At(y)")
-
-    def measure(self, x: Tensor, noise_std: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """A x + noise_std n with n ~ N(0, I) in the range of A."""
-        noise_std = check_number("noise_std", noise_std, 0, LARGEST_SIGMA)
-        generator = check_generator("generator", generator)
-        y = self.A(check_state("x", x, 2))
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        if self.gram is not None:
-            return y + noise_std / math.sqrt(self.gram) * self.A(noise)
-        return y + noise_std * torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
-
-    def solve(self, y: Tensor, variance: float | Tensor, noise_variance: float) -> Tensor:
-        """(variance A At + noise_variance I)^-1 y, for `y` (B, *M) in the range of A."""
-        check_state("y", y, 2)
-        variance = _variance(variance, y)
-        noise_variance = check_number("noise_variance", noise_variance, 0)
-        if self.gram is not None:
-            return y / (variance * self.gram + noise_variance)
-        if y.is_meta:
-            raise TypeError("y must be a tensor with values, got one on the device meta")
-        return conjugate_gradients(lambda v: variance * apply(self, "A", apply(self, "At", v)) + noise_variance * v, y)
-
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """At (A At)^-1 y: the smallest state (B, *D) whose measurement is `y`."""
-        return self.At(self.solve(y, 1.0, 0.0))
-
-    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
-        """The operator of the samples `index` (b,) alone; itself, unless it differs from sample to sample.
-
-        Args:
-            index: which samples of the batch.
-            ndim: of the measurement, the batch included.
-        """
-        return self
-
-    def __matmul__(self, inner: "LinearOperator") -> "Composition":
-        """`outer @ inner` measures the measurement: x -> outer.A(inner.A(x))."""
-        return Composition(self, inner)
-
-
-class Composition(LinearOperator):
-    """One operator after another: A = outer.A inner.A.
-
-    Args:
-        outer: applied last.
-        inner: applied to the image.
-    """
-
-    def __init__(self, outer: LinearOperator, inner: LinearOperator):
-        check_instance("outer", outer, LinearOperator)
-        check_instance("inner", inner, LinearOperator)
-        self.outer, self.inner = outer, inner
-        self.nonnegative = outer.nonnegative and inner.nonnegative
-
-    def rows(self, index: Tensor, ndim: int) -> "LinearOperator":
-        return Composition(self.outer.rows(index, ndim), self.inner.rows(index, ndim))
-
-    def A(self, x: Tensor) -> Tensor:
-        return apply(self.outer, "A", apply(self.inner, "A", x, "inner"), "outer")
-
-    def At(self, y: Tensor) -> Tensor:
-        return apply(self.inner, "At", apply(self.outer, "At", y, "outer"), "inner")
+from .linear_operator import LinearOperator
 
 
 class MaskOperator(LinearOperator):
@@ -255,42 +157,10 @@ class BlurOperator(LinearOperator):
         return self._correlate("y", y, self.kernel.flip(0, 1))
 
 
-def apply(operator: LinearOperator, method: str, value: Tensor, name: str = "operator") -> Tensor:
-    """`operator.A` or `operator.At` at `value`, with an error that names the argument `name` where it fails.
-
-    Raises:
-        TypeError, ValueError: if the method returns no floating-point tensor, or cannot be applied.
-    """
-    try:
-        result = getattr(operator, method)(value)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except (RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
-        raise ValueError(
-            f"{name} {type(operator).__name__}.{method} cannot be applied to shape {tuple(value.shape)}: {error}"
-        ) from error
-    if not isinstance(result, Tensor) or not result.is_floating_point():
-        raise TypeError(
-            f"{name} {type(operator).__name__}.{method} must return a floating-point tensor, "
-            f"got {type(result).__name__}"
-        )
-    return result
-
-
 def _check_images(name: str, x: Any) -> Tensor:
     if check_state(name, x).ndim != 4:
         raise ValueError(f"{name} must have shape (B, C, H, W), got {tuple(x.shape)}")
     return x
-
-
-def _variance(variance: Any, y: Tensor) -> float | Tensor:
-    """A variance that is a number, or a tensor of one number for each sample in the dimensions of `y`, (B, 1, ...)."""
-    if not isinstance(variance, Tensor) or variance.ndim == 0:
-        return check_number("variance", variance, 0)
-    check_state("variance", variance)
-    if variance.ndim != y.ndim or variance.numel() not in (1, len(y)) or len(variance) != variance.numel():
-        raise ValueError(f"variance must be a number or of shape (B, 1, ...), got {tuple(variance.shape)}")
-    return variance
 
 
 def _real_tensor(name: str, values: Any) -> Tensor:
@@ -305,31 +175,3 @@ def _real_tensor(name: str, values: Any) -> Tensor:
             f"{name} must be a dense tensor of real numbers, got {values.layout} {values.dtype} on {values.device}"
         )
     return values
-
-
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> of each sample, shape (B,), for tensors (B, *M)."""
-    return (a * b).flatten(1).sum(1)
-
-
-def conjugate_gradients(
-    matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance: float = 1e-6, max_iterations: int = 200
-) -> Tensor:
-    """The solution v of matrix(v) = y for a symmetric positive semi-definite matrix and `y` (B, *M) in its range.
-
-    Every sample stops by itself, when its residual is below `tolerance` times |y|.
-    """
-    solution, residual, direction = 0 * y, y, y  # 0 * y: NaN and infinity of `y` stay visible
-    square = inner(y, y)
-    goal = tolerance**2 * square
-    for _ in range(max_iterations):
-        active = square > goal
-        if not bool(active.any()):
-            break
-        image = matrix(direction)
-        step = torch.where(active, square / inner(direction, image).clamp_min(torch.finfo(y.dtype).tiny), 0.0)
-        solution = solution + expand_to(step, y) * direction
-        residual = residual - expand_to(step, y) * image
-        before, square = square, inner(residual, residual)
-        direction = residual + expand_to(torch.where(active, square / before, 0.0), y) * direction
-    return solution

@@ -12,7 +12,7 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
-from .operators import inner
+from .linear_systems import inner
 from .sde import expand_to
 
 

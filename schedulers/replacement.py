@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .checks import check_function, check_instance, check_state, check_time
+from .linear_operator import LinearOperator, apply
 from .operator_checks import check_measurement
-from .operators import LinearOperator, apply
 from .score_function import check_score
 from .sde import SDE, expand_to
 

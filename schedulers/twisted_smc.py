@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .checks import check_function, check_integer, check_number
 from .inference_mode import differentiates
+from .linear_operator import LinearOperator
+from .linear_systems import inner
 from .operator_checks import check_condition, misfit
-from .operators import LinearOperator, inner
 from .predictors import Predictor, ancestral
 from .score_function import ScoreFunction, check_score
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, finest_dtype

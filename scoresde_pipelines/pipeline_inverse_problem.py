@@ -11,7 +11,7 @@ from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
 from .schedulers.checks import check_instance, check_number
-from .schedulers.operators import apply
+from .schedulers.linear_operator import apply
 
 
 class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
@@ -60,7 +60,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             measurement (`torch.Tensor`): y of B images, `operator.A` of images (B, channels, height, width) with values
                 in [0, 1], plus noise, for networks trained on any range. Where it has the form of images (a blurred
                 picture), PIL images and arrays as well.
-            operator (`LinearOperator`): A; see `scoresde_pipelines.schedulers.operators`. A class of your own needs
+            operator (`LinearOperator`): A; see `scoresde_pipelines.schedulers.linear_operator`. A class of your own needs
                 the two methods `A` and `At`.
             noise_std (`float`): standard deviation of the measurement's noise, in the units of `measurement`.
             method (`str`): "moment_matching" (exact for Gaussian data), "pseudo_inverse" (cheaper: two evaluations a
