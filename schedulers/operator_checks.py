@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite, check_function, check_instance, check_integer, check_number
-from .operators import LinearOperator, apply, inner
+from .linear_operator import LinearOperator, apply
+from .linear_systems import inner
 from .sde import LARGEST_SIGMA, SDE, expand_to
 
 
