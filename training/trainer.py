@@ -79,7 +79,7 @@ class Trainer(TrainerCore):
         report.of_stream = args.streaming
         self.accelerator.print(report)
         names = self._read_classes(table) if args.class_conditional else None
-        self.components = build_components(args, report.channels or 3, scheduler, names)
+        self.components = build_components(args, report.channels or 3, scheduler, names, self.accelerator.print)
         unet = self.components.unet
         size = as_size(args.resolution) or network_resolution(unet) or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
         image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)
