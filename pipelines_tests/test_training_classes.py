@@ -82,7 +82,7 @@ def test_a_share_of_the_labels_is_dropped(folder, tmp_path):
     run.model = lambda x, time, class_labels: (seen.append(class_labels), x)[1]
     for update in range(200):
         run.step, run.images_seen = update, 8 * update
-        run.losses(run._next_batch(run._batches(), 0))
+        run.losses(run.source.next_batch(run.source.read(8 * update), update, 0, 8 * update))
     labels = torch.cat(seen)
     dropped = (labels == 3).double().mean().item()
     assert dropped == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / 1600) ** 0.5)

@@ -141,9 +141,9 @@ def test_every_source_of_labels_gives_a_picture_the_embedding_of_its_class(folde
         run = trainer(data, first, tmp_path / source, *options, "--label_dropout", "0", "--validation_split", "train")
         names = run.components.class_names
         assert names[:2] == ["snow", "coal"] and sorted(names) == sorted(VALUES), source
-        pairs, batches = set(), run._batches()
+        pairs, pictures = set(), run.source.read(0)
         for _ in range(2):
-            batch = run._next_batch(batches, 0)
+            batch = run.source.next_batch(pictures, 0, 0, 0)
             pairs |= set(zip(batch.images[:, 0, 0, 0].tolist(), batch.labels.tolist()))
         assert pairs == {(value, names.index(name)) for name, value in VALUES.items()}, source
         held_out = run.evaluation.held_out  # another split: the same labels

@@ -96,6 +96,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
                        help="precision inside the network, noise and targets stay float32; default: the choice of "
                        "`accelerate config`, else no")  # fmt: skip
     _switch(group, "channels_last", "channels-last memory format, often faster")
+    _switch(group, "gradient_checkpointing", "keep fewer activations and compute them again in the backward pass: the same "
+            "loss with less memory, in more time")  # fmt: skip
+    _switch(group, "compile", "compile the trained network with torch.compile, by the backend of `accelerate config` or "
+            "else inductor, which needs a C++ compiler on a CPU")  # fmt: skip
     _switch(group, "cpu", "train on the CPU even where there is a GPU")
     group.add_argument("--checkpointing_steps", type=int, default=500, help="updates between two checkpoints")
     group.add_argument("--checkpoints_total_limit", type=int, help="how many checkpoints are kept; default: all")

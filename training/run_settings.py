@@ -34,7 +34,7 @@ MAY_CHANGE = frozenset((
     # sample grids and the scheduler that is saved
     "eval_batch_size", "num_inference_steps", "predictor", "corrector", "snr",
     # the machine
-    "cpu", "channels_last", "max_cached_gb", "dataloader_num_workers",
+    "cpu", "channels_last", "compile", "gradient_checkpointing", "max_cached_gb", "dataloader_num_workers",
     # publishing
     "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token",
     # these arguments themselves, and one without effect
