@@ -165,3 +165,39 @@ def test_names_and_the_line_about_them():
         ValueError, match="num_class_embeds must be 2 for 2 classes, got 3"
     ):  # their names are not known
         with_class_names(with_class_names(small_ddpmpp(), ["x", "y", "z"]), ["a", "b"])
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming", "--shuffle_buffer", "5"]])
+def test_a_killed_run_on_other_classes_goes_on_to_the_bit(folder, tmp_path, streaming):
+    torch.manual_seed(0)
+    network = with_class_names(small_ddpmpp(), KNOWN)
+    torch.nn.init.normal_(network.class_embedding.weight)
+    first = tmp_path / "first"
+    save_pipeline_folder(first, Components(network, VPSDEScheduler(continuous=True), (-1.0, 1.0), KNOWN), "# First\n")
+    options = [*streaming, "--gradient_checkpointing", "--max_train_steps", "6", "--checkpointing_steps", "2"]
+    options += ["--learning_rate", "1e-3", "--validation_split", "train", "--eval_num_bpd_images", "1", "--keep_best",
+                "--best_metric", "bits_per_dim", "--eval_steps", "3", "--cache_dir", str(tmp_path / "cache")]  # fmt: skip
+    trainer(folder, first, tmp_path / "whole", *options).train()
+    killed = trainer(folder, first, tmp_path / "parts", *options)
+    update = killed.update
+    killed.update = lambda pictures: 1 / 0 if killed.step == 5 else update(pictures)
+    with pytest.raises(ZeroDivisionError):
+        killed.train()
+    killed.checkpoints.close()
+    trainer(folder, first, tmp_path / "parts", *options, "--resume_from_checkpoint", "latest").train()
+    for name in ("unet", "unet_ema", "optimizer"):
+        whole, parts = (
+            (tmp_path / run / "checkpoint-6" / f"{name}.safetensors").read_bytes() for run in ("whole", "parts")
+        )
+        assert whole == parts, name
+    lines = [
+        [
+            {key: value for key, value in json.loads(line).items() if key != "seconds"}
+            for line in (tmp_path / run / "evaluation.jsonl").read_text().splitlines()
+        ]
+        for run in ("whole", "parts")
+    ]
+    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [3, 6]
+    assert (tmp_path / "whole" / "best" / "best.json").read_text() == (
+        tmp_path / "parts" / "best" / "best.json"
+    ).read_text()
