@@ -14,9 +14,9 @@ from scoresde_pipelines import ScoreSdeLikelihoodPipeline, VESDEScheduler, VPSDE
 from scoresde_pipelines.cli import app
 from scoresde_pipelines.models.analytic import GaussianScoreModel
 from scoresde_pipelines.schedulers.probability_flow import ODEError
-from scoresde_pipelines.training import run_evaluation
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.evaluation.bits_per_dim import FewImageBits
+from scoresde_pipelines.training.held_out import choose
 from scoresde_pipelines.training.pipeline_folder import Components
 from scoresde_pipelines.training.trainer import Trainer
 
@@ -77,7 +77,7 @@ def test_it_is_the_figure_of_the_command_on_the_same_images(folder, tmp_path, mo
     done = CliRunner().invoke(app, [*words, "--split", "test", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     rows = {row["index"]: row["bits_per_dim"] for row in map(json.loads, table.read_text().splitlines())}
-    chosen = run_evaluation._chosen(8, 5, 3)
+    chosen = choose(8, 5, 3)
     values = [rows[index] for index in chosen]
     assert len(set(chosen)) == 5 and last["step"] == 4
     assert last["bits_per_dim"] == pytest.approx(np.mean(values), rel=1e-6)

@@ -25,6 +25,7 @@ from .components import (
 from .data import ImageFormat, ImageStore, to_data_range
 from .data_report import data_report
 from .durable_files import save_picture
+from .held_out import held_out_indices, images_needed
 from .image_table import find_label_column, labels_by_name, read_labels
 from .losses import denoising_loss
 from .model_card import model_card
@@ -33,7 +34,7 @@ from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_fol
 from .processes import on_main
 from .random_state import kept_random_state
 from .run_data import make_image_stream, open_table
-from .run_evaluation import RunEvaluation, held_out_indices, images_needed
+from .run_evaluation import RunEvaluation
 from .sampling import grid_labels, image_grid, network_output, sample
 from .stream_labels import StreamLabels
 from .tracking import end_logs, log, log_images
