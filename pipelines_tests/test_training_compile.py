@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoresde_pipelines import DDPMpp
 from scoresde_pipelines.training.arguments import parse_args
+from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
+from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
 from scoresde_pipelines.training.tracking import dynamo_backend
 from scoresde_pipelines.training.trainer import Trainer
 
@@ -107,6 +109,33 @@ def test_gradient_checkpointing_is_the_same_training_with_less_memory(train, tmp
     assert train("checkpointed", "--gradient_checkpointing") == expected and len(expected) == 4
     assert_same(tmp_path / "plain", tmp_path / "checkpointed")
     assert kept_bytes(True)[0] < 0.5 * kept_bytes(False)[0]
+
+
+def test_a_classifier_trains_with_checkpoints_too(tmp_path):
+    for k in range(8):
+        path = tmp_path / "classes" / str(k % 2) / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    words = [
+        "--train_data_dir",
+        str(tmp_path / "classes"),
+        "--channels",
+        "1",
+        "--depth",
+        "10",
+        "--width",
+        "1",
+        "--cpu",
+    ]
+    words += ["--resolution", "8", "--train_batch_size", "4", "--max_train_steps", "4", "--report_to", "none"]
+    for name, more in (("plain", []), ("checkpointed", ["--gradient_checkpointing"])):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        where = ["--output_dir", str(tmp_path / name), "--dropout", "0.1"]
+        trainer = ClassifierTrainer(parse_classifier_args([*words, *where, *more]))
+        trainer.train()
+        trainer.finish()
+        assert trainer.network.is_gradient_checkpointing == bool(more)
+    assert_same(tmp_path / "plain", tmp_path / "checkpointed")
 
 
 def test_averages_are_evaluated_without_checkpoints(train, tmp_path):
