@@ -23,6 +23,9 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from result_file import save
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from scoresde_pipelines.models.official.presets import PRESETS
@@ -88,6 +91,45 @@ def count(name: str) -> tuple[float, float]:
     return float(counter.get_total_flops()), float(sum(storage.nbytes() for storage in kept.values()))
 
 
+class Live(TorchDispatchMode):
+    """Follows the memory of all tensors that are made in this context.
+
+    Attributes:
+        peak: most bytes that were there at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.known or self.known[storage._cdata][0].expired():
+                    self.known[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.known = {key: entry for key, entry in self.known.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.known.values()))
+        return result
+
+
+def checkpointed(name: str) -> float:
+    """Bytes that one more image adds to the peak of forward and backward with `--gradient_checkpointing`, float32."""
+    preset, peaks = PRESETS[name], []
+    size = preset.arguments()["sample_size"]
+    for batch in (16, 32):
+        with torch.device("meta"):
+            network = preset.make_model()
+            x, t = torch.empty(batch, 3, size, size), torch.ones(batch)
+        network.enable_gradient_checkpointing()
+        with Live() as live:
+            network(x, t).sample.sum().backward()
+        peaks.append(live.peak)
+    return (peaks[1] - peaks[0]) / 16
+
+
 def make_trainer(name: str, options: list[str], args: argparse.Namespace, folder: Path) -> Trainer:
     """The training of a published network on a few images of noise."""
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -111,19 +153,17 @@ def make_trainer(name: str, options: list[str], args: argparse.Namespace, folder
     ]
     words += ["--output_dir", str(folder / "run"), "--overwrite_output_dir", *options]
     words += ["--cpu"] if args.device == "cpu" else []
-    trainer = Trainer(parse_args(words))
-    if args.compile:
-        trainer.model = torch.compile(trainer.model)
-    return trainer
+    words += ["--compile"] if args.compile else []
+    return Trainer(parse_args(words))
 
 
 def measure(name: str, setting: str, peak: float, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one network under one setting."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(name, SETTINGS[setting], args, Path(folder))
-        batches = trainer._batches()
-        trainer._update(batches)  # prepares the device
-        times = [seconds(args, lambda: trainer._update(batches)) for _ in range(args.updates)]
+        pictures = trainer.source.read(0)
+        trainer.update(pictures)  # prepares the device
+        times = [seconds(args, lambda: trainer.update(pictures)) for _ in range(args.updates)]
         trainer.checkpoints.close()
     rate = args.batch_size / min(times)
     operations, activations = count(name)
@@ -157,8 +197,8 @@ def main() -> None:
         for setting in args.settings:
             found.append(measure(name, setting, peaks[setting.split(",")[0]], args))
             print({key: round(value, 3) if isinstance(value, float) else value for key, value in found[-1].items()})
-    memory = {name: count(name)[1] / 1e9 for name in MEMORY}
-    print("float32 activations of an image in GB:", {name: round(size, 3) for name, size in memory.items()})
+    memory = {name: (count(name)[1] / 1e9, checkpointed(name) / 1e9) for name in MEMORY}
+    print("float32 activations of an image in GB, and with gradient checkpointing:", memory)
     save(
         args.name,
         {"float32_activations_gb_per_image": memory, "matmul_peak_flop_per_s": peaks, **vars(args), "runs": found},

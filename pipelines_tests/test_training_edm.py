@@ -72,7 +72,8 @@ def test_the_loss_of_an_untrained_network_is_that_of_the_gaussian_denoiser(image
     losses = []
     for update in range(200):
         run.step, run.images_seen = update, 8 * update
-        losses.append(run.losses(run._next_batch(run._batches(), 0))[0].item())
+        batch = run.source.next_batch(run.source.read(8 * update), update, 0, 8 * update)
+        losses.append(run.losses(batch)[0].item())
     assert np.mean(losses) == pytest.approx(1.0, abs=0.05)
 
 

@@ -15,9 +15,10 @@ from scoresde_pipelines.training import trainer_core
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.evaluation.during_training import BestWeights
 from scoresde_pipelines.training.feature_classifier import FeatureClassifier
+from scoresde_pipelines.training.held_out import held_out_indices, held_out_loss
 from scoresde_pipelines.training.image_table import labels_by_name
 from scoresde_pipelines.training.pipeline_folder import Components, load_pipeline_folder
-from scoresde_pipelines.training.run_evaluation import held_out_indices, held_out_loss, network_function
+from scoresde_pipelines.training.run_evaluation import network_function
 from scoresde_pipelines.training.tracking import make_accelerator
 from scoresde_pipelines.training.trainer import Trainer
 

@@ -219,8 +219,8 @@ def test_the_size_of_the_run_is_told_before_and_its_time_after_some_updates(imag
 def test_images_are_mirrored_by_their_own_draw(images, tmp_path):
     options = ["--train_data_dir", str(images), *SIZE, *QUICK, "--random_flip", "--output_dir", str(tmp_path / "run")]
     run = Trainer(parse_args(options))
-    indices = next(iter(run.make_stream(0)))
-    batch, originals = run._next_batch(run._batches(), 0), run.images[indices]
+    indices = next(iter(run.source.indices(0)))
+    batch, originals = run.source.next_batch(run.source.read(0), 0, 0, 0), run.images[indices]
     mirrored = ImageDraws(0, 0, 4).flip < 0.5
     for ours, original, flip in zip(batch.images, originals, mirrored):
         assert torch.equal(ours, original.flip(-1) if flip else original)

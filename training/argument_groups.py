@@ -15,6 +15,11 @@ LR_SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "piecewise_constant",
 )  # fmt: skip
 TRACKERS = ("tensorboard", "wandb", "none")
+BEST_METRICS = {
+    "kid": ("eval_features",),
+    "bits_per_dim": ("eval_num_bpd_images",),
+    "validation_loss": ("validation_split", "validation_fraction"),
+}  # and which arguments measure them
 RECIPES = {"edm": {"prediction_type": "edm", "objective": "edm"}}
 
 
@@ -96,6 +101,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
                        help="precision inside the network, noise and targets stay float32; default: the choice of "
                        "`accelerate config`, else no")  # fmt: skip
     _switch(group, "channels_last", "channels-last memory format, often faster")
+    _switch(group, "gradient_checkpointing", "keep fewer activations and compute them again in the backward pass: the same "
+            "loss with less memory, in more time")  # fmt: skip
+    _switch(group, "compile", "compile the trained network with torch.compile, by the backend of `accelerate config` or "
+            "else inductor, which needs a C++ compiler on a CPU")  # fmt: skip
     _switch(group, "cpu", "train on the CPU even where there is a GPU")
     group.add_argument("--checkpointing_steps", type=int, default=500, help="updates between two checkpoints")
     group.add_argument("--checkpoints_total_limit", type=int, help="how many checkpoints are kept; default: all")
@@ -224,8 +233,14 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--eval_num_images", type=int, default=200,
                        help="images generated for the KID; cost: num_inference_steps steps of the sampler for each, "
                        "and the features (17 ms an image for efficientnet-lite0 on a CPU)")  # fmt: skip
-    _switch(group, "keep_best", "keep the averaged weights with the lowest KID, or without KID the lowest held-out loss, "
-            "as the pipeline output_dir/best")  # fmt: skip
+    group.add_argument("--eval_num_bpd_images", type=int, help="held-out images whose bits/dim are measured, told no "
+                       "class; default: none; cost: about 220 network calls for each, half of "
+                       "them with a gradient")  # fmt: skip
+    _switch(
+        group, "keep_best", "keep the averaged weights with the lowest --best_metric as the pipeline output_dir/best"
+    )
+    group.add_argument("--best_metric", choices=tuple(BEST_METRICS),
+                       help="for --keep_best; default: kid, or validation_loss without --eval_features")  # fmt: skip
 
 
 def add_hub(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..schedulers.checks import MOST, check_integer, check_number
 from .argument_groups import (
+    BEST_METRICS,
     RECIPES,
     add_augmentation,
     add_averages,
@@ -99,7 +100,7 @@ INTEGERS = {
         ("train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps", "layers_per_block", "width",
          "checkpointing_steps", "checkpoints_total_limit", "sample_steps", "save_images_epochs", "save_model_epochs",
          "num_inference_steps", "logging_steps", "ema_snapshots", "eval_steps", "validation_num_images",
-         "block_out_channels", "attention_resolutions", "resolution", "shuffle_buffer"),
+         "eval_num_bpd_images", "block_out_channels", "attention_resolutions", "resolution", "shuffle_buffer"),
         (1, MOST),
     ),
     **dict.fromkeys(("eval_batch_size", "lr_warmup_steps", "dataloader_num_workers"), (0, MOST)),
@@ -230,6 +231,18 @@ def _check_evaluation(parser: argparse.ArgumentParser, args: argparse.Namespace)
         for name in ("eval_steps", "keep_best"):
             if getattr(args, name):
                 parser.error(f"--{name} needs --validation_split, --validation_fraction or --eval_features")
+
+    held_out = args.validation_split is not None or args.validation_fraction is not None
+    if args.eval_num_bpd_images is not None and not held_out:
+        parser.error("--eval_num_bpd_images needs --validation_split or --validation_fraction")
+    if args.eval_num_bpd_images is not None and args.class_conditional and args.label_dropout == 0:
+        parser.error("--eval_num_bpd_images needs a --label_dropout above 0: it is the likelihood given no class")
+    if args.best_metric is not None:
+        if not args.keep_best:
+            parser.error("--best_metric belongs to --keep_best")
+        if all(getattr(args, name) is None for name in BEST_METRICS[args.best_metric]):
+            needed = " or ".join(f"--{name}" for name in BEST_METRICS[args.best_metric])
+            parser.error(f"--best_metric {args.best_metric} needs {needed}")
 
 
 def measures_nothing(args: argparse.Namespace) -> bool:

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from ..models import NCSNpp, with_augment_labels
 from ..schedulers import SDEScheduler
 from .augmentation import AUGMENT_DIM
-from .class_embedding import with_class_names
+from .class_embedding import class_report, fine_tuned_names, with_class_names
 from .data import ImageStore, to_data_range
 from .objectives import OBJECTIVES, Objective, ObjectiveOptions, make_objective
 from .pipeline_folder import NETWORKS, SCHEDULERS, Components, load_pipeline_folder, network_class
@@ -83,6 +84,7 @@ def build_components(
     image_channels: int,
     scheduler: SDEScheduler | None = None,
     class_names: list[str] | None = None,
+    say: Callable[[str], object] = print,
 ) -> Components:
     """The network and scheduler that the arguments describe.
 
@@ -92,28 +94,24 @@ def build_components(
         args: see `arguments.parse_args`.
         image_channels: channels of the data, for a new network where `args.channels` is None.
         scheduler: of a new network, instead of what the arguments say.
-        class_names: the classes of the images; None to train without.
+        class_names: the classes of the images; None to train without, a pretrained network with the label for "no
+            class".
+        say: is told which classes of a pretrained network are kept and which are new.
 
     Raises:
-        ValueError: `--sde`, `--resolution`, `--channels` or the classes contradict a pretrained network.
+        ValueError: `--sde`, `--resolution` or `--channels` contradict a pretrained network.
     """
     if args.pretrained_model_name_or_path is not None:
         components = _pretrained(args)
-        known = components.class_names
-        if None not in (class_names, known) and sorted(class_names or ()) != sorted(known or ()):
-            raise ValueError(
-                f"classes must be the network's, {known}, a folder for each, got {class_names}; "
-                "leave out class_conditional to train without classes"
-            )
-        # Those of folders are sorted, the network's need not be. Without --class_conditional it keeps its classes, and is
-        # trained with the label for "no class".
-        class_names = known or class_names
+        found, class_names = class_names, fine_tuned_names(components.class_names, class_names)
+        if found is not None and components.class_names is not None:
+            say(class_report(components.class_names, found))
     else:
         scheduler = new_scheduler(args) if scheduler is None else scheduler
         unet = _network(args, scheduler, image_channels, class_names)
         components = Components(unet, scheduler, scheduler.data_range)
     _check_shape(args, components.unet)
-    unet = with_class_names(components.unet, class_names)
+    unet = with_class_names(components.unet, class_names, components.class_names)
     if args.augment_prob:
         unet = _with_augmentation(unet)
     return replace(components, unet=unet, class_names=class_names)

@@ -31,10 +31,11 @@ MAY_CHANGE = frozenset((
     "label_column", "skip_broken_images", "validation_split", "logging_dir", "logger", "report_to",
     # measurements on the way; `validation_fraction` changes the training images and is compared
     "eval_steps", "eval_features", "eval_num_images", "validation_num_images", "keep_best",
+    "eval_num_bpd_images", "best_metric",
     # sample grids and the scheduler that is saved
     "eval_batch_size", "num_inference_steps", "predictor", "corrector", "snr",
     # the machine
-    "cpu", "channels_last", "max_cached_gb", "dataloader_num_workers",
+    "cpu", "channels_last", "compile", "gradient_checkpointing", "max_cached_gb", "dataloader_num_workers",
     # publishing
     "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token",
     # these arguments themselves, and one without effect

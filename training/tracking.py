@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         cpu=args.cpu,
+        dynamo_backend=dynamo_backend(args),
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(
             project_dir=args.output_dir, logging_dir=str(Path(args.output_dir) / args.logging_dir)
@@ -41,6 +43,19 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     with _disk_errors(accelerator):
         accelerator.init_trackers(Path(args.output_dir).name, config=config)
     return accelerator
+
+
+def dynamo_backend(args: argparse.Namespace) -> str | None:
+    """What compiles the network with `--compile`; None leaves it to the choice of `accelerate config`, else nothing does.
+
+    Raises:
+        ValueError: the choice of `accelerate config` would give wrong gradients.
+    """
+    configured = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if configured == "eager" and args.gradient_checkpointing:
+        # It computes activations again with other dropout masks (seen with torch 2.13); aot_eager and inductor do not.
+        raise ValueError("the dynamo backend must be another one with --gradient_checkpointing, got eager")
+    return "inductor" if args.compile and configured == "no" else None
 
 
 @contextmanager

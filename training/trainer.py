@@ -25,6 +25,7 @@ from .components import (
 from .data import ImageFormat, ImageStore, to_data_range
 from .data_report import data_report
 from .durable_files import save_picture
+from .held_out import held_out_indices, images_needed
 from .image_table import find_label_column, labels_by_name, read_labels
 from .losses import denoising_loss
 from .model_card import model_card
@@ -33,7 +34,7 @@ from .pipeline_folder import Components, push_pipeline_folder, save_pipeline_fol
 from .processes import on_main
 from .random_state import kept_random_state
 from .run_data import make_image_stream, open_table
-from .run_evaluation import RunEvaluation, held_out_indices, images_needed
+from .run_evaluation import RunEvaluation
 from .sampling import grid_labels, image_grid, network_output, sample
 from .stream_labels import StreamLabels
 from .tracking import end_logs, log, log_images
@@ -79,7 +80,7 @@ class Trainer(TrainerCore):
         report.of_stream = args.streaming
         self.accelerator.print(report)
         names = self._read_classes(table) if args.class_conditional else None
-        self.components = build_components(args, report.channels or 3, scheduler, names)
+        self.components = build_components(args, report.channels or 3, scheduler, names, self.accelerator.print)
         unet = self.components.unet
         size = as_size(args.resolution) or network_resolution(unet) or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
         image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)

@@ -14,7 +14,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from tqdm.auto import tqdm
 
 from ..schedulers.checks import check_integer, check_number
 from ..schedulers.sde import finest_dtype
+from .batches import Batch, BatchSource, Pictures
 from .checkpoints import CheckpointManager
-from .class_sampling import BalancedBatches
-from .data import ImageStore, ShuffledBatches, image_batches
+from .data import ImageStore
 from .ema import ExponentialMovingAverage
 from .image_stream import ImageStream, check_bookmark
 from .interruption import Interruption, RunInterrupted
@@ -38,25 +37,7 @@ from .run_config import save_run_config
 from .run_data import data_set_name
 from .run_report import UpdateClock, size_report, time_report
 from .run_settings import run_settings
-from .seeding import ImageDraws, combined_seed, stratified
 from .tracking import end_logs, log, make_accelerator
-
-
-@dataclass
-class Batch:
-    """What one process trains on in one accumulation step.
-
-    Attributes:
-        images: uint8, shape (B, C, H, W), on the device, mirrored with `--random_flip`.
-        labels: classes, int64, shape (B,), or None.
-        u: uniforms in [0, 1) for the times, float64, shape (B,), on the CPU: Apple GPUs have no float64.
-        draws: further random numbers of these images.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    u: Tensor
-    draws: ImageDraws
 
 
 class TrainerCore(ABC):
@@ -122,15 +103,14 @@ class TrainerCore(ABC):
     # ------------------------------------------------------------------ preparation
 
     @property
-    def images_per_update(self) -> int:
-        """Images of one update, of all processes and accumulation steps."""
-        args = self.args
-        return args.train_batch_size * self.accelerator.num_processes * args.gradient_accumulation_steps
+    def source(self) -> BatchSource:
+        """The batches of this process."""
+        return BatchSource(self.args, self.accelerator, self.images, self.labels, self.stream)
 
     @property
     def updates_per_epoch(self) -> int:
         """Updates until every image was seen, rounded up; not known of a stream."""
-        return math.ceil(len(self.images) / self.images_per_update)
+        return math.ceil(len(self.images) / self.source.images_per_update)
 
     def _make_optimizer(self) -> None:
         args, network = self.args, self.network
@@ -143,8 +123,11 @@ class TrainerCore(ABC):
             network, decay, args.ema_inv_gamma, args.ema_power
         )
         self.averages = PowerAverages(network, getattr(args, "ema_widths", None) or ())
+        if args.gradient_checkpointing:  # not of the averages: nothing is trained through them
+            network.enable_gradient_checkpointing()
         self.max_steps = args.max_train_steps or args.num_epochs * self.updates_per_epoch
         optimizer, self.lr_scheduler = make_optimizer(args, network, self.max_steps)
+        # `model` may be wrapped (DDP, torch.compile). Averages and checkpoints take `network`, whose names are plain.
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
         networks = {"unet": network}
         self.checkpoints = CheckpointManager(
@@ -164,29 +147,20 @@ class TrainerCore(ABC):
             self.output_dir, self.averages, self.max_steps, getattr(args, "ema_snapshots", 1)
         )
 
-    def make_stream(self, start: int) -> ShuffledBatches:
-        """The indices of the batches of this process, from position `start` of the data stream on."""
-        args, accelerator = self.args, self.accelerator
-        place = (args.train_batch_size, args.seed, start, accelerator.process_index, accelerator.num_processes)
-        if getattr(args, "class_sampling", "natural") == "balanced":
-            assert self.labels is not None
-            return BalancedBatches(self.labels, *place)
-        return ShuffledBatches(len(self.images), *place)
-
     # ------------------------------------------------------------------ the loop
 
     def train(self) -> None:
         """Updates until `max_steps`, with checkpoints and logs in between."""
         accelerator = self.accelerator
         accelerator.print(size_report(self.network, self.ema, self.averages))
-        batches = self._batches()
+        pictures = self.source.read(self.images_seen, self.bookmark)
         bar = tqdm(
             total=self.max_steps, initial=self.step, desc="train", disable=not accelerator.is_local_main_process
         )
         clock = UpdateClock(self.seconds, self.step)
         with Interruption() as interruption:
             while self.step < self.max_steps:
-                self.totals += self._update(batches)
+                self.totals += self.update(pictures)
                 self.step += 1
                 bar.update()
                 self.seconds = clock.seconds()
@@ -211,62 +185,27 @@ class TrainerCore(ABC):
             self.save_checkpoint()
         self.between_updates()
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Images of this process and their classes, without end."""
-        pinned, workers = self.accelerator.device.type == "cuda", self.args.dataloader_num_workers
-        if self.stream is not None:
-            return self._streamed_batches(self.stream, pinned, workers)
-        loaded = image_batches(self.images, self.make_stream(self.images_seen), workers, pinned)
-        labels = self.labels
-        return (
-            (images, None if labels is None else labels[indices])
-            for images, indices in zip(loaded, self.make_stream(self.images_seen))
-        )
-
-    def _streamed_batches(
-        self, stream: ImageStream, pinned: bool, threads: int
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        place = (self.images_seen, self.bookmark, self.accelerator.process_index, self.accelerator.num_processes)
-        for batch in stream.batches(self.args.train_batch_size, *place, num_threads=threads):
-            self.bookmark = batch.bookmark
-            yield batch.images.pin_memory() if pinned else batch.images, batch.labels
-
-    def _update(self, batches: Iterator[tuple[Tensor, Tensor | None]]) -> Tensor:
+    def update(self, pictures: Iterator[Pictures]) -> Tensor:
         """One optimizer step over all accumulation steps; returns the sums of the metrics, not synchronised."""
-        args, accelerator = self.args, self.accelerator
+        args, accelerator, source = self.args, self.accelerator, self.source
         totals = torch.zeros_like(self.totals)
         for micro in range(args.gradient_accumulation_steps):
             last = micro == args.gradient_accumulation_steps - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                loss, sums = self.losses(self._next_batch(batches, micro))
+                batch = source.next_batch(pictures, self.step, micro, self.images_seen)
+                loss, sums = self.losses(batch)
                 accelerator.backward(loss)
-            totals += sums.detach()
-        self.images_seen += self.images_per_update
+            totals, self.bookmark = totals + sums.detach(), batch.bookmark
+        self.images_seen += source.images_per_update
         if args.max_grad_norm > 0:
             accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:
             self.lr_scheduler.step()
-            self.ema.update(accelerator.unwrap_model(self.model))
-            self.averages.update(accelerator.unwrap_model(self.model))
+            self.ema.update(self.network)
+            self.averages.update(self.network)
         return totals
-
-    def _next_batch(self, batches: Iterator[tuple[Tensor, Tensor | None]], micro: int) -> Batch:
-        args, accelerator = self.args, self.accelerator
-        device, process = accelerator.device, accelerator.process_index
-        torch.manual_seed(combined_seed(args.seed, self.step, micro, process))  # dropout
-        images, labels = next(batches)
-        first = (micro * accelerator.num_processes + process) * args.train_batch_size
-        draws = ImageDraws(args.seed, self.images_seen + first, len(images))
-        u = draws.time
-        if getattr(args, "time_sampling", "stratified") == "stratified":
-            u = stratified(u, args.seed, self.step, first, self.images_per_update)
-        images = images.to(device, non_blocking=True)
-        if args.random_flip:
-            mirrored = (draws.flip < 0.5).to(device).reshape(-1, 1, 1, 1)
-            images = torch.where(mirrored, images.flip(-1), images)
-        return Batch(images, None if labels is None else labels.to(device), u, draws)
 
     def _log(self, totals: Tensor) -> dict[str, float]:
         """Logs the means over all processes since the last call: the only synchronisation."""

@@ -110,6 +110,12 @@ def arguments() -> list[Entry]:
         "lr_scheduler": only("'piecewise_constant'"),
         "lr_step_rules": words("1:10,0.1:20,0.01", numeric=False),
     }
+    held_out = {
+        "parser": only("'parse_args'"),
+        "train_data_dir": only("file('data')"),
+        "validation_split": only("'test'"),
+        "eval_num_bpd_images": integer(1),
+    }
     edm = {
         **ve,
         "prediction_type": only("'edm'"),
@@ -117,7 +123,7 @@ def arguments() -> list[Entry]:
         "data_mean": decimal("0.1"),
     }
     edm = {key: kind for key, kind in edm.items() if key not in ("sigma_min", "sigma_max")}
-    return [*entries, Entry("parsed", ve), Entry("parsed", edm), Entry("parsed", steps)]
+    return [*entries, Entry("parsed", ve), Entry("parsed", edm), Entry("parsed", steps), Entry("parsed", held_out)]
 
 
 ENTRIES = {"arguments": arguments()}
