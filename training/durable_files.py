@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from PIL import Image
 from safetensors import SafetensorError
 
@@ -104,6 +103,8 @@ def written_whole(path: str | Path, replace: bool = True) -> Iterator[Path]:
 
 def _remove_leftovers(path: Path, host: str) -> None:
     """Removes what processes of this computer that are dead have left of `path`."""
+    import psutil  # here: pipelines that are loaded without this package need this file and may not have it
+
     form = re.compile(rf"\.incomplete-{host}-(\d+)-{re.escape(path.name)}")
     for leftover in path.parent.glob(f".incomplete-{host}-*"):
         match = form.fullmatch(leftover.name)
