@@ -75,5 +75,5 @@ setup(
         "docs": ["sphinx>=8.1", "furo>=2024.8.6", "myst-parser>=4.0"],
         "lint": ["ruff>=0.6", "mypy>=1.10"],
     },
-    entry_points={"console_scripts": ["scoresde = scoresde_pipelines.cli:app"]},
+    entry_points={"console_scripts": ["scoresde = scoresde_pipelines.cli:main"]},
 )

@@ -62,12 +62,16 @@ def check_dropout(config: Mapping[str, Any]) -> None:
     check_number("dropout", config["dropout"], 0, 1, ends="[)")
 
 
-def check_sample_size(config: Mapping[str, Any], optional: bool = False) -> None:
-    """Raise ValueError unless `sample_size` is one positive integer or two."""
+def check_sample_size(config: Mapping[str, Any], optional: bool = False, divisor: int = 1) -> None:
+    """Raise ValueError unless `sample_size` is one positive integer or two, divisible by `divisor`."""
     size = config["sample_size"]
     sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size,)
     if not (optional and size is None) and not all(is_integer(side) and 0 < side <= MOST for side in sides):
         raise ValueError(f"sample_size must be a positive integer or a pair (height, width) of them, got {size!r}")
+    if size is not None and any(side % divisor for side in sides):
+        raise ValueError(
+            f"sample_size must be divisible by {divisor} (2 for each level below the first), got {size!r}"
+        )
 
 
 def check_noise_levels(config: Mapping[str, Any]) -> None:

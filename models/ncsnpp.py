@@ -335,14 +335,15 @@ class NCSNpp(Network):
 def check_config(config: Any) -> None:
     """Raise ValueError where an option of `NCSNpp` has no meaning."""
     check_choices(config, CHOICES)
-    check_sample_size(config)
     check_integers(config, "in_channels", "out_channels", "layers_per_block")
     check_integers(config, "attention_head_dim", "norm_num_groups", "base_channels", "num_class_embeds", optional=True)
     check_integers(config, "augment_dim", optional=True)
     check_integer_lists(config, "block_out_channels")
+    check_sample_size(config, divisor=2 ** (len(config["block_out_channels"]) - 1))
     check_integer_lists(config, "attention_resolutions", may_be_empty=True)
     check_dropout(config)
-    check_numbers(config, "norm_eps", "fourier_scale", above=0)
+    check_numbers(config, "norm_eps", least=1e-30)  # smaller ones are zero in single precision
+    check_numbers(config, "fourier_scale", above=0)
     check_numbers(config, "init_scale", "freq_shift", least=0)
     check_noise_levels(config)
     check_booleans(config, *BOOLEANS)

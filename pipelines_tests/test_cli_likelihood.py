@@ -262,3 +262,18 @@ def test_summary_is_mean_and_standard_error(tmp_path):
 def test_refuses_other_endings(tmp_path):
     with pytest.raises(ValueError, match=r"\.csv"):
         LikelihoodTable(tmp_path / "a.txt", {})
+
+
+def test_it_says_what_is_done_to_the_images_before_they_are_measured(folder, table, tmp_path):
+    (tmp_path / "data").mkdir()
+    for i, image in enumerate(pixels()):
+        picture = Image.fromarray(image)
+        picture = picture.convert("RGB") if i in (1, 3) else picture.resize((9, 8)) if i == 2 else picture
+        picture.save(tmp_path / "data" / f"{i}.png")
+    result = run(folder, tmp_path / "table.csv", "--data", tmp_path / "data", "--limit", 1)
+    assert result.exit_code == 0, result.output
+    assert (
+        "warning: 2 of 5 images have color and become gray: bits/dim are those of the changed images" in result.output
+    )
+    assert "warning: 1 of 5 images are not 8 x 8 pixels and are cut or resized: bits/dim" in result.output
+    assert "changed images" not in run(folder, tmp_path / "same.csv", "--limit", 1).output

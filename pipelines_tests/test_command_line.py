@@ -299,3 +299,29 @@ def test_app_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = CliRunner().invoke(app, ["app"])
     assert result.exit_code == 1 and "pip install 'scoresde_pipelines[app]'" in result.output
+
+
+WRAPPED = """
+import signal, sys
+from scoresde_pipelines import cli
+from scoresde_pipelines.pipeline_score_sde import ScoreSdePipeline
+
+def load(*args, **kwargs):
+    try:
+        signal.raise_signal(getattr(signal, name))
+    except BaseException as error:  # as the lazy imports of transformers do
+        raise RuntimeError("Could not import module 'PreTrainedModel'") from error
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+name, ScoreSdePipeline.from_pretrained = sys.argv.pop(), load
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_with_its_code_and_one_line_also_within_an_import(name, code, tmp_path):
+    command = [sys.executable, "-c", WRAPPED, "export", "--model", "x", "--output", str(tmp_path / "out"), name]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == code
+    assert result.stderr.splitlines()[-1] == f"error: ended by {name}" and "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all: full disks, kills, damaged files, signals."""
 
+import errno
 import json
 import os
 import resource
@@ -7,12 +8,14 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from scoresde_pipelines import NCSNpp, ScoreSdePipeline, VESDEScheduler
 from scoresde_pipelines.likelihood_table import LikelihoodTable, Row
 from scoresde_pipelines.training import checkpoint_manifest, durable_files
 from scoresde_pipelines.training.evaluation.shards import Shards, keep_settings, save_atomically
@@ -215,3 +218,120 @@ def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path):
     with pytest.raises(FileNotFoundError):
         durable_files.replace_folder(tmp_path / "missing", tmp_path / "old")
     assert names(tmp_path) == ["old"] and (tmp_path / "old" / "a").read_text() == "1"
+
+
+def killed(call, number, work):
+    """Whether a process that runs `work()` is killed at the call `number` of `os.<call>`."""
+    pid = os.fork()
+    if pid == 0:
+        original, count = getattr(os, call), []
+
+        def ends(*args, **kwargs):
+            count.append(1)
+            if len(count) == number:
+                os._exit(9)
+            return original(*args, **kwargs)
+
+        setattr(os, call, ends)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+def fill(folder, text):
+    with durable_files.filled_folder(folder, "the pictures", "", "last") as staged:
+        for name in ("a", "b", "last", "z"):
+            (staged / name).write_text(text)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("call", ["replace", "rename", "fsync", "mkdir"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_killed_process_leaves_a_folder_that_is_complete_or_does_not_look_so(call, there, tmp_path):
+    folder, number, contents = tmp_path / "out", 1, {("new",) * 4, ("old",) * 4 if there else None}
+    while True:
+        durable_files.remove(folder)
+        if there:
+            fill(folder, "old")
+        ended = killed(call, number, partial(fill, folder, "new"))
+        if (folder / "last").exists():
+            assert tuple((folder / name).read_text() for name in ("a", "b", "last", "z")) in contents
+        else:
+            assert ended and (there or not folder.exists())
+        if not ended:
+            break
+        if not there:
+            fill(folder, "again")  # what was left is no obstacle, and goes
+            assert names(tmp_path) == ["out"] and names(folder) == ["a", "b", "last", "z"]
+        number += 1
+    assert number > 1 or (call == "rename" and there) or (call == "replace" and not there)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    assert killed("replace", 2, partial(durable_files.replace_folder, tmp_path / "new", tmp_path / "old"))
+    assert names(tmp_path) == [".old-old", "new"]
+    assert killed("replace", 2, partial(durable_files.replace_folder, tmp_path / "new", tmp_path / "old"))
+    assert (tmp_path / "old" / "a").read_text() == "old"
+    durable_files.replace_folder(tmp_path / "new", tmp_path / "old")
+    assert names(tmp_path) == ["old"] and (tmp_path / "old" / "a").read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_pipeline_that_is_half_written_over_another_one_does_not_load(tmp_path):
+    old, new = pipeline(0), pipeline(1)
+    number = 0
+    while True:
+        durable_files.remove(tmp_path / "p")
+        old.save_pretrained(tmp_path / "p")
+        number += 1
+        if not killed("makedirs", number, partial(new.save_pretrained, tmp_path / "p")):
+            break
+        if number == 1:  # before anything is written
+            continue
+        with pytest.raises(OSError, match=r"model_index\.json"):
+            ScoreSdePipeline.from_pretrained(tmp_path / "p")
+    assert number > 2
+    weights = [pipe.unet.state_dict() for pipe in (ScoreSdePipeline.from_pretrained(tmp_path / "p"), new)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="save_directory must be a folder, got the file"):
+        new.save_pretrained(tmp_path / "file")
+
+
+def pipeline(seed):
+    torch.manual_seed(seed)
+    network = NCSNpp(sample_size=8, block_out_channels=(8, 8), layers_per_block=1)
+    return ScoreSdePipeline(network.eval(), VESDEScheduler(sigma_max=10.0))
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.mark.parametrize("kind", ["file", "read-only"])
+@pytest.mark.parametrize(
+    "words",
+    ["sample --model x", "inpaint --model x --image i --mask m", "export --model x", "ema run --sigma_rel .1",
+     "evaluate --model x --data d", "likelihood --model x --data d", "convert checkpoint"],
+)  # fmt: skip
+def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(words, kind, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from scoresde_pipelines import cli
+
+    (tmp_path / "file").write_text("x")
+    if kind == "read-only":
+        monkeypatch.setattr(durable_files.tempfile, "TemporaryFile", full)
+    place = str(tmp_path / ("file" if kind == "file" else "new") / "out")
+    name = "folder" if words.startswith("convert") else "--output"
+    command = [*words.split(), *([] if name == "folder" else [name]), place]
+    result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "500", "TERMINAL_WIDTH": "500"})
+    assert result.exit_code == 2 and name in result.output, result.output
+    assert ("ile system" if kind == "read-only" else "ot a directory") in result.output
+    assert names(tmp_path) == ["file"]

@@ -1,6 +1,7 @@
 """One set of odd pictures through every entry (training, likelihood, inpainting, colorization): the same, known numbers."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -322,3 +323,25 @@ def test_an_unreadable_exif_block_counts_as_none():
     picture = image(COLOR)
     picture.info["exif"] = b"Exif\x00\x00MM\x00*\x00\x00\xff\xff"
     assert np.array_equal(ImageFormat(SIDE, 3)(picture).transpose(1, 2, 0), COLOR)
+
+
+@pytest.mark.parametrize("kind", ["pil", "list", "uint8", "float", "tensor", "rgba"])
+def test_color_that_is_lost_is_said(kind):
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    pixels[..., 1] = 255
+    forms = {
+        "pil": Image.fromarray,
+        "list": lambda array: [Image.fromarray(array)] * 2,
+        "uint8": lambda array: array,
+        "float": lambda array: array / 255,
+        "tensor": lambda array: torch.from_numpy(array).movedim(-1, 0) / 255,
+        "rgba": lambda array: Image.fromarray(array).convert("RGBA"),
+    }
+    with pytest.warns(UserWarning, match="picture has color, and one channel is needed: its gray values are used"):
+        gray = images_to_tensor(forms[kind](pixels), 1, name="picture")
+    assert torch.allclose(gray, torch.tensor(0.587), atol=0.002)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images_to_tensor(forms[kind](pixels), 3)
+        images_to_tensor(forms[kind](np.full_like(pixels, 7)), 1)  # three equal channels
+        images_to_tensor(forms[kind](pixels), 1, warn_of_color=False)

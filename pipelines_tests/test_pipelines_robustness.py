@@ -347,3 +347,18 @@ def test_torch_s_default_device_changes_nothing(scheduler):
         torch.set_default_device(None)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["sample", "inpaint", "likelihood"])
+def test_a_network_without_weights_is_refused(kind):
+    network = NCSNpp(sample_size=8, block_out_channels=(8, 8), layers_per_block=1).to("meta")
+    scheduler, image = VESDEScheduler(sigma_max=10.0), torch.full((1, 3, 8, 8), 0.5)
+    mask = torch.zeros(8, 8)
+    mask[:4] = 1
+    calls = {
+        "sample": lambda: ScoreSdePipeline(network, scheduler)(1, 2),
+        "inpaint": lambda: ScoreSdeInpaintPipeline(network, scheduler)(image, mask, num_inference_steps=2),
+        "likelihood": lambda: ScoreSdeLikelihoodPipeline(network, scheduler)(image),
+    }
+    with pytest.raises(ValueError, match="unet must have weights with values, got a network on the device 'meta'"):
+        calls[kind]()

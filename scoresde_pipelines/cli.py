@@ -38,6 +38,9 @@ app = typer.Typer(
 )
 
 
+_received: list[int] = []  # signals that end the command
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"scoresde {__version__}")
@@ -45,18 +48,20 @@ def _version(asked: bool) -> None:
 
 
 def _end(number: int, _: FrameType | None) -> None:
+    _received.append(number)
     sys.exit(128 + number)
 
 
 def _clean_up_when_terminated(context: typer.Context) -> None:
-    """Until a command ends, signals that would kill it end it as Ctrl-C does: what is half-written is removed."""
+    """Until a command ends, signals that would kill it raise an exception: what is half-written is removed."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+        before = None if number is None else signal.getsignal(number)
+        if before in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
-            context.call_on_close(partial(signal.signal, number, signal.SIG_DFL))
+            context.call_on_close(partial(signal.signal, number, before))
 
 
 @app.callback()
@@ -79,5 +84,22 @@ for command in (evaluate, convert, ema, export, info):
 app.command("app")(app_command)
 
 
+def main() -> None:
+    """The `scoresde` command. A signal ends it with one line and the code 128 + its number, Ctrl-C with 130.
+
+    The code is set here, because an import that a signal interrupts may turn the exception into one of its own.
+    """
+    try:
+        app()
+    except KeyboardInterrupt:  # before the handlers are in place
+        _received.append(signal.SIGINT)
+    except BaseException:
+        if not _received:
+            raise
+    if _received:
+        print(f"error: ended by {signal.Signals(_received[0]).name}", file=sys.stderr)
+        sys.exit(128 + _received[0])
+
+
 if __name__ == "__main__":
-    app()
+    main()

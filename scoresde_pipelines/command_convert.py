@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_options import writable
+
 
 CARD = """---
 library_name: diffusers
@@ -23,7 +25,7 @@ Equations* (Song et al., ICLR 2021): {facts}, {weights} weights.
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint_N.pth of the official PyTorch code.")],
-    folder: Annotated[Path, typer.Argument(help="Pipeline folder to write; must not exist yet.")],
+    folder: Annotated[Path, typer.Argument(help="Pipeline folder to write; must not exist yet.", callback=writable)],
     config: Annotated[
         str | None,
         typer.Option(
@@ -39,8 +41,6 @@ def convert(
 
     if folder.exists() or folder.is_symlink():
         raise typer.BadParameter(f"{folder} exists; name a folder that does not", param_hint="folder")
-    if any(parent.exists() and not parent.is_dir() for parent in folder.resolve().parents):
-        raise typer.BadParameter(f"{folder} lies below a file; name another folder", param_hint="folder")
     if config is not None and not config.endswith(".json") and config not in PRESETS:
         raise typer.BadParameter(
             f"must be a JSON file or one of {', '.join(PRESETS)}, got {config!r}", param_hint="--config"

@@ -1,9 +1,12 @@
 """`scoresde ema`: a pipeline whose weights are averaged with a width that is chosen after training."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .command_options import writable
 
 
 NOTE = """
@@ -17,14 +20,14 @@ its profile {error:.2g}).
 def ema(
     run: Annotated[Path, typer.Argument(help="Output folder of a training run with --ema_widths.")],
     sigma_rel: Annotated[float, typer.Option("--sigma_rel", "--sigma-rel", help="Relative width of the average.")],
-    output: Annotated[Path, typer.Option(help="Pipeline folder to write; must not exist yet.")],
+    output: Annotated[Path, typer.Option(help="Pipeline folder to write; must not exist yet.", callback=writable)],
 ) -> None:
     """Write the pipeline of a run with weights of any averaging width, from the snapshots of the run."""
     from .training.durable_files import staged_folder
     from .training.pipeline_folder import load_pipeline_folder, save_pipeline_folder
     from .training.posthoc_ema import FOLDER, combine_snapshots
 
-    if output.exists():
+    if os.path.lexists(output):
         raise typer.BadParameter(f"{output} exists; name a folder that does not", param_hint="output")
     try:
         components = load_pipeline_folder(str(run))

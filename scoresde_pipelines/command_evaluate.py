@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .command_options import writable
 from .samplers import SAMPLERS
 
 
@@ -14,7 +15,7 @@ def evaluate(
         typer.Option(help="Shipped name, folder, Hub id, or a quoted pattern 'runs/x/checkpoint-*'; repeat for more."),
     ],
     data: Annotated[str, typer.Option(help="Folder or parquet file of images, or a Hub data set.")],
-    output: Annotated[Path, typer.Option(help="Folder to write, or to go on with.")],
+    output: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", callback=writable)],
     split: Annotated[str, typer.Option(help="Split of the data to compare with.")] = "test",
     sampler: Annotated[list[str], typer.Option(help=f"One of {', '.join(SAMPLERS)}; repeat for more.")] = ["default"],  # noqa: B006
     steps: Annotated[list[int], typer.Option(help="Noise levels; repeat for more.")] = [50],  # noqa: B006

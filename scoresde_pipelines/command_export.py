@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
-from .command_options import Model, named, not_empty
+from .command_options import Model, named, not_empty, writable
 
 
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option(help="Folder to write; must not exist, or be empty.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder to write; must not exist, or be empty.", show_default=False, callback=writable),
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
 ) -> None:
     """Write a model with the sources of its classes, for people who have diffusers and not this package."""

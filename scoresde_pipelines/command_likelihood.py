@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from .command_options import Device, Json, Model, best_device, named, not_empty, report
+from .command_options import Device, Json, Model, best_device, named, not_empty, report, writable
 
 
 def likelihood(
     model: Model,
     data: Annotated[str, typer.Option(help="Folder or parquet file of images, or a Hub data set.")],
-    output: Annotated[Path, typer.Option(help="Table to write or to go on with: .csv or .jsonl.")],
+    output: Annotated[Path, typer.Option(help="Table to write or to go on with: .csv or .jsonl.", callback=writable)],
     split: Annotated[
         str, typer.Option(help="Split of the data set; of a folder without splits all images are read.")
     ] = "test",
@@ -41,7 +41,7 @@ def likelihood(
     On several processes, with or without GPUs:
     accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli likelihood ...
     """
-    from .likelihood_measurement import PIPELINE_OPTIONS, fingerprint, measure, open_images
+    from .likelihood_measurement import PIPELINE_OPTIONS, conversions, fingerprint, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
     from .schedulers.dequantization import DEQUANTIZATIONS
@@ -75,6 +75,8 @@ def likelihood(
         not_empty(split)
     with named("data"):
         images = open_images(not_empty(data), split, fit, pipe.sample_shape)
+        for change in conversions(images):
+            typer.secho(f"warning: {change}: bits/dim are those of the changed images", fg="yellow", err=True)
     with named("output"):
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
     count = len(images) if limit is None else min(limit, len(images))

@@ -17,8 +17,22 @@ import typer
 from .samplers import SAMPLERS, with_sampler
 
 
+def writable(context: typer.Context, parameter: typer.CallbackParam, path: Path) -> Path:
+    """The callback of options that name what a command writes: refuses a place that cannot be written to."""
+    if context.resilient_parsing:
+        return path
+    from .training.durable_files import check_writable
+
+    try:
+        return check_writable(str(parameter.name), path)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Model = Annotated[str, typer.Option(help="Shipped name, folder, Hub id, or id@revision.", show_default=False)]
-Folder = Annotated[Path, typer.Option(help="Folder for the pictures and grid.png.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Option(help="Folder for the pictures and grid.png.", show_default=False, callback=writable)
+]
 Picture = Annotated[Path, typer.Option(help="Picture to start from.", show_default=False)]
 Seed = Annotated[int, typer.Option(min=0, help="Image k has the generator of seed + k.")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is by default.")]
@@ -165,7 +179,9 @@ def picture_tensor(path: Path, pipe: Any, fit: str | None) -> Any:
 
 def check_output(folder: Path, overwrite: bool) -> None:
     """Refuses a folder that is a file, or holds anything and may not be overwritten."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
+    from .training.durable_files import holds_files
+
+    if folder.is_file() or (folder.is_dir() and holds_files(folder) and not overwrite):
         raise ValueError(f"output must be a new or an empty folder, got {str(folder)!r}: name another, or --overwrite")
 
 
@@ -191,17 +207,16 @@ def write_pictures(pictures: Sequence[Any], folder: Path, columns: int | None = 
     import numpy as np
     import torch
 
-    from .training.durable_files import replace_files, staged_folder
+    from .training.durable_files import filled_folder
     from .training.sampling import image_grid
 
     pixels = torch.from_numpy(np.stack([np.atleast_3d(np.asarray(picture)) for picture in pictures]))
     named = {f"{k:04d}.png": picture for k, picture in enumerate(pictures)}
     named[GRID] = image_grid(pixels.permute(0, 3, 1, 2), columns)
     intact = f"the pictures in {folder} are as they were"
-    with staged_folder(folder.with_name(f".incomplete-{folder.name}"), "the pictures", intact) as staged:
+    with filled_folder(folder, "the pictures", intact, GRID) as staged:
         for name, picture in named.items():
             picture.save(staged / name)
-        replace_files(staged, folder)
     return [folder / name for name in named]
 
 

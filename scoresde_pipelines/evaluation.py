@@ -26,6 +26,7 @@ from .schedulers.checks import (
     check_number,
     check_path,
 )
+from .training.durable_files import check_writable
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
 from .training.evaluation.real_images import FITS
 from .training.evaluation.report import write_card, write_npz, write_report
@@ -104,9 +105,10 @@ def evaluate(
     for name, text in (("data", data), ("split", split), ("train_split", train_split)):
         if not isinstance(text, str) or not text:
             raise TypeError(f"{name} must be a text that is not empty, got {text!r}")
-    for name, folder in (("output", output), ("features_weights", features_weights), ("cache_dir", cache_dir)):
-        if folder is not None or name == "output":
+    for name, folder in (("features_weights", features_weights), ("cache_dir", cache_dir)):
+        if folder is not None:
             check_path(name, folder)
+    check_writable("output", output)
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)

@@ -26,7 +26,7 @@ def gray_to_tensor(
         weights: of red, green and blue. Gray images are taken as they are, whatever the weights.
     """
     if len(weights) != 3:
-        return images_to_tensor(image, 1, size, name)
+        return images_to_tensor(image, 1, size, name, warn_of_color=False)
     color = images_to_tensor(image, 3, size, name)
     weighted = (color * color.new_tensor(weights).reshape(3, 1, 1)).sum(1, keepdim=True)
     is_gray = (color == color[:, :1]).flatten(1).all(1)
@@ -46,7 +46,7 @@ def masks_to_tensor(mask_image: Any, batch_size: int, size: tuple[int, int]) -> 
         ValueError: also for a number of masks that is neither 1 nor `batch_size`, and for masks with nothing to repaint
             or nothing known.
     """
-    repaint = images_to_tensor(mask_image, 1, size, "mask_image") >= 0.5
+    repaint = images_to_tensor(mask_image, 1, size, "mask_image", warn_of_color=False) >= 0.5
     if len(repaint) not in (1, batch_size):
         raise ValueError(f"mask_image must hold 1 mask or one per image, {batch_size}, got {len(repaint)}")
     flat = repaint.flatten(1)

@@ -14,6 +14,7 @@ from .likelihood_table import LikelihoodTable, Row
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .schedulers.probability_flow import ODEError
 from .training.data import ImageFormat, ImageStore, load_images
+from .training.data_report import data_report
 
 
 PIPELINE_OPTIONS = (
@@ -95,6 +96,12 @@ def fingerprint(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def conversions(images: ImageStore) -> list[str]:
+    """What is done to the images of a data set before they are measured, with counts: "3 of 9 images ..."."""
+    channels, height, width = images.format.shape
+    return data_report(images.dataset, images.column).conversions(channels, (height, width))
 
 
 def open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) -> ImageStore:

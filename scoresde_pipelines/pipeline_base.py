@@ -92,6 +92,13 @@ class SDEPipelineBase(PretrainedPipeline):
     # ------------------------------------------------------------------ inputs
 
     @property
+    def _execution_device(self) -> torch.device:
+        device: torch.device = super()._execution_device
+        if device.type == "meta":
+            raise ValueError("unet must have weights with values, got a network on the device 'meta'")
+        return device
+
+    @property
     def sample_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images of this network."""
         size = self.unet.config.sample_size

@@ -10,6 +10,7 @@ from .hub_upload import PushPipelineMixin
 from .pipeline_components import NETWORK_LIBRARIES
 from .registration import PACKAGE
 from .schedulers.scheduling_conversion import sde_scheduler_class
+from .training.durable_files import check_writable, remove
 from .training.model_names import HubName, hub_errors, locate
 from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, read_index
 
@@ -44,6 +45,18 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
                     f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
                 )
         return super().from_pretrained(str(folder), **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `DiffusionPipeline`; there is no `model_index.json` until all is written: half a pipeline does not load.
+
+        Raises:
+            TypeError, ValueError: `save_directory` is a file, or cannot be written to.
+        """
+        folder = check_writable("save_directory", save_directory)
+        if folder.is_file():
+            raise ValueError(f"save_directory must be a folder, got the file {str(folder)!r}")
+        remove(folder / "model_index.json")
+        return super().save_pretrained(str(save_directory), *args, **kwargs)
 
     @classmethod
     def _downloaded(cls, place: HubName, options: dict[str, Any]) -> Path:

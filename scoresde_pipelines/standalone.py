@@ -9,9 +9,9 @@ from .pipeline_base import SDEPipelineBase
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_score_sde import ScoreSdePipeline
 from .registration import PACKAGE
-from .schedulers.checks import check_flag, check_path
+from .schedulers.checks import check_flag
 from .source_bundle import bundle
-from .training.durable_files import replace_folder, staged_folder
+from .training.durable_files import check_writable, filled_folder, holds_files
 
 
 INDEX = "model_index.json"
@@ -59,8 +59,8 @@ def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path
         OSError: there is no such model, or `folder` cannot be written.
     """
     check_flag("overwrite", overwrite)
-    target = check_path("folder", folder)
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
+    target = check_writable("folder", folder)
+    if target.is_file() or (target.is_dir() and holds_files(target) and not overwrite):
         raise ValueError(
             f"folder must be a new or an empty folder, got {str(target)!r}; overwrite=True replaces a folder"
         )
@@ -68,9 +68,7 @@ def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path
     if not isinstance(pipe, SDEPipelineBase) or _library(pipe) != PACKAGE:
         raise TypeError(f"pipeline must be a name or a pipeline of {PACKAGE}, got {_name(pipe)}")
     files = _files(pipe)
-    with staged_folder(
-        target.with_name(f".incomplete-{target.name}"), "the pipeline", "nothing was replaced"
-    ) as staged:
+    with filled_folder(target, "the pipeline", "nothing was replaced", INDEX, clear=True) as staged:
         pipe.save_pretrained(str(staged))
         index = json.loads((staged / INDEX).read_text("utf-8"))
         index["_class_name"] = ["pipeline", type(pipe).__name__]
@@ -79,8 +77,7 @@ def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path
                 index[name][0] = Path(module).stem
             (staged / module).write_text(bundle([_class(pipe, name)], f"The {name} of a model."), "utf-8")
         (staged / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-        (staged / "README.md").write_text(_card(pipe, target.name), "utf-8")
-        replace_folder(staged, target)
+        (staged / "README.md").write_text(_card(pipe, target.resolve().name), "utf-8")
     return target
 
 

@@ -63,6 +63,18 @@ class DataReport:
             texts.append(f"{len(self.broken)} of {self.count} images cannot be opened, the first: {self.broken[0]}")
         return texts
 
+    def conversions(self, channels: int, size: tuple[int, int]) -> list[str]:
+        """What is done to the images for a network of so many channels and of this size (height, width), with counts."""
+        kinds, found = self.kinds, sum(self.kinds.values())
+        transparent = kinds["transparent gray"] + kinds["transparent color"]
+        done = {
+            "have color and become gray": (kinds["color"] + kinds["transparent color"]) * (channels == 1),
+            "are gray and fill three channels": (kinds["gray"] + kinds["transparent gray"]) * (channels > 1),
+            "may be transparent and are composited on white": transparent * (channels < 4),
+            f"are not {size[1]} x {size[0]} pixels and are cut or resized": found - self.sizes[size[1], size[0]],
+        }
+        return [f"{count} of {found} images {what}" for what, count in done.items() if count]
+
     def __str__(self) -> str:
         """One paragraph."""
         sizes = _most_common((f"{width} x {height}", n) for (width, height), n in self.sizes.most_common())

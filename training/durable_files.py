@@ -8,15 +8,17 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from PIL import Image
 from safetensors import SafetensorError
+
+from ..schedulers.checks import check_path
 
 
 try:
@@ -24,6 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+INCOMPLETE = ".incomplete"
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -42,6 +45,26 @@ def sync_folder(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(name: str, path: str | Path) -> Path:
+    """`path`, if a file or folder of this name can be written: checked before the work whose result goes there.
+
+    Raises:
+        TypeError, ValueError: for no path, one below a file, a read-only place, or a full disk; with the argument's name.
+    """
+    place = Path(os.path.realpath(check_path(name, path)))
+    while not place.is_dir():
+        if os.path.lexists(place) and place != Path(os.path.realpath(path)):
+            raise ValueError(f"{name} must not lie below a file, got {str(path)!r}")
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(1))
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO)
+        raise ValueError(f"{name} must be where one can write, got {str(path)!r}: {place}: {reason}") from error
+    return Path(path)
 
 
 @contextmanager
@@ -80,6 +103,8 @@ def written_whole(path: str | Path, replace: bool = True) -> Iterator[Path]:
 
 def _remove_leftovers(path: Path, host: str) -> None:
     """Removes what processes of this computer that are dead have left of `path`."""
+    import psutil  # here: pipelines that are loaded without this package need this file and may not have it
+
     form = re.compile(rf"\.incomplete-{host}-(\d+)-{re.escape(path.name)}")
     for leftover in path.parent.glob(f".incomplete-{host}-*"):
         match = form.fullmatch(leftover.name)
@@ -195,11 +220,53 @@ def staged_folder(path: Path, what: str, intact: str) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def replace_files(source: Path, target: Path) -> None:
-    """Moves every file below a folder into another one, each in one step, once all of them are on the disk."""
-    files = sorted(path for path in source.rglob("*") if path.is_file())
+@contextmanager
+def filled_folder(folder: Path, what: str, intact: str, last: str, clear: bool = False) -> Iterator[Path]:
+    """An empty folder whose files are those of `folder` at the end: all at once in a new one, else one by one.
+
+    Where `folder` is there, it may be a mount point, or all that may be written to; so files are assembled inside of it.
+
+    Args:
+        what, intact: for the message of an `OSError`, see `explain_disk_error`.
+        last: the file by which the content counts as complete: the old one is deleted first, the new one comes last.
+        clear: delete all that `folder` holds as well.
+    """
+    folder = Path(os.path.realpath(folder))
+    there = folder.is_dir()
+    staging = folder / INCOMPLETE if there else folder.with_name(f"{INCOMPLETE}-{folder.name}")
+    with staged_folder(staging, what, intact) as staged:
+        yield staged
+        if there:
+            remove(folder / last)
+            for path in folder.iterdir() if clear else ():
+                if path != staging:
+                    remove(path)
+            replace_files(staged, folder, last)
+        else:
+            _sync_files(staged)
+            os.rename(staged, folder)
+            sync_folder(folder.parent)
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether something is in a folder other than what an interrupted `filled_folder` left."""
+    return any(path.name != INCOMPLETE for path in folder.iterdir())
+
+
+def _sync_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     for file in files:
         sync_file(file)
+    return files
+
+
+def replace_files(source: Path, target: Path, last: str | None = None) -> None:
+    """Moves every file below a folder into another one, each in one step, once all of them are on the disk.
+
+    Args:
+        last: the file that is moved after all others.
+    """
+    files = sorted(_sync_files(source), key=lambda file: file == source / (last or ""))
     for file in files:
         name = target / file.relative_to(source)
         name.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +277,7 @@ def replace_files(source: Path, target: Path) -> None:
 
 def replace_folder(source: Path, target: Path) -> None:
     """Renames a folder to `target`. What was there comes back if that fails, and is deleted otherwise."""
-    old = target.with_name(f".old-{target.name}")
+    old = restore_folder(target)
     remove(old)
     if os.path.lexists(target):
         os.replace(target, old)
@@ -222,6 +289,14 @@ def replace_folder(source: Path, target: Path) -> None:
         raise
     sync_folder(target.parent)
     remove(old)
+
+
+def restore_folder(target: Path) -> Path:
+    """Brings `target` back if `replace_folder` was killed between its renames; returns where it keeps the old content."""
+    old = target.with_name(f".old-{target.name}")
+    if os.path.lexists(old) and not os.path.lexists(target):
+        os.replace(old, target)
+    return old
 
 
 def remove(path: str | Path) -> None:

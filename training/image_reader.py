@@ -6,6 +6,7 @@ how color, transparency and 16-bit values are read), so that one picture has the
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .pil_pictures import IMAGE_MODES, WHITE, to_unit
+from .pil_pictures import IMAGE_MODES, WHITE, is_gray, to_unit
 
 
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, those of Pillow's mode "L"
@@ -27,6 +28,7 @@ def images_to_tensor(
     *,
     background: int = WHITE,
     integer_white: int | None = None,
+    warn_of_color: bool = True,
 ) -> Tensor:
     """Images as float32 in [0, 1], shape (B, channels, height, width), on the CPU.
 
@@ -41,6 +43,7 @@ def images_to_tensor(
         name: of the argument, for errors.
         background: gray value, 0 to 255, on which transparent images are composited.
         integer_white: the value of white in integer arrays, instead of 255 (or 65535 for uint16).
+        warn_of_color: warn where one channel comes back and the images have color, which is lost.
 
     Raises:
         TypeError: for something that is no image.
@@ -51,6 +54,7 @@ def images_to_tensor(
         if not images:
             raise ValueError(f"{name} must hold at least one image, got an empty list")
         options: dict[str, Any] = {"background": background, "integer_white": integer_white}
+        options["warn_of_color"] = warn_of_color
         parts = [images_to_tensor(image, channels, size, name, **options) for image in images]
         shapes = sorted({tuple(part.shape[1:]) for part in parts})
         if len(shapes) > 1:
@@ -60,13 +64,18 @@ def images_to_tensor(
         if 0 in images.size:
             raise ValueError(f"{name} must hold at least one pixel, got an image of size {images.size}")
         tensor = torch.from_numpy(to_unit(images, channels, background, name)).movedim(-1, 0)[None]
+        if warn_of_color and channels == 1 and not is_gray(images):
+            _warn_of_color(to_unit(images, 3, background, name), name)
     elif isinstance(images, (np.ndarray, Tensor)):
         pixels = _numbers(images, name)
         pixels = _channels_last(pixels, channels, size, name, last=isinstance(images, np.ndarray))
         if pixels.dtype == np.uint8 and integer_white is None and pixels.shape[-1] not in (1, channels):
             # Pillow's own rounding, so that an 8-bit array and the image made of it give equal numbers.
-            return images_to_tensor([_to_pil(array) for array in pixels], channels, size, name, background=background)
+            pictures, options = [_to_pil(array) for array in pixels], {"warn_of_color": warn_of_color}
+            return images_to_tensor(pictures, channels, size, name, background=background, **options)
         unit = _unit_range(pixels, integer_white, name)
+        if warn_of_color and channels == 1 and unit.shape[-1] in (3, 4):
+            _warn_of_color(unit, name)
         tensor = torch.from_numpy(_with_channels(unit, channels, background / 255, name)).movedim(-1, 1)
     else:
         hint = ": open the file with PIL.Image.open" if isinstance(images, (str, bytes)) else ""
@@ -91,6 +100,11 @@ def images_to_pixels(
     white = None if levels == 256 else levels - 1
     unit = images_to_tensor(images, channels, size, name, integer_white=white)
     return (unit.cpu().double() * (levels - 1)).round().long()
+
+
+def _warn_of_color(pixels: np.ndarray, name: str) -> None:
+    if (np.ptp(pixels[..., :3], axis=-1) > 0).any():
+        warnings.warn(f"{name} has color, and one channel is needed: its gray values are used", stacklevel=4)
 
 
 def _numbers(images: np.ndarray | Tensor, name: str) -> np.ndarray:

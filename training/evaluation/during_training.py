@@ -10,7 +10,6 @@ What it costs, in network calls: `HeldOutLoss` one per image and band (256 image
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from ...schedulers.parameterization import Parameterization
 from ...schedulers.sde import SDE
 from ..data import to_data_range
-from ..durable_files import read_object, replace_folder, staged_folder, write_json
+from ..durable_files import read_object, replace_folder, restore_folder, staged_folder, write_json
 from ..losses import denoising_loss
 from ..objectives import Weighting, score_matching
 from ..seeding import combined_seed
@@ -163,9 +162,7 @@ class BestWeights:
 
     def __init__(self, folder: str | Path, metric: str, higher_is_better: bool = False) -> None:
         self.folder, self.metric, self.sign = Path(folder), metric, -1.0 if higher_is_better else 1.0
-        self._old = self.folder.with_name(f".old-{self.folder.name}")
-        if self._old.is_dir() and not self.folder.exists():  # a run was killed between the two renames of `update`
-            os.replace(self._old, self.folder)
+        restore_folder(self.folder)  # a run may have been killed in `update`
         path = self.folder / self.STATE_FILE
         self.state: dict[str, Any] | None = None
         self.resume(read_object(path) if path.is_file() else None)
