@@ -80,4 +80,4 @@ app.command("app")(app_command)
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="scoresde")
