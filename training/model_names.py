@@ -142,7 +142,7 @@ def _nearest(name: str) -> str:
 def _reason(name: HubName, error: BaseException) -> str:
     """Why there is no download."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         return "it is not in the cache of the Hub, and HF_HUB_OFFLINE is set"
@@ -158,7 +158,10 @@ def _reason(name: HubName, error: BaseException) -> str:
         isinstance(cause, (ConnectionError, TimeoutError)) or "Connect" in type(cause).__name__ for cause in causes
     ):
         return "it is not in the cache of the Hub, and the Hub cannot be reached"
-    return f"and no download from the Hub: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    answers = [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]
+    if answers:
+        return f"and the Hub answered with the HTTP status {answers[0]}" + (", not found" if answers[0] == 404 else "")
+    return f"and no download from the Hub: {' '.join(str(error).split())[:100] or type(error).__name__}"
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
