@@ -326,6 +326,8 @@ WRONG = [
     ),
     (["--output", "full"], [*PICTURES, "export"], ("output must be a new or an empty folder",)),
     (["--output", "table.txt"], ["likelihood"], ("output must be a file that ends in",)),
+    (["--data", "./none"], ["likelihood", "evaluate"], ("data must be a folder or parquet file that exists",)),
+    (["--metrics", "nope"], ["evaluate"], ("metrics must be among", "nope")),
     (["--device", "abacus"], [name for name in GIVEN if name != "export"], ("device must be an available", "abacus")),
     (["--model", "./none"], list(GIVEN), ("there is no such folder",)),
     (["--dtype", "int8"], PICTURES, ("dtype must be one of", "int8")),

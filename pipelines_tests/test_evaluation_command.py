@@ -350,11 +350,11 @@ def broken(folder) -> Path:
         (["--model", "broken/four"], "model must generate images of 1 or 3 channels, got [1, 4]"),
         (["--model", "broken/nan"], "model must have finite weights, got NaN or infinity in"),
         (["--model", "nowhere"], "model must be a shipped name, a folder or a Hub id, got"),
-        (["--sampler", "fast"], "sampler must be one of ['default', 'pc',"),
+        (["--sampler", "fast"], "sampler must be one of default, pc,"),
         (["--steps", "0"], "steps must be an integer of at least 1, got 0"),
         (["--metrics", "fid"], "metrics must be among ['kid', 'fd', 'is', 'pr', 'bpd', 'nn'], got 'fid'"),
         (["--features", "emoji"], "features must be one of ['efficientnet-lite0', 'inception', 'emoji-32', 'fashion"),
-        (["--fit", "stretch"], "fit must be None or one of ['crop', 'pad'], got 'stretch'"),
+        (["--fit", "stretch"], "fit must be one of crop, pad, got 'stretch'"),
     ],
 )
 def test_bad_input_is_named_before_the_first_image(folder, broken, tmp_path, monkeypatch, changes, message):

@@ -27,7 +27,7 @@ from scoresde_pipelines.training.evaluation.report import (
     write_npz,
     write_report,
 )
-from scoresde_pipelines.training.evaluation.result import EvaluationResult, RowResult
+from scoresde_pipelines.training.evaluation.result import RowResult
 from scoresde_pipelines.training.seeding import combined_seed
 
 
@@ -283,7 +283,7 @@ def test_rows_within_the_error_of_the_best_are_named():
     line = "Within the standard error of the difference from it: near, default, 5 steps.\n"
     assert text.endswith("Best by KID: best, default, 5 steps.\n" + line)
     assert "Within" not in table(best, far)[1]
-    # Differences 0.3, 0.1, 0.2, 0.1, 0.3 of five seeds: their standard deviation is 0.1, the error of the mean 0.1 / sqrt(5).
+    # Differences 0.3, 0.1, 0.2, 0.1, 0.3 of five seeds: standard deviation 0.1, error of the mean 0.1 / sqrt(5).
     seeds, steps = (0.0, 1.0, 2.0, 3.0, 4.0), (0.3, 0.1, 0.2, 0.1, 0.3)
     best, paired = row("best", 2.0, 1.0, seeds), row("paired", 2.2, 1.0, tuple(map(sum, zip(seeds, steps))))
     assert difference_error(best.metrics["kid"], paired.metrics["kid"]) == pytest.approx(0.1 / math.sqrt(5), rel=1e-9)

@@ -80,6 +80,17 @@ def complete_model(incomplete: str) -> list[str]:
     return [name for name in shipped() if name.startswith(incomplete)]
 
 
+def check_data(value: str) -> str:
+    """A check that a name can be that of a data set: a file or folder that exists, or a Hub id."""
+    from .training.model_names import HUB_ID
+
+    if not Path(value).exists() and not HUB_ID.fullmatch(value):
+        raise typer.BadParameter(
+            f"data must be a folder or parquet file that exists, or a data set of the Hub, got {value!r}"
+        )
+    return value
+
+
 def check_text(value: str) -> str:
     """A check that a name is not empty."""
     if not value.strip():

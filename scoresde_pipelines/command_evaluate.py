@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .command_checks import check_text, check_writable, one_of
+from .command_checks import check_data, check_writable, one_of
 from .command_options import FITS, Device, Json, report
 from .samplers import SAMPLERS
 
@@ -19,7 +19,7 @@ def evaluate(
         typer.Option(help="Shipped name, folder, Hub id, or a quoted pattern 'runs/x/checkpoint-*'; repeat for more."),
     ],
     data: Annotated[
-        str, typer.Option(help="Folder or parquet file of images, or a Hub data set.", callback=check_text)
+        str, typer.Option(help="Folder or parquet file of images, or a Hub data set.", callback=check_data)
     ],
     output: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", callback=check_writable)],
     split: Annotated[str, typer.Option(help="Split of the data to compare with.")] = "test",

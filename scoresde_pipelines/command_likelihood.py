@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .command_checks import check_table, check_text, in_range, one_of
+from .command_checks import check_data, check_table, check_text, in_range, one_of
 from .command_options import FITS, Device, Json, Model, best_device, named, report
 
 
 def likelihood(
     model: Model,
     data: Annotated[
-        str, typer.Option(help="Folder or parquet file of images, or a Hub data set.", callback=check_text)
+        str, typer.Option(help="Folder or parquet file of images, or a Hub data set.", callback=check_data)
     ],
     output: Annotated[
         Path, typer.Option(help="Table to write or to go on with: .csv or .jsonl.", callback=check_table)
