@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -253,8 +254,10 @@ def test_large_pictures_are_restored_on_tiles(folder, tmp_path):
     small = ["--image", tmp_path / "odd.png", "--tile-size", 128, *RUN]
     image.resize((19, 12)).save(tmp_path / "odd.png")
     message = run(folder, "colorize", tmp_path / "out", *small, code=2)
-    assert "tile_size must be at most the width, 19, or else width must be divisible by 2 for 2 levels" in message
-    assert "got tile_size 128 and width 19" in message
+    expected = "tile_size must be at most 18 in the width 19, got 128: width is not divisible by 2 for 2 levels"
+    assert expected in message
+    run(folder, "colorize", tmp_path / "odd" / "out", *small[:2], "--tile-size", 18, *RUN)  # what the message says
+    assert written(tmp_path / "odd" / "out")[0].shape == (12, 19, 3)
     message = run(folder, "colorize", tmp_path / "out", *given[:2], "--tile-size", 7, *RUN, code=2)
     assert "tile_size must be divisible by 2 for 2 levels, got 7" in message
 
@@ -433,6 +436,17 @@ def test_version_and_train_help(capsys):
         app(["train", "--resolution"])
     assert end.value.code == 2  # argparse: a missing value
     assert capsys.readouterr().err.startswith("usage: scoresde train (--train_data_dir DIR | --dataset_name NAME)")
+
+
+def test_warnings_are_a_line_without_the_place_in_the_code(folder, tmp_path, monkeypatch):
+    lines, before = [], warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda *place: lines.append(warnings.formatwarning(*place[:4])))
+        run(folder, "sample", tmp_path / "out", *RUN)
+    clipped = [line for line in lines if "clipped" in line]
+    assert len(clipped) == 1 and re.fullmatch(r"warning: [\d.]+% of the pixel values .*\n", clipped[0])
+    assert warnings.formatwarning is before
 
 
 def test_app_says_what_to_install(monkeypatch):

@@ -345,7 +345,7 @@ def broken(folder) -> Path:
         (["--num-images", "9"], "num_images must be at most 8, the images of"),
         (["--data", "broken/colour"], "data must hold gray images like those of the model, got colour ones in"),
         (["--data", "broken/tiny"], "data must hold images of the model's size, 8 x 8, or larger ones, got 4 x 4 in"),
-        (["--data", "nowhere"], "data must be images with the split 'test', got"),
+        (["--data", "nowhere"], "data must be a folder or parquet file that exists, or a data set of the Hub, got"),
         (["--model", "broken/large"], "model must name models of one image size, got [(8, 8), (16, 16)]"),
         (["--model", "broken/four"], "model must generate images of 1 or 3 channels, got [1, 4]"),
         (["--model", "broken/nan"], "model must have finite weights, got NaN or infinity in"),

@@ -6,6 +6,7 @@ Nothing here imports torch: a command imports what it needs when it runs, and `s
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -59,6 +60,13 @@ def _clean_up_when_terminated(context: typer.Context) -> None:
             context.call_on_close(partial(signal.signal, number, signal.SIG_DFL))
 
 
+def _warn_in_one_line(context: typer.Context) -> None:
+    """Until a command ends, a warning is its message: the place in the code helps nobody at a command line."""
+    former = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    context.call_on_close(lambda: setattr(warnings, "formatwarning", former))
+
+
 @app.callback()
 def scoresde(
     context: typer.Context,
@@ -68,6 +76,7 @@ def scoresde(
 ) -> None:
     """Score-based generative modelling through SDEs."""
     _clean_up_when_terminated(context)
+    _warn_in_one_line(context)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (sample, inpaint, colorize, upscale, restore, interpolate, likelihood)

@@ -116,17 +116,17 @@ class SDEPipelineBase(PretrainedPipeline):
         sides += [own[1] if width is None else check_integer("width", width)]
         levels = getattr(self.unet.config, "block_out_channels", None)
         for name, side, default, largest in zip(("height", "width"), sides, own, tile or sides):
-            given = "" if side >= largest else f"tile_size must be at most the {name}, {side}, or else "
-            name, side = (name, side) if side <= largest else ("tile_size", largest)
+            whole, (name, side) = f"{name} {side}", (name, side) if side <= largest else ("tile_size", largest)
             if side == default:
                 continue
             if levels is None:
-                raise ValueError(
-                    f"{given}{name} must be {default}, the only one of {type(self.unet).__name__}, got {side}"
-                )
+                raise ValueError(f"{name} must be {default}, the only one of {type(self.unet).__name__}, got {side}")
             if side % (factor := 2 ** (len(levels) - 1)):
-                got = f"tile_size {largest} and {name} {side}" if given else side
-                raise ValueError(f"{given}{name} must be divisible by {factor} for {len(levels)} levels, got {got}")
+                most = side - side % factor
+                if tile and most and name != "tile_size":
+                    raise ValueError(f"tile_size must be at most {most} in the {whole}, got {largest}: {name} is not "
+                                     f"divisible by {factor} for {len(levels)} levels")  # fmt: skip
+                raise ValueError(f"{name} must be divisible by {factor} for {len(levels)} levels, got {side}")
         return (channels, sides[0], sides[1])
 
     def check_tiles(self, tile_size: TileSize, tile_overlap: int | None) -> tuple[int, int] | None:
