@@ -327,6 +327,8 @@ WRONG = [
         [name for name in GIVEN if name != "likelihood"],
         ("output must be in a folder that can be written to",),
     ),
+    (["--output", "x" * 300], PICTURES, ("output must be a path",)),
+    (["--model", "./" + "x" * 300], list(GIVEN), ("x" * 30,)),
     (["--output", "full"], [*PICTURES, "export"], ("output must be a new or an empty folder",)),
     (["--output", "table.txt"], ["likelihood"], ("output must be a file that ends in",)),
     (["--data", "./none"], ["likelihood", "evaluate"], ("data must be a folder or parquet file that exists",)),

@@ -4,8 +4,10 @@ Importing it needs no torch; a check imports what it needs when its option is gi
 """
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def in_range(name: str, low: float, high: float = math.inf, ends: str = "[)") ->
         from .schedulers.checks import check_number
 
         for one in _listed(value):
-            _refused(lambda one=one: check_number(name, one, low, high, ends=ends))
+            _refused(partial(check_number, name, one, low, high, ends=ends))
         return value
 
     return check
@@ -84,7 +86,7 @@ def check_data(value: str) -> str:
     """A check that a name can be that of a data set: a file or folder that exists, or a Hub id."""
     from .training.model_names import HUB_ID
 
-    if not Path(value).exists() and not HUB_ID.fullmatch(value):
+    if not os.path.exists(value) and not HUB_ID.fullmatch(value):
         raise typer.BadParameter(
             f"data must be a folder or parquet file that exists, or a data set of the Hub, got {value!r}"
         )
@@ -103,7 +105,7 @@ def check_picture(value: Any) -> Any:
     from PIL import Image
 
     for path in _listed(value):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise typer.BadParameter(f"picture must be a file that exists, got {str(path)!r}")
         try:
             with Image.open(path) as opened:
@@ -117,7 +119,7 @@ def check_picture(value: Any) -> Any:
 
 def check_new_folder(value: Path) -> Path:
     """A check that a folder can be made: there is nothing of its name, and where it is to lie can be written to."""
-    if value.exists() or value.is_symlink():
+    if os.path.lexists(value):
         raise typer.BadParameter(f"{value} exists; name a folder that does not")
     return check_writable(value)
 
@@ -126,7 +128,7 @@ def check_table(value: Path) -> Path:
     """A check that a table can be written: its ending says how, and its folder can be written to."""
     from .likelihood_table import FORMATS
 
-    if value.suffix not in FORMATS or value.is_dir():
+    if value.suffix not in FORMATS or os.path.isdir(value):
         raise typer.BadParameter(f"output must be a file that ends in one of {FORMATS}, got {str(value)!r}")
     check_writable(value.parent)
     return value
@@ -134,6 +136,12 @@ def check_table(value: Path) -> Path:
 
 def check_writable(value: Path) -> Path:
     """A check that files can be written into a folder, or where it does not exist yet, where it is to be made."""
+    try:
+        os.lstat(value)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
+        raise typer.BadParameter(f"output must be a path, got {str(value)[:200]!r}: {error}") from error
     place = value.absolute()
     while not place.exists():
         place = place.parent
@@ -156,5 +164,5 @@ def _listed(value: Any) -> Sequence[Any]:
 def _refused(check: Callable[[], Any]) -> None:
     try:
         check()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

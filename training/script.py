@@ -6,17 +6,23 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
-
-from .trainer_core import TrainerCore
+from typing import Any, NoReturn, Protocol
 
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)  # of data, names, folders and what is not installed
 RUN_ERRORS = (ValueError, OSError, FloatingPointError)  # a broken picture, a full disk, a loss that is not finite
 
 
+class Run(Protocol):
+    """A training run: `Trainer`, `ClassifierTrainer`."""
+
+    def train(self) -> Any: ...
+
+    def finish(self) -> Any: ...
+
+
 def run_script(
-    trainer: Callable[[argparse.Namespace], TrainerCore], args: argparse.Namespace, prog: str | None = None
+    trainer: Callable[[argparse.Namespace], Run], args: argparse.Namespace, prog: str | None = None
 ) -> None:
     """Trains; where that fails, ends the program with a line on stderr.
 
