@@ -142,7 +142,7 @@ def check_writable(value: Path) -> Path:
         pass
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
         raise typer.BadParameter(f"output must be a path, got {str(value)[:200]!r}: {error}") from error
-    place = value.absolute()
+    place = Path(os.path.realpath(value))
     while not place.exists():
         place = place.parent
     if not place.is_dir():
