@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from scoresde_pipelines import (
     VESDEScheduler,
 )
 from scoresde_pipelines.cli import app
+from scoresde_pipelines.pipeline_pretrained import PretrainedPipeline
 from scoresde_pipelines.samplers import SAMPLERS
 
 
@@ -219,9 +222,10 @@ def test_pictures_of_another_size_need_fit(folder, tmp_path):
     assert "picture must be a file" in missing and "none.png" in "".join(missing.split())
     stretched = run(folder, "colorize", tmp_path / "new", *words[:2], "--fit", "stretch", *RUN, code=2)
     assert "fit must be one of crop, pad, got 'stretch'" in stretched
-    for command in ("restore", "colorize"):  # the error names options that the command has
-        message = run(folder, command, tmp_path / "new", "--image", folder / "small.png", *RUN, code=2)
-        assert ("--tile-size" in message) == (command == "colorize")
+    one = ["--image", folder / "small.png", "--image", folder / "small.png"]
+    for command, words in (("interpolate", one), ("restore", one[:2]), ("colorize", one[:2])):
+        message = run(folder, command, tmp_path / "new", *words, code=2)  # names options that the command has
+        assert ("--tile-size" in message) == (command != "interpolate")
 
 
 def test_large_pictures_are_restored_on_tiles(folder, tmp_path):
@@ -238,10 +242,150 @@ def test_large_pictures_are_restored_on_tiles(folder, tmp_path):
         images = loaded(cls, folder)(image=image, **arguments, **options, generator=generators()).images
         assert images[0].size == ((40, 24) if command == "upscale" else (20, 12))
         check(tmp_path / command / "out", images)
+    blurred = ["--blur-std", 0.5, "--noise-std", 0.1]
+    run(folder, "restore", tmp_path / "restore" / "out", *given, *blurred)
+    measured = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255
+    more = {"height": 12, "width": 20, "noise_std": 0.1, "sampler": "scheduler", "solver_iterations": 1}
+    pipe = loaded(ScoreSdeInverseProblemPipeline, folder)
+    images = pipe(measured, BlurOperator.gaussian(0.5), **more, **options, generator=generators()).images
+    check(tmp_path / "restore" / "out", images)
     message = run(folder, "colorize", tmp_path / "out", *given, "--fit", "pad", code=2)
-    assert "--fit must not be given with --tile-size" in message
+    assert "--fit must not be given with --tile-size alone" in message
+    small = ["--image", tmp_path / "odd.png", "--tile-size", 128, *RUN]
+    image.resize((19, 12)).save(tmp_path / "odd.png")
+    message = run(folder, "colorize", tmp_path / "out", *small, code=2)
+    expected = "tile_size must be at most 18 in the width 19, got 128: width is not divisible by 2 for 2 levels"
+    assert expected in message
+    run(folder, "colorize", tmp_path / "odd" / "out", *small[:2], "--tile-size", 18, *RUN)  # what the message says
+    assert written(tmp_path / "odd" / "out")[0].shape == (12, 19, 3)
     message = run(folder, "colorize", tmp_path / "out", *given[:2], "--tile-size", 7, *RUN, code=2)
     assert "tile_size must be divisible by 2 for 2 levels, got 7" in message
+
+
+def test_the_size_of_the_result(folder, tmp_path):
+    size = {"height": 12, "width": 16}
+    words = ["--height", 12, "--width", 16]
+    options = {"num_inference_steps": STEPS, **size}
+    run(folder, "sample", tmp_path / "1" / "out", *RUN, *words)
+    check(tmp_path / "1" / "out", loaded(ScoreSdePipeline, folder)(COUNT, generator=generators(), **options).images)
+    run(folder, "sample", tmp_path / "2" / "out", *RUN, *words, "--class", "dog", "--tile-size", 8)
+    pipe = loaded(ScoreSdeClassConditionalPipeline, folder)
+    images = pipe(["dog"] * COUNT, tile_size=8, generator=generators(), **options).images
+    assert images[0].size == (16, 12)
+    check(tmp_path / "2" / "out", images)
+    image, mask = (Image.open(folder / name).resize((20, 12), 0) for name in ("a.png", "mask.png"))
+    image.save(tmp_path / "wide.png"), mask.save(tmp_path / "wide_mask.png")
+    for command, cls, more, arguments in (
+        ("inpaint", ScoreSdeInpaintPipeline, ["--mask", tmp_path / "wide_mask.png"], {"mask_image": mask}),
+        ("colorize", ScoreSdeColorizationPipeline, [], {}),
+        ("upscale", ScoreSdeSuperResolutionPipeline, ["--scale", 2], {"scale": 2}),
+    ):
+        given = ["--image", tmp_path / "wide.png", *more, *words, *RUN]
+        run(folder, command, tmp_path / command / "out", *given, "--fit", "pad")
+        pipe = loaded(cls, folder)
+        images = pipe(
+            image=image, **arguments, **options, num_samples=COUNT, resize="pad", generator=generators()
+        ).images
+        check(tmp_path / command / "out", images)
+        message = run(folder, command, tmp_path / "new", *given, code=2)
+        assert f"image must be {'8 x 6' if command == 'upscale' else '16 x 12'} pixels, got 20 x 12" in message
+    run(folder, "restore", tmp_path / "restore" / "out", *given[:2], *words, *RUN, "--fit", "crop")
+    assert written(tmp_path / "restore" / "out")[0].shape == (12, 16, 3)
+
+
+def test_pictures_are_turned_upright_before_their_size_is_looked_at(folder, tmp_path):
+    rotated = Image.open(folder / "a.png").resize((12, 8), 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    rotated.save(tmp_path / "turned.png", exif=exif)
+    words = ["--image", tmp_path / "turned.png", "--height", 12, "--width", 8, *RUN]
+    run(folder, "colorize", tmp_path / "1" / "out", *words)
+    upright = rotated.transpose(Image.Transpose.ROTATE_270)
+    pipe = loaded(ScoreSdeColorizationPipeline, folder)
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "height": 12, "width": 8}
+    check(tmp_path / "1" / "out", pipe(upright, generator=generators(), **options).images)
+
+
+# Options that are wrong whatever the model, of every command that loads one.
+GIVEN = {
+    "sample": [],
+    "inpaint": ["--image", "a.png", "--mask", "mask.png"],
+    "colorize": ["--image", "a.png"],
+    "upscale": ["--image", "small.png"],
+    "restore": ["--image", "a.png"],
+    "interpolate": ["--image", "a.png", "--image", "b.png"],
+    "likelihood": ["--data", "."],
+    "evaluate": ["--data", "."],
+    "export": [],
+}
+PICTURES = ["sample", "inpaint", "colorize", "upscale", "restore", "interpolate"]
+RESTORE = ["inpaint", "colorize", "upscale", "restore"]
+WRONG = [
+    (["--output", "a.png/out"], list(GIVEN), ("output must",)),
+    (
+        ["--output", "/proc/none/out"],
+        [name for name in GIVEN if name != "likelihood"],
+        ("output must be where one can write",),
+    ),
+    (["--output", "x" * 300], PICTURES, ("output must be a path",)),
+    (["--model", "./" + "x" * 300], list(GIVEN), ("x" * 30,)),
+    (["--output", "full"], [*PICTURES, "export"], ("output must be a new or an empty folder",)),
+    (["--output", "table.txt"], ["likelihood"], ("output must be a file that ends in",)),
+    (["--data", "./none"], ["likelihood", "evaluate"], ("data must be a folder or parquet file that exists",)),
+    (["--metrics", "nope"], ["evaluate"], ("metrics must be among", "nope")),
+    (["--device", "abacus"], [name for name in GIVEN if name != "export"], ("device must be an available", "abacus")),
+    (["--model", "./none"], list(GIVEN), ("there is no such folder",)),
+    (["--dtype", "int8"], PICTURES, ("dtype must be one of", "int8")),
+    (["--sampler", "nope"], ["sample", *RESTORE, "evaluate"], ("sampler must be one of", "nope")),
+    (["--method", "nope"], RESTORE, ("method must be one of", "nope")),
+    (["--fit", "stretch"], [*RESTORE, "interpolate", "likelihood", "evaluate"], ("fit must be one of", "stretch")),
+    (["--seed", "-1"], ["sample", *RESTORE, "likelihood"], ("--seed",)),
+    (["--seed", str(2**64)], ["sample", *RESTORE, "likelihood"], ("--seed",)),
+    (["--steps", "0"], ["sample", *RESTORE, "evaluate"], ("steps", "1")),
+    (["--noise-std", "nan"], ["colorize", "upscale", "restore"], ("noise_std must be a finite number", "nan")),
+    (["--noise-std", "0"], ["restore"], ("blur-std or noise-std must be positive",)),
+    (["--guidance-scale", "inf"], ["sample", "evaluate"], ("guidance_scale must be a finite number", "inf")),
+    (["--tolerance", "0"], ["interpolate", "likelihood"], ("tolerance must be a finite number",)),
+    (["--image", "none.png"], [*RESTORE, "interpolate"], ("picture must be a file that exists", "none.png")),
+    (["--image", "text.png"], [*RESTORE, "interpolate"], ("picture must be a file that Pillow reads", "text.png")),
+    (["--mask", "text.png"], ["inpaint"], ("picture must be a file that Pillow reads", "text.png")),
+    (["--image", "a.png"], ["interpolate"], ("image must be given twice, got 3",)),
+    (["--tile-overlap", "8", "--tile-size", "8"], ["sample", *RESTORE], ("tile_overlap must be less than",)),
+    (["--tile-overlap", "2"], ["sample", *RESTORE], ("tile_overlap must be less than tile_size", "no tile_size")),
+    (["--tile-size", "8", "--fit", "pad"], RESTORE, ("--fit must not be given with --tile-size alone",)),
+]
+
+
+@pytest.mark.parametrize(
+    "words, command, messages", [(words, name, found) for words, names, found in WRONG for name in names]
+)
+def test_what_is_wrong_is_found_before_a_model_is_loaded(folder, tmp_path, monkeypatch, words, command, messages):
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(PretrainedPipeline, "from_pretrained", load)
+    for name in ("a.png", "b.png", "small.png", "mask.png"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    output = [] if "--output" in words else ["--output", "table.csv" if command == "likelihood" else "new"]
+    model = [] if "--model" in words else ["--model", str(folder / "model")]
+    result = CliRunner().invoke(app, [command, *model, *output, *GIVEN[command], *words])
+    text = " ".join(result.output.replace("│", " ").split())
+    assert result.exit_code == 2, text
+    assert [message for message in messages if message not in text] == [], text
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", [".", "./", "a/..", "new/deep"])
+def test_outputs_by_every_spelling(folder, tmp_path, monkeypatch, output):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run(folder, "sample", output, *RUN, "--num-images", 1, "--overwrite")
+    assert sorted(path.name for path in Path(output).iterdir() if path.name != "a") == ["0000.png", "grid.png"]
 
 
 def test_outputs_are_not_overwritten_unasked(folder, tmp_path):
@@ -287,12 +431,24 @@ def test_help_needs_no_torch_and_fits_80_columns():
     assert [name for name in COMMANDS if f" {name} " not in first] == []
 
 
-def test_version_and_train_help():
+def test_version_and_train_help(capsys):
     result = CliRunner().invoke(app, ["--version"])
     assert result.stdout.strip() == f"scoresde {scoresde_pipelines.__version__}"
     with pytest.raises(SystemExit) as end:
         app(["train", "--resolution"])
     assert end.value.code == 2  # argparse: a missing value
+    assert capsys.readouterr().err.startswith("usage: scoresde train (--train_data_dir DIR | --dataset_name NAME)")
+
+
+def test_warnings_are_a_line_without_the_place_in_the_code(folder, tmp_path, monkeypatch):
+    lines, before = [], warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda *place: lines.append(warnings.formatwarning(*place[:4])))
+        run(folder, "sample", tmp_path / "out", *RUN)
+    clipped = [line for line in lines if "clipped" in line]
+    assert len(clipped) == 1 and re.fullmatch(r"warning: [\d.]+% of the pixel values .*\n", clipped[0])
+    assert warnings.formatwarning is before
 
 
 def test_app_says_what_to_install(monkeypatch):

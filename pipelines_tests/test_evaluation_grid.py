@@ -18,7 +18,7 @@ from scoresde_pipelines.training.evaluation import (
     kernel_distance,
     load_features,
 )
-from scoresde_pipelines.training.evaluation.estimate import Estimate
+from scoresde_pipelines.training.evaluation.estimate import Estimate, difference_error
 from scoresde_pipelines.training.evaluation.features import extract
 from scoresde_pipelines.training.evaluation.report import (
     format_estimate,
@@ -27,6 +27,7 @@ from scoresde_pipelines.training.evaluation.report import (
     write_npz,
     write_report,
 )
+from scoresde_pipelines.training.evaluation.result import RowResult
 from scoresde_pipelines.training.seeding import combined_seed
 
 
@@ -265,6 +266,32 @@ def test_without_other_images_the_halves_are_compared(tmp_path):
 
 
 # ---------------------------------------------------------------------- reports
+
+
+def test_rows_within_the_error_of_the_best_are_named():
+    def row(name, value, se, per_seed=()):
+        return RowResult(name, "default", 5, 5.0, 10, 0.1, {"kid": Estimate(value, se, per_seed)}, "samples")
+
+    def table(*rows):
+        result = EvaluationResult(list(rows), {})
+        return result, markdown_table(result)
+
+    # Independent errors of 0.3 and 0.4: the difference has 0.5.
+    best, near, far = row("best", 1.0, 0.3), row("near", 1.49, 0.4), row("far", 1.51, 0.4)
+    result, text = table(far, best, near)
+    assert result.best == best and result.equal_to_best == [near] and result.as_dict()["best"]["model"] == "best"
+    line = "Within the standard error of the difference from it: near, default, 5 steps.\n"
+    assert text.endswith("Best by KID: best, default, 5 steps.\n" + line)
+    assert "Within" not in table(best, far)[1]
+    # Differences 0.3, 0.1, 0.2, 0.1, 0.3 of five seeds: standard deviation 0.1, error of the mean 0.1 / sqrt(5).
+    seeds, steps = (0.0, 1.0, 2.0, 3.0, 4.0), (0.3, 0.1, 0.2, 0.1, 0.3)
+    best, paired = row("best", 2.0, 1.0, seeds), row("paired", 2.2, 1.0, tuple(map(sum, zip(seeds, steps))))
+    assert difference_error(best.metrics["kid"], paired.metrics["kid"]) == pytest.approx(0.1 / math.sqrt(5), rel=1e-9)
+    assert table(best, paired)[0].equal_to_best == []
+    few = [row(one.model, one.metrics["kid"].value, 1.0, one.metrics["kid"].per_seed[:4]) for one in (best, paired)]
+    assert table(*few)[0].equal_to_best == [few[1]]
+    nothing = row("nothing", math.nan, math.nan)
+    assert table(best, nothing)[0].equal_to_best == [] and table(nothing)[0].equal_to_best == []
 
 
 def test_table_and_pictures(tmp_path):

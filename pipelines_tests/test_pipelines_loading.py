@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoModel, DDIMScheduler, DDPMPipeline, DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
@@ -14,6 +15,7 @@ from diffusers.pipelines import pipeline_loading_utils
 
 import scoresde_pipelines
 from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdePipeline, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines.training.model_names import ModelNotFoundError
 
 
 TINY = {"sample_size": 8, "block_out_channels": (8, 8), "layers_per_block": 1, "attention_resolutions": (4,)}
@@ -184,5 +186,16 @@ def test_loading_from_the_hub_and_offline_from_the_cache(tmp_path):
     assert found["online"] == checksums and found["offline"] == [checksums, checksums]
     assert found["revision"] == ["model_index.json", "scheduler", "unet"]
     for message in found["missing"]:
-        assert "got 'someone/missing': no such folder, and no download from the Hub" in message
-    assert "in the cache (HF_HUB_OFFLINE is set)" in found["missing"][1]
+        assert "got 'someone/missing': there is no such folder or shipped model (shipped are emoji-32-ve, " in message
+        assert "\n" not in message and len(message) < 250
+    assert "and the Hub answered with the HTTP status 404, not found" in found["missing"][0]
+    assert "it is not in the cache of the Hub, and HF_HUB_OFFLINE is set" in found["missing"][1]
+
+
+@pytest.mark.parametrize("name, near", [("emoij-32-ve", "emoji-32-ve"), ("fashion-mnist-vp", "fashion-mnist-32-vp")])
+def test_a_slip_in_a_shipped_name_is_answered_with_the_name(name, near, monkeypatch, caplog):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFoundError) as error:
+        ScoreSdePipeline.from_pretrained(name)
+    assert f"got {name!r}: there is no such folder or shipped model (did you mean {near!r}?)" in str(error.value)
+    assert caplog.text == ""

@@ -19,7 +19,8 @@ from accelerate.state import AcceleratorState
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from scoresde_pipelines import ScoreSdePipeline, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
-from scoresde_pipelines.training import pipeline_folder, train_unconditional
+from scoresde_pipelines.cli import app
+from scoresde_pipelines.training import pipeline_folder, train_classifier, train_unconditional
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.components import build_components
 from scoresde_pipelines.training.data import to_uint8
@@ -199,6 +200,67 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
         )
     )  # fmt: skip
     assert (state.step, state.images_seen, state.ema.num_updates) == (2, 8 + 4, 2)
+
+
+@pytest.mark.parametrize("script", ["train", "train_unconditional", "train_classifier"])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--train_data_dir", "nowhere"], "train_data_dir is 'nowhere', which does not exist"),
+        (["--train_data_dir", "empty"], "train_data_dir must hold images or parquet files, 'empty' has none"),
+        (["--train_data_dir", "IMAGES", "--image_column", "photo"], "photo"),
+        (["--train_data_dir", "IMAGES", "--label_column", "kind", "--class_conditional"], "kind"),
+        (["--train_data_dir", "IMAGES", "--split", "test"], "test"),
+        (["--train_data_dir", "IMAGES", "--pretrained_model_name_or_path", "./none"], "there is no such folder"),
+        (["--train_data_dir", "broken"], "broken.png"),
+        (["--train_data_dir", "IMAGES", "--output_dir", "file"], "file"),
+    ],
+    ids=["data", "empty", "image-column", "label-column", "split", "pretrained", "broken", "output"],
+)  # fmt: skip
+def test_what_a_user_gets_wrong_is_one_line_and_code_2(
+    script, arguments, message, images, tmp_path, monkeypatch, capsys
+):
+    if script == "train_classifier":
+        arguments = [word for word in arguments if word != "--class_conditional"]
+        if not {"nowhere", "empty", "kind", "test"} & {*arguments}:
+            arguments, message = arguments[:2], "a column of labels" if "IMAGES" in arguments else "broken.png"
+    for name in ("empty", "broken"):
+        (tmp_path / name).mkdir()
+    for name in "ab":
+        (tmp_path / "broken" / name).mkdir()
+        (tmp_path / "broken" / name / "broken.png").write_text("no picture")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    words = ["--output_dir", "out", "--cache_dir", "cache", "--cpu", "--max_train_steps", "1", "--report_to", "none"]
+    words += [word.replace("IMAGES", str(images)) for word in arguments]
+    with pytest.raises(SystemExit) as end:
+        if script == "train":
+            app(["train", *words, *SIZE])
+        else:
+            run_of = train_unconditional.run if script == "train_unconditional" else train_classifier.run
+            run_of(words, script)
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    prog = "scoresde train" if script == "train" else script
+    found = [line for line in lines if line.startswith(f"{prog}: error: ")]
+    assert len(found) == 1 and lines[-1] == found[0] and message in found[0], lines
+    assert "Traceback" not in "".join(lines)
+
+
+def test_a_failure_of_the_training_ends_with_1_and_own_code_keeps_its_traceback(images, tmp_path, monkeypatch, capsys):
+    def fail(self):
+        raise FloatingPointError("the loss is\nnot finite")
+
+    monkeypatch.setattr(train_unconditional.Trainer, "train", fail)
+    words = ["--train_data_dir", str(images), "--cache_dir", str(tmp_path / "cache"), *QUICK, *QUIET, *SIZE]
+    for more, error in (([], SystemExit), (["--sde", "scoresde_pipelines:VPSDEScheduler"], FloatingPointError)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with pytest.raises(error) as end:
+            train_unconditional.run([*words, "--output_dir", str(tmp_path / error.__name__), *more], "scoresde train")
+        if error is SystemExit:
+            assert end.value.code == 1
+            assert capsys.readouterr().err.endswith("scoresde train: error: the loss is not finite\n")
 
 
 def test_publishing_respects_privacy_and_leaves_checkpoints_at_home(monkeypatch, tmp_path):

@@ -32,6 +32,7 @@ from .predictors import Predictor, make_predictor
 from .scheduling_network import NetworkMixin, precise
 from .score_function import check_score
 from .sde import DATA_STD, SDE, SMALLEST_TIME
+from .start_check import warn_of_unit_noise
 from .step_checks import LARGEST_SNR, check_correction, check_prediction
 from .time_grids import MOST_LEVELS, TIME_GRIDS
 
@@ -223,6 +224,8 @@ class SDEScheduler(NetworkMixin):
         check_like("model_output", model_output, check_state("sample", sample, 1), "sample")
         index = self._index_of(timestep)
         x, output = precise(sample), precise(model_output)
+        if index == 0 and not self.config.prologue:
+            warn_of_unit_noise(x, float(self._plan.sde.sigma(self.times[0])))
         score = self.parameterization.score(self._plan.sde, output, x, self.times[index])
         return self._step(index, score, x, generator, sample.dtype, return_dict)
 

@@ -6,6 +6,7 @@ Nothing here imports torch: a command imports what it needs when it runs, and `s
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -64,6 +65,13 @@ def _clean_up_when_terminated(context: typer.Context) -> None:
             context.call_on_close(partial(signal.signal, number, before))
 
 
+def _warn_in_one_line(context: typer.Context) -> None:
+    """Until a command ends, a warning is its message: the place in the code helps nobody at a command line."""
+    former = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    context.call_on_close(lambda: setattr(warnings, "formatwarning", former))
+
+
 @app.callback()
 def scoresde(
     context: typer.Context,
@@ -73,6 +81,7 @@ def scoresde(
 ) -> None:
     """Score-based generative modelling through SDEs."""
     _clean_up_when_terminated(context)
+    _warn_in_one_line(context)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (sample, inpaint, colorize, upscale, restore, interpolate, likelihood)
@@ -90,7 +99,7 @@ def main() -> None:
     The code is set here, because an import that a signal interrupts may turn the exception into one of its own.
     """
     try:
-        app()
+        app(prog_name="scoresde")
     except KeyboardInterrupt:  # before the handlers are in place
         _received.append(signal.SIGINT)
     except BaseException:

@@ -8,6 +8,7 @@ from .command_options import (
     Dtype,
     Fit,
     Folder,
+    Height,
     Json,
     Method,
     Model,
@@ -21,9 +22,9 @@ from .command_options import (
     Steps,
     TileOverlap,
     TileSize,
-    open_picture,
-    restoration,
+    Width,
 )
+from .command_pictures import Geometry, restoration
 
 
 def colorize(
@@ -36,6 +37,8 @@ def colorize(
     sampler: Sampler = "default",
     method: Method = None,
     fit: Fit = None,
+    height: Height = None,
+    width: Width = None,
     tile_size: TileSize = None,
     tile_overlap: TileOverlap = None,
     noise_std: NoiseStd = 0.0,
@@ -47,10 +50,11 @@ def colorize(
 ) -> None:
     """Color a gray picture, in several ways. Of a color picture the mean of the channels is taken."""
 
+    geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+
     def problem(pipe: Any) -> dict[str, Any]:
-        gray = open_picture(image, pipe, fit, tile_size=tile_size)
-        tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
-        return {"image": gray, "noise_std": noise_std, "resize": fit} | tiles
+        gray = geometry.open(image, pipe)
+        return {"image": gray, "noise_std": noise_std} | geometry.arguments
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeColorizationPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -1,6 +1,5 @@
 """`scoresde convert`: from a checkpoint of the official PyTorch code to a pipeline folder."""
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_options import writable
+from .command_checks import check_new_folder
+from .command_options import Json, report
 
 
 CARD = """---
@@ -25,7 +25,9 @@ Equations* (Song et al., ICLR 2021): {facts}, {weights} weights.
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint_N.pth of the official PyTorch code.")],
-    folder: Annotated[Path, typer.Argument(help="Pipeline folder to write; must not exist yet.", callback=writable)],
+    folder: Annotated[
+        Path, typer.Argument(help="Pipeline folder to write; must not exist yet.", callback=check_new_folder)
+    ],
     config: Annotated[
         str | None,
         typer.Option(
@@ -33,30 +35,30 @@ def convert(
         ),
     ] = None,
     ema: Annotated[bool, typer.Option(help="Take the averaged weights, as all published figures do.")] = True,
+    json: Json = False,
 ) -> None:
     """Write an official checkpoint as a pipeline folder in safetensors, for `ScoreSdePipeline.from_pretrained`."""
     from safetensors import SafetensorError
 
     from .models.official import PRESETS
 
-    if folder.exists() or folder.is_symlink():
-        raise typer.BadParameter(f"{folder} exists; name a folder that does not", param_hint="folder")
     if config is not None and not config.endswith(".json") and config not in PRESETS:
         raise typer.BadParameter(
             f"must be a JSON file or one of {', '.join(PRESETS)}, got {config!r}", param_hint="--config"
         )
     try:
-        typer.echo(f"[1/3] reading and checking {checkpoint}")
+        typer.echo(f"[1/3] reading and checking {checkpoint}", err=json)
         try:
             pipe = _load(checkpoint, config, ema)
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"checkpoint cannot be converted: {error}") from error
-        typer.echo(f"[2/3] {_facts(pipe)}\n[3/3] writing {folder}")
+        typer.echo(f"[2/3] {_facts(pipe)}\n[3/3] writing {folder}", err=json)
         _write_whole(pipe, folder, _card(pipe, checkpoint, folder, ema))
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"done: ScoreSdePipeline.from_pretrained({str(folder)!r})")
+    facts = {"folder": str(folder), "checkpoint": str(checkpoint), "network": type(pipe.unet).__name__}
+    report(facts, json, f"done: ScoreSdePipeline.from_pretrained({str(folder)!r})")
 
 
 def _load(checkpoint: Path, config: str | None, ema: bool) -> Any:
@@ -86,6 +88,8 @@ def _card(pipe: Any, checkpoint: Path, folder: Path, ema: bool) -> str:
 def _configuration(config: str | None) -> str | Mapping[str, Any] | None:
     if config is None or not config.endswith(".json"):
         return config
+    import json
+
     try:
         return json.loads(Path(config).read_text("utf-8"))
     except (OSError, ValueError) as error:

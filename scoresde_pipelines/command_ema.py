@@ -1,12 +1,12 @@
 """`scoresde ema`: a pipeline whose weights are averaged with a width that is chosen after training."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .command_options import writable
+from .command_checks import check_new_folder, in_range
+from .command_options import Json, report
 
 
 NOTE = """
@@ -19,16 +19,25 @@ its profile {error:.2g}).
 
 def ema(
     run: Annotated[Path, typer.Argument(help="Output folder of a training run with --ema_widths.")],
-    sigma_rel: Annotated[float, typer.Option("--sigma_rel", "--sigma-rel", help="Relative width of the average.")],
-    output: Annotated[Path, typer.Option(help="Pipeline folder to write; must not exist yet.", callback=writable)],
+    sigma_rel: Annotated[
+        float,
+        typer.Option(
+            "--sigma_rel",
+            "--sigma-rel",
+            help="Relative width of the average.",
+            callback=in_range("sigma_rel", 0, 0.288, "()"),
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Pipeline folder to write; must not exist yet.", callback=check_new_folder)
+    ],
+    json: Json = False,
 ) -> None:
     """Write the pipeline of a run with weights of any averaging width, from the snapshots of the run."""
     from .training.durable_files import staged_folder
     from .training.pipeline_folder import load_pipeline_folder, save_pipeline_folder
     from .training.posthoc_ema import FOLDER, combine_snapshots
 
-    if os.path.lexists(output):
-        raise typer.BadParameter(f"{output} exists; name a folder that does not", param_hint="output")
     try:
         components = load_pipeline_folder(str(run))
         tensors, fit = combine_snapshots(run / FOLDER, sigma_rel)
@@ -46,5 +55,6 @@ def ema(
     except (OSError, ValueError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{len(fit.weights)} snapshots combined, relative error of the profile {fit.error:.2g}")
-    typer.echo(f"done: ScoreSdePipeline.from_pretrained({str(output)!r})")
+    text = f"{len(fit.weights)} snapshots combined, relative error of the profile {fit.error:.2g}\n"
+    text += f"done: ScoreSdePipeline.from_pretrained({str(output)!r})"
+    report({"folder": str(output), "snapshots": len(fit.weights), "profile_error": float(fit.error)}, json, text)

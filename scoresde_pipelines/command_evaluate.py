@@ -5,8 +5,12 @@ from typing import Annotated
 
 import typer
 
-from .command_options import writable
+from .command_checks import check_data, check_folder, one_of
+from .command_options import FITS, Device, Json, report
 from .samplers import SAMPLERS
+
+
+SAMPLER_HELP = f"One of {', '.join(SAMPLERS)}; repeat for more."
 
 
 def evaluate(
@@ -14,10 +18,12 @@ def evaluate(
         list[str],
         typer.Option(help="Shipped name, folder, Hub id, or a quoted pattern 'runs/x/checkpoint-*'; repeat for more."),
     ],
-    data: Annotated[str, typer.Option(help="Folder or parquet file of images, or a Hub data set.")],
-    output: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", callback=writable)],
+    data: Annotated[
+        str, typer.Option(help="Folder or parquet file of images, or a Hub data set.", callback=check_data)
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", callback=check_folder)],
     split: Annotated[str, typer.Option(help="Split of the data to compare with.")] = "test",
-    sampler: Annotated[list[str], typer.Option(help=f"One of {', '.join(SAMPLERS)}; repeat for more.")] = ["default"],  # noqa: B006
+    sampler: Annotated[list[str], one_of("sampler", SAMPLERS, SAMPLER_HELP)] = ["default"],  # noqa: B006
     steps: Annotated[list[int], typer.Option(help="Noise levels; repeat for more.")] = [50],  # noqa: B006
     seeds: Annotated[list[int], typer.Option(help="Each gives num-images images; repeat for more.")] = [0],  # noqa: B006
     num_images: Annotated[int, typer.Option(help="Images of each row and seed, and real ones.")] = 1000,
@@ -32,7 +38,7 @@ def evaluate(
         list[float] | None, typer.Option(help="Images of given classes, with this guidance; repeat for more.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 64,
-    fit: Annotated[str | None, typer.Option(help="'crop' or 'pad' real images to the models' size.")] = None,
+    fit: Annotated[str | None, one_of("fit", FITS, "'crop' or 'pad' real images to the models' size.")] = None,
     num_reference: Annotated[int | None, typer.Option(help="Real images to compare with, if not num-images.")] = None,
     train_split: Annotated[str, typer.Option(help="Split with the training images, for the metric nn.")] = "train",
     num_bpd_images: Annotated[int, typer.Option(help="Real images for the metric bpd.")] = 16,
@@ -42,7 +48,8 @@ def evaluate(
     write_card: Annotated[
         bool, typer.Option("--write-card", help="Also write the figures into the models' README.md.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="Where to compute; the best there is by default.")] = None,
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Models x samplers x steps against real images. Run it again to go on after an interruption.
 
@@ -78,5 +85,4 @@ def evaluate(
         )
     except (ValueError, ImportError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    typer.echo(markdown_table(result))
-    typer.echo(f"written to {output}")
+    report({**result.as_dict(), "folder": str(output)}, json, f"{markdown_table(result)}\nwritten to {output}")

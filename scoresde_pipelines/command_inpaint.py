@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_checks import check_picture
 from .command_options import (
     BatchSize,
     Device,
     Dtype,
     Fit,
     Folder,
+    Height,
     Json,
     Method,
     Model,
@@ -23,15 +25,15 @@ from .command_options import (
     Steps,
     TileOverlap,
     TileSize,
-    open_picture,
-    restoration,
+    Width,
 )
+from .command_pictures import Geometry, restoration
 
 
 def inpaint(
     model: Model,
     image: Picture,
-    mask: Annotated[Path, typer.Option(help="White where to repaint.", show_default=False)],
+    mask: Annotated[Path, typer.Option(help="White where to repaint.", show_default=False, callback=check_picture)],
     output: Folder,
     num_images: NumImages = 4,
     seed: Seed = 0,
@@ -39,6 +41,8 @@ def inpaint(
     sampler: Sampler = "default",
     method: Method = None,
     fit: Fit = None,
+    height: Height = None,
+    width: Width = None,
     tile_size: TileSize = None,
     tile_overlap: TileOverlap = None,
     batch_size: BatchSize = 16,
@@ -49,10 +53,11 @@ def inpaint(
 ) -> None:
     """Fill in a part of a picture, in several ways; the rest stays exactly as it is."""
 
+    geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+
     def problem(pipe: Any) -> dict[str, Any]:
-        whole, white = (open_picture(path, pipe, fit, tile_size=tile_size) for path in (image, mask))
-        tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
-        return {"image": whole, "mask_image": white, "resize": fit} | tiles
+        whole, white = (geometry.open(path, pipe) for path in (image, mask))
+        return {"image": whole, "mask_image": white} | geometry.arguments
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeInpaintPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_checks import check_picture, in_range
 from .command_options import (
     Device,
     Dtype,
@@ -15,16 +16,21 @@ from .command_options import (
     Overwrite,
     PictureRun,
     Work,
-    picture_tensor,
 )
+from .command_pictures import Geometry
 
 
 def interpolate(
     model: Model,
-    image: Annotated[list[Path], typer.Option(help="The first and the last picture: give it twice.")],
+    image: Annotated[
+        list[Path], typer.Option(help="The first and the last picture: give it twice.", callback=check_picture)
+    ],
     output: Folder,
     num_images: Annotated[int, typer.Option(min=2, help="Pictures of the path, both ends included.")] = 8,
-    tolerance: Annotated[float, typer.Option(help="Error per step of the ODE solver.")] = 1e-3,
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Error per step of the ODE solver.", callback=in_range("tolerance", 0, 1, "()")),
+    ] = 1e-3,
     fit: Fit = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -32,11 +38,12 @@ def interpolate(
     json: Json = False,
 ) -> None:
     """A row of pictures from one to another, along their codes of the probability-flow ODE."""
+    if len(image) != 2:
+        raise typer.BadParameter(f"image must be given twice, got {len(image)}", param_hint="--image")
+    geometry = Geometry(fit=fit)
 
     def prepare(pipe: Any, work: Work) -> Any:
-        if len(image) != 2:
-            raise ValueError(f"image must be given twice, got {len(image)}")
-        first, last = (picture_tensor(path, pipe, fit) for path in image)
+        first, last = (geometry.tensor(path, pipe, tiles=False) for path in image)
         return lambda indices, generators: pipe.interpolate(first, last, num_images, tolerance)
 
     run = PictureRun(model, output, 0, device, dtype, num_images, overwrite, json)

@@ -6,19 +6,27 @@ from typing import Annotated
 
 import typer
 
-from .command_options import Device, Json, Model, best_device, named, not_empty, report, writable
+from .command_checks import check_data, check_table, check_text, in_range, one_of
+from .command_options import FITS, Device, Json, Model, best_device, named, report
 
 
 def likelihood(
     model: Model,
-    data: Annotated[str, typer.Option(help="Folder or parquet file of images, or a Hub data set.")],
-    output: Annotated[Path, typer.Option(help="Table to write or to go on with: .csv or .jsonl.", callback=writable)],
+    data: Annotated[
+        str, typer.Option(help="Folder or parquet file of images, or a Hub data set.", callback=check_data)
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Table to write or to go on with: .csv or .jsonl.", callback=check_table)
+    ],
     split: Annotated[
-        str, typer.Option(help="Split of the data set; of a folder without splits all images are read.")
+        str,
+        typer.Option(
+            help="Split of the data set; of a folder without splits all images are read.", callback=check_text
+        ),
     ] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Measure the first so many images only.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 16,
-    fit: Annotated[str, typer.Option(help="'crop' or 'pad' to the model's resolution.")] = "crop",
+    fit: Annotated[str, one_of("fit", FITS, "'crop' or 'pad' to the model's resolution.")] = "crop",
     dequantization: Annotated[str, typer.Option(help="One of uniform, truncated_normal, none.")] = "uniform",
     num_dequantizations: Annotated[int, typer.Option(min=1, help="Draws of dequantization noise per image.")] = 1,
     importance_weighted: Annotated[
@@ -26,7 +34,13 @@ def likelihood(
     ] = False,
     divergence: Annotated[str, typer.Option(help="One of exact, hutchinson, hutchinson_shared.")] = "hutchinson",
     num_probes: Annotated[int, typer.Option(min=1, help="Probes per image and quadrature node.")] = 1,
-    tolerance: Annotated[float, typer.Option(help="Error per step of the ODE solver; 1e-5 is the paper's.")] = 1e-3,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="Error per step of the ODE solver; 1e-5 is the paper's.",
+            callback=in_range("tolerance", 0, 1, "()"),
+        ),
+    ] = 1e-3,
     official_cells: Annotated[
         bool, typer.Option("--official-cells", help="Dequantize as (255 x + u) / 256, like the official code.")
     ] = False,
@@ -48,11 +62,8 @@ def likelihood(
     from .schedulers.divergence import DIVERGENCES
     from .schedulers.probability_flow import ODEError
 
-    _check_choice("fit", fit, ("crop", "pad"))
     _check_choice("dequantization", dequantization, DEQUANTIZATIONS)
     _check_choice("divergence", divergence, DIVERGENCES)
-    if not 0 < tolerance < 1:
-        raise typer.BadParameter(f"tolerance must lie between 0 and 1, got {tolerance}")
     settings = {
         "model": model,
         "data": data,
@@ -67,14 +78,10 @@ def likelihood(
         "official_cells": official_cells,
         "seed": seed,
     }
-    with named("device"):
-        place = best_device(device)
     with named("model"):
-        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(not_empty(model)).to(place)
-    with named("split"):
-        not_empty(split)
+        pipe = ScoreSdeLikelihoodPipeline.from_pretrained(model).to(best_device(device))
     with named("data"):
-        images = open_images(not_empty(data), split, fit, pipe.sample_shape)
+        images = open_images(data, split, fit, pipe.sample_shape)
         for change in conversions(images):
             typer.secho(f"warning: {change}: bits/dim are those of the changed images", fg="yellow", err=True)
     with named("output"):

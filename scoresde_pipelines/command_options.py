@@ -14,46 +14,58 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_checks import (
+    check_device,
+    check_folder,
+    check_model,
+    check_picture,
+    check_seed,
+    complete_model,
+    in_range,
+    one_of,
+)
 from .samplers import SAMPLERS, with_sampler
 
 
-def writable(context: typer.Context, parameter: typer.CallbackParam, path: Path) -> Path:
-    """The callback of options that name what a command writes: refuses a place that cannot be written to."""
-    if context.resilient_parsing:
-        return path
-    from .training.durable_files import check_writable
-
-    try:
-        return check_writable(str(parameter.name), path)
-    except (TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-Model = Annotated[str, typer.Option(help="Shipped name, folder, Hub id, or id@revision.", show_default=False)]
-Folder = Annotated[
-    Path, typer.Option(help="Folder for the pictures and grid.png.", show_default=False, callback=writable)
-]
-Picture = Annotated[Path, typer.Option(help="Picture to start from.", show_default=False)]
-Seed = Annotated[int, typer.Option(min=0, help="Image k has the generator of seed + k.")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is by default.")]
-Dtype = Annotated[str, typer.Option(help="Of the network: float32, float16 or bfloat16.")]
-Sampler = Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Noise levels; the method's own number by default.")]
-NumImages = Annotated[int, typer.Option(min=1, help="Number of pictures.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at a time; it does not change them.")]
-Fit = Annotated[str | None, typer.Option(help="'crop' or 'pad' pictures to the model's size.")]
-TileSize = Annotated[int | None, typer.Option(min=1, help="Restore large pictures on tiles of this side.")]
-TileOverlap = Annotated[int | None, typer.Option(min=0, help="Of tiles, in pixels; half a tile by default.")]
-NoiseStd = Annotated[float, typer.Option(min=0, help="Noise of the picture, whose values lie in [0, 1].")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace pictures in an output folder with files.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-METHODS = ("moment_matching", "pseudo_inverse", "replacement")
-Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}.")]
+METHODS = ("moment_matching", "pseudo_inverse", "replacement")  # particles: pictures would depend on the batch
 FITS = ("crop", "pad")
 DTYPES = ("float32", "float16", "bfloat16")
 GRID = "grid.png"
-# What measured best for pictures with trained networks (docs/inverse_problems.md).
-TRAINED_NETWORK = {"sampler": "scheduler", "solver_iterations": 1}
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Shipped name, folder, Hub id, or id@revision.",
+        show_default=False,
+        callback=check_model,
+        autocompletion=complete_model,
+    ),
+]
+Folder = Annotated[
+    Path, typer.Option(help="Folder for the pictures and grid.png.", show_default=False, callback=check_folder)
+]
+Picture = Annotated[Path, typer.Option(help="Picture to start from.", show_default=False, callback=check_picture)]
+Seed = Annotated[int, typer.Option(help="Image k has the generator of seed + k.", callback=check_seed)]
+Device = Annotated[
+    str | None, typer.Option(help="cuda, mps or cpu; the best there is by default.", callback=check_device)
+]
+Dtype = Annotated[str, one_of("dtype", DTYPES, "Of the network: float32, float16 or bfloat16.")]
+Sampler = Annotated[str, one_of("sampler", SAMPLERS)]
+Steps = Annotated[int | None, typer.Option(min=1, help="Noise levels; the method's own number by default.")]
+NumImages = Annotated[int, typer.Option(min=1, help="Number of pictures.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at a time; it does not change them.")]
+Fit = Annotated[str | None, one_of("fit", FITS, "'crop' or 'pad' pictures to the model's size.")]
+Height = Annotated[int | None, typer.Option(min=1, help="Of the result, in pixels; by default that of the model.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Of the result, in pixels; by default that of the model.")]
+TileSize = Annotated[int | None, typer.Option(min=1, help="Make large pictures on tiles of this side.")]
+TileOverlap = Annotated[int | None, typer.Option(min=0, help="Of tiles, in pixels; half a tile by default.")]
+NoiseStd = Annotated[
+    float,
+    typer.Option(help="Noise of the picture, whose values lie in [0, 1].", callback=in_range("noise_std", 0)),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace pictures in an output folder with files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Method = Annotated[str | None, one_of("method", METHODS)]
 
 
 @dataclass
@@ -78,13 +90,6 @@ class Work:
                 raise typer.BadParameter(str(error)) from error
             typer.secho(f"error: {error}", fg="red", err=True)
             raise typer.Exit(1) from error
-
-
-def not_empty(text: str) -> str:
-    """`text`, unless it is empty, which raises ValueError."""
-    if not text.strip():
-        raise ValueError(f"must not be empty, got {text!r}")
-    return text
 
 
 @contextmanager
@@ -117,64 +122,21 @@ def load_pipeline(pipeline: str, model: str, device: str | None, dtype: str = "f
     """A pipeline of this package by the name of its class, on a device.
 
     Raises:
-        ValueError, OSError, RuntimeError: no such model, dtype or device.
+        ValueError, OSError, RuntimeError: there is no such model.
     """
     import torch
 
     import scoresde_pipelines
 
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     kwargs = {} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}
-    return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(best_device(device))
+    place = best_device(device)
+    return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(place)
 
 
 def set_sampler(pipe: Any, sampler: str) -> float | None:
     """Gives a pipeline the settings of a sampler; returns the tolerance of the ODE solver, or None."""
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
     pipe.scheduler, tolerance = with_sampler(pipe.scheduler, sampler, SAMPLERS[sampler])
     return tolerance
-
-
-def open_picture(
-    path: Path, pipe: Any, fit: str | None, scale: int = 1, tile_size: int | None = None, *, tiles: bool = True
-) -> Any:
-    """A PIL image, of the network's size divided by `scale` unless it will be fitted or covered by tiles.
-
-    Args:
-        tiles: whether the command has `--tile-size`, which the error then names.
-
-    Raises:
-        ValueError, OSError: it is no picture, or has another size and there is neither `fit` nor `tile_size`.
-    """
-    from PIL import Image
-
-    if fit not in (None, *FITS):
-        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    if not path.is_file():
-        raise ValueError(f"picture must be a file that exists, got {str(path)!r}")
-    with Image.open(path) as opened:
-        picture = opened.copy()
-    _, height, width = pipe.sample_shape
-    if fit is not None and tile_size is not None:
-        raise ValueError("--fit must not be given with --tile-size: tiles cover a picture of any size")
-    if fit is None and tile_size is None and (picture.height, picture.width) != (height // scale, width // scale):
-        ways = "--fit crop, --fit pad or --tile-size" if tiles else "--fit crop or --fit pad"
-        raise ValueError(
-            f"image must be {width // scale} x {height // scale} pixels, got {picture.width} x {picture.height} in "
-            f"{path}: give {ways}"
-        )
-    return picture
-
-
-def picture_tensor(path: Path, pipe: Any, fit: str | None) -> Any:
-    """A picture as a float32 tensor (1, channels, height, width) in [0, 1], in the network's size."""
-    from .image_fit import fit_images
-    from .image_inputs import images_to_tensor
-
-    channels, *size = pipe.sample_shape
-    return fit_images(images_to_tensor(open_picture(path, pipe, fit, tiles=False), channels), (size[0], size[1]), fit)
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -260,29 +222,3 @@ class PictureRun:
         noun = "image" if len(pictures) == 1 else "images"
         text = f"{len(pictures)} {noun}, {calls:g} network calls each, {seconds:.1f} s: {self.output}"
         report(found, self.json, text)
-
-
-def restoration(
-    steps: int | None, sampler: str, method: str | None, problem: Callable[[Any], dict[str, Any]]
-) -> Callable[[Any, Work], Callable[[range, list[Any]], Any]]:
-    """What `PictureRun` calls to restore one picture; `problem(pipe)` returns the arguments that state the problem.
-
-    The samplers "default" and "ode" are the method's own and the ODE solver; any other follows the scheduler.
-    """
-
-    def prepare(pipe: Any, work: Work) -> Callable[[range, list[Any]], Any]:
-        ode = set_sampler(pipe, sampler) is not None
-        options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step}
-        if sampler != "default":
-            options["sampler"] = "ode" if ode else "scheduler"
-        if method not in (None, *METHODS):  # particles are one population: pictures would depend on the batch
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        options |= {} if method is None else {"method": method}
-        keywords = problem(pipe) | options
-
-        def call(indices: range, generators: list[Any]) -> Any:
-            return pipe(**keywords, num_samples=len(indices), generator=generators)
-
-        return call
-
-    return prepare

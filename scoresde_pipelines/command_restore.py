@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_checks import in_range
 from .command_options import (
-    TRAINED_NETWORK,
     BatchSize,
     Device,
     Dtype,
     Fit,
     Folder,
+    Height,
     Json,
     Method,
     Model,
@@ -22,9 +23,11 @@ from .command_options import (
     Sampler,
     Seed,
     Steps,
-    picture_tensor,
-    restoration,
+    TileOverlap,
+    TileSize,
+    Width,
 )
+from .command_pictures import TRAINED_NETWORK, Geometry, restoration
 
 
 def restore(
@@ -36,9 +39,16 @@ def restore(
     steps: Steps = None,
     sampler: Sampler = "default",
     method: Method = None,
-    blur_std: Annotated[float, typer.Option(min=0, help="Of the Gaussian blur, in pixels; 0 for none.")] = 0.0,
+    blur_std: Annotated[
+        float,
+        typer.Option(help="Of the Gaussian blur, in pixels; 0 for none.", callback=in_range("blur_std", 0)),
+    ] = 0.0,
     noise_std: NoiseStd = 0.02,
     fit: Fit = None,
+    height: Height = None,
+    width: Width = None,
+    tile_size: TileSize = None,
+    tile_overlap: TileOverlap = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -47,19 +57,21 @@ def restore(
 ) -> None:
     """Remove Gaussian blur and noise from a picture, in several ways."""
 
+    if blur_std == 0 and noise_std == 0:
+        raise typer.BadParameter("blur-std or noise-std must be positive, got 0 for both")
+    geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+
     def problem(pipe: Any) -> dict[str, Any]:
         import torch
 
         from .schedulers import BlurOperator, MaskOperator
 
-        if blur_std == 0 and noise_std == 0:
-            raise ValueError("blur-std or noise-std must be positive, got 0 for both")
+        measurement = geometry.tensor(image, pipe)
+        size = measurement.shape[-2:]
         # Without blur every pixel is measured.
-        operator = (
-            BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(pipe.sample_shape[1:]).bool())
-        )
-        measurement = picture_tensor(image, pipe, fit)
-        return {"measurement": measurement, "operator": operator, "noise_std": noise_std} | TRAINED_NETWORK
+        operator = BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(size).bool())
+        stated = {"measurement": measurement, "operator": operator, "noise_std": noise_std}
+        return stated | TRAINED_NETWORK | geometry.size | {"height": size[0], "width": size[1]}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem))

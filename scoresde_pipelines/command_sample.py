@@ -4,11 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_checks import in_range
 from .command_options import (
     BatchSize,
     Device,
     Dtype,
     Folder,
+    Height,
     Json,
     Model,
     NumImages,
@@ -16,9 +18,13 @@ from .command_options import (
     PictureRun,
     Sampler,
     Seed,
+    TileOverlap,
+    TileSize,
+    Width,
     Work,
     set_sampler,
 )
+from .command_pictures import Geometry
 
 
 def sample(
@@ -31,7 +37,14 @@ def sample(
     label: Annotated[
         list[str] | None, typer.Option("--class", help="Name or number; num-images of each. Repeat for more.")
     ] = None,
-    guidance_scale: Annotated[float, typer.Option(min=0, help="Above 1: more typical, less varied.")] = 1.0,
+    guidance_scale: Annotated[
+        float,
+        typer.Option(help="Above 1: more typical, less varied.", callback=in_range("guidance_scale", 0)),
+    ] = 1.0,
+    height: Height = None,
+    width: Width = None,
+    tile_size: TileSize = None,
+    tile_overlap: TileOverlap = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -39,10 +52,11 @@ def sample(
     json: Json = False,
 ) -> None:
     """Generate pictures: one PNG each, and a grid of them."""
+    size = Geometry(height, width, tile_size, tile_overlap).size
     labels = [] if label is None else [int(name) if name.isdigit() else name for name in label]
 
     def prepare(pipe: Any, work: Work) -> Any:
-        options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step}
+        options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}
         options["ode_tolerance"] = set_sampler(pipe, sampler)
 
         def call(indices: range, generators: list[Any]) -> Any:

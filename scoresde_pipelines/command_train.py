@@ -11,6 +11,6 @@ def train(context: typer.Context) -> None:
 
     On several processes: accelerate launch -m scoresde_pipelines.cli train ...
     """
-    from .training.train_unconditional import main
+    from .training.train_unconditional import run
 
-    main(context.args)
+    run(context.args, "scoresde train")

@@ -10,6 +10,7 @@ from .command_options import (
     Dtype,
     Fit,
     Folder,
+    Height,
     Json,
     Method,
     Model,
@@ -23,9 +24,9 @@ from .command_options import (
     Steps,
     TileOverlap,
     TileSize,
-    open_picture,
-    restoration,
+    Width,
 )
+from .command_pictures import Geometry, restoration
 
 
 def upscale(
@@ -39,6 +40,8 @@ def upscale(
     method: Method = None,
     scale: Annotated[int, typer.Option(min=2, help="How many times larger.")] = 4,
     fit: Fit = None,
+    height: Height = None,
+    width: Width = None,
     tile_size: TileSize = None,
     tile_overlap: TileOverlap = None,
     noise_std: NoiseStd = 0.0,
@@ -50,10 +53,11 @@ def upscale(
 ) -> None:
     """Enlarge a picture to the model's size, in several ways; averages of pixels stay as they are."""
 
+    geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+
     def problem(pipe: Any) -> dict[str, Any]:
-        small = open_picture(image, pipe, fit, scale, tile_size)
-        tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
-        return {"image": small, "scale": scale, "noise_std": noise_std, "resize": fit} | tiles
+        small = geometry.open(image, pipe, scale)
+        return {"image": small, "scale": scale, "noise_std": noise_std} | geometry.arguments
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeSuperResolutionPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -26,8 +26,9 @@ from .schedulers.checks import (
     check_number,
     check_path,
 )
-from .training.durable_files import check_writable
+from .training.destinations import check_writable
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
+from .training.evaluation.plan import check_metrics
 from .training.evaluation.real_images import FITS
 from .training.evaluation.report import write_card, write_npz, write_report
 from .training.pipeline_folder import SCHEDULERS
@@ -118,6 +119,7 @@ def evaluate(
     metrics = _names("metrics", metrics)
     if len(set(metrics)) < len(metrics):
         raise ValueError(f"metrics must be different ones, got {metrics}")
+    check_metrics(metrics)
     if write_cards:
         _check_cards(found)
     processes, place = _processes_and_device(device)

@@ -123,12 +123,16 @@ class SDEPipelineBase(PretrainedPipeline):
         sides += [own[1] if width is None else check_integer("width", width)]
         levels = getattr(self.unet.config, "block_out_channels", None)
         for name, side, default, largest in zip(("height", "width"), sides, own, tile or sides):
-            name, side = (name, side) if side <= largest else ("tile_size", largest)
+            whole, (name, side) = f"{name} {side}", (name, side) if side <= largest else ("tile_size", largest)
             if side == default:
                 continue
             if levels is None:
                 raise ValueError(f"{name} must be {default}, the only one of {type(self.unet).__name__}, got {side}")
             if side % (factor := 2 ** (len(levels) - 1)):
+                most = side - side % factor
+                if tile and most and name != "tile_size":
+                    raise ValueError(f"tile_size must be at most {most} in the {whole}, got {largest}: {name} is not "
+                                     f"divisible by {factor} for {len(levels)} levels")  # fmt: skip
                 raise ValueError(f"{name} must be divisible by {factor} for {len(levels)} levels, got {side}")
         return (channels, sides[0], sides[1])
 

@@ -10,7 +10,8 @@ from .hub_upload import PushPipelineMixin
 from .pipeline_components import NETWORK_LIBRARIES
 from .registration import PACKAGE
 from .schedulers.scheduling_conversion import sde_scheduler_class
-from .training.durable_files import check_writable, remove
+from .training.destinations import check_writable
+from .training.durable_files import remove
 from .training.model_names import HubName, hub_errors, locate
 from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, read_index
 

@@ -11,7 +11,8 @@ from .pipeline_score_sde import ScoreSdePipeline
 from .registration import PACKAGE
 from .schedulers.checks import check_flag
 from .source_bundle import bundle
-from .training.durable_files import check_writable, filled_folder, holds_files
+from .training.destinations import check_writable
+from .training.durable_files import filled_folder, holds_files
 
 
 INDEX = "model_index.json"

@@ -32,13 +32,13 @@ from .pipeline_folder import SCHEDULERS
 from .run_config import config_words
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses and checks the arguments of `train_unconditional`.
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of `train_unconditional`, which messages call `prog`.
 
     Raises:
         SystemExit: an argument is unknown, malformed or out of range (argparse prints which).
     """
-    parser = _parser()
+    parser = _parser(prog)
     args = parse(parser, argv)
     _check(parser, args)
     return args
@@ -50,8 +50,8 @@ def default_arguments() -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name not in DEPRECATED}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("Train or fine-tune a score-based generative model (Song et al. 2021) on images.")
+def _parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = make_parser("Train or fine-tune a score-based generative model (Song et al. 2021) on images.", prog)
     for add_group in (add_data, add_augmentation, add_classes, add_model, add_objective, add_optimization, add_averages,
                       add_run, add_samples, add_evaluation, add_hub):  # fmt: skip
         add_group(parser)
@@ -61,9 +61,10 @@ def _parser() -> argparse.ArgumentParser:
 # ------------------------------------------------------------------ what both scripts share
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """An empty parser whose help shows defaults, with `--config`."""
     parser = argparse.ArgumentParser(
+        prog=prog,
         description=description,
         usage="%(prog)s (--train_data_dir DIR | --dataset_name NAME) [options]",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -25,14 +25,14 @@ DEFAULTS = {
 }
 
 
-def parse_classifier_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses and checks the arguments.
+def parse_classifier_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments; messages call the program `prog`.
 
     Raises:
         SystemExit: an argument is unknown, malformed or out of range (argparse prints which).
     """
     parser = make_parser(
-        "Train a noise-conditional classifier for class-conditional generation (Song et al. 2021, section 5)."
+        "Train a noise-conditional classifier for class-conditional generation (Song et al. 2021, section 5).", prog
     )
     for add_group in (add_data, _add_model, add_optimization, add_run):
         add_group(parser)

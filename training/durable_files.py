@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +16,6 @@ from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError
-
-from ..schedulers.checks import check_path
 
 
 try:
@@ -45,26 +42,6 @@ def sync_folder(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def check_writable(name: str, path: str | Path) -> Path:
-    """`path`, if a file or folder of this name can be written: checked before the work whose result goes there.
-
-    Raises:
-        TypeError, ValueError: for no path, one below a file, a read-only place, or a full disk; with the argument's name.
-    """
-    place = Path(os.path.realpath(check_path(name, path)))
-    while not place.is_dir():
-        if os.path.lexists(place) and place != Path(os.path.realpath(path)):
-            raise ValueError(f"{name} must not lie below a file, got {str(path)!r}")
-        place = place.parent
-    try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(bytes(1))
-    except OSError as error:
-        reason = os.strerror(error.errno or errno.EIO)
-        raise ValueError(f"{name} must be where one can write, got {str(path)!r}: {place}: {reason}") from error
-    return Path(path)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ Every `from_pretrained` of a pipeline, the training script and all commands use 
 
 from __future__ import annotations
 
+import difflib
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +105,6 @@ def locate(name: str | Path) -> Path | HubName:
 @contextmanager
 def hub_errors(name: HubName) -> Iterator[None]:
     """Turns every failure of a download into one error that names the model and says what to do."""
-    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     network: tuple[type[BaseException], ...] = (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled)
@@ -113,15 +114,62 @@ def hub_errors(name: HubName) -> Iterator[None]:
         pass
     else:
         network += (httpx.HTTPError,)
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
     try:
+        logger.addFilter(_connects)
         yield
     except network as error:
         at = "" if name.revision is None else f"@{name.revision}"
-        offline = " in the cache (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         raise ModelNotFoundError(
-            f"model must be {EXPECTED}, got {name.repository + at!r}: no such folder, and no download from the "
-            f"Hub{offline}; shipped are {', '.join(shipped())} ({error})"
+            f"model must be {EXPECTED}, got {name.repository + at!r}: there is no such folder or shipped model"
+            f"{_nearest(name.repository)}, {_reason(name, error)}"
         ) from error
+    finally:
+        logger.removeFilter(_connects)
+
+
+def _connects(record: logging.LogRecord) -> bool:
+    """Leaves out that diffusers could not connect: what is in the cache loads without, and otherwise the error says it."""
+    return not str(record.msg).startswith("Couldn't connect to the Hub")
+
+
+def _nearest(name: str) -> str:
+    """The shipped model that was meant by a name with a slip, as a question; or else all of them."""
+    near = difflib.get_close_matches(name, shipped(), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else f" (shipped are {', '.join(shipped())})"
+
+
+def _reason(name: HubName, error: BaseException) -> str:
+    """Why there is no download."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return "it is not in the cache of the Hub, and HF_HUB_OFFLINE is set"
+    causes = _causes(error)
+    for kind, text in (
+        (GatedRepoError, "and on the Hub one has to be granted access to it"),  # a RepositoryNotFoundError itself
+        (RepositoryNotFoundError, "and none on the Hub that this account can read"),
+        (RevisionNotFoundError, f"and the repository on the Hub has no revision {name.revision!r}"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return text
+    if any(
+        isinstance(cause, (ConnectionError, TimeoutError)) or "Connect" in type(cause).__name__ for cause in causes
+    ):
+        return "it is not in the cache of the Hub, and the Hub cannot be reached"
+    answers = [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]
+    if answers:
+        return f"and the Hub answered with the HTTP status {answers[0]}" + (", not found" if answers[0] == 404 else "")
+    return f"and no download from the Hub: {' '.join(str(error).split())[:100] or type(error).__name__}"
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    return causes
 
 
 def resolve_pipeline(name: str | Path, cache_dir: str | None = None, token: str | None = None) -> Path:

@@ -21,14 +21,20 @@ if not __package__:
 
 from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
 from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
+from scoresde_pipelines.training.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the training that the command line (or `argv`) describes."""
+    """Runs the training that the command line (or `argv`) describes; its errors are exceptions."""
     trainer = ClassifierTrainer(parse_classifier_args(argv))
     trainer.train()
     trainer.finish()
 
 
+def run(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """`main` of a command line, `prog`: see `run_script`."""
+    run_script(ClassifierTrainer, parse_classifier_args(argv, prog), prog)
+
+
 if __name__ == "__main__":
-    main()
+    run()

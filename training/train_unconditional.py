@@ -19,15 +19,21 @@ if not __package__:
     sys.path[:1] = [str(root)] if (root / "scoresde_pipelines").is_dir() else []
 
 from scoresde_pipelines.training.arguments import parse_args
+from scoresde_pipelines.training.script import run_script
 from scoresde_pipelines.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the training that the command line (or `argv`) describes."""
+    """Runs the training that the command line (or `argv`) describes; its errors are exceptions."""
     trainer = Trainer(parse_args(argv))
     trainer.train()
     trainer.finish()
 
 
+def run(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """`main` of a command line, `prog`: see `run_script`."""
+    run_script(Trainer, parse_args(argv, prog), prog)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -66,3 +66,19 @@ def over_seeds(pooled: Estimate, per_seed: Sequence[Estimate]) -> Estimate:
     values = torch.tensor([estimate.value for estimate in per_seed], dtype=torch.float64)
     between = mean_estimate(values).se
     return Estimate(pooled.value, max(pooled.se, between), tuple(values.tolist()))
+
+
+PAIRED_SEEDS = 5  # of fewer differences the standard deviation is too uncertain
+
+
+def difference_error(first: Estimate, second: Estimate) -> float:
+    """Standard error of the difference of two figures; infinite where an error is not known.
+
+    With the same `PAIRED_SEEDS` or more seeds of both it is `std(first_k - second_k) / sqrt(number of seeds)`: what the two
+    share cancels. Otherwise it is that of independent figures, `sqrt(se_1^2 + se_2^2)`.
+    """
+    if len(first.per_seed) == len(second.per_seed) >= PAIRED_SEEDS:
+        pairs = torch.tensor([first.per_seed, second.per_seed], dtype=torch.float64)
+        return mean_estimate(pairs[0] - pairs[1]).se
+    error = math.hypot(first.se, second.se)
+    return error if math.isfinite(error) else math.inf

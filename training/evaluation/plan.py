@@ -83,10 +83,7 @@ def check_plan(plan: Plan, real: RealData, extractor: FeatureExtractor, has_bpd:
     Raises:
         ValueError: naming the argument.
     """
-    known = [*plan.table, *OTHER_METRICS]
-    for name in plan.metrics:
-        if name not in known:
-            raise ValueError(f"metrics must be among {known}, got {name!r}")
+    check_metrics(plan.metrics, plan.table)
     if not plan.metrics or not plan.rows:
         raise ValueError(f"rows and metrics must not be empty, got {plan.rows} and {plan.metrics}")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
@@ -106,6 +103,14 @@ def check_plan(plan: Plan, real: RealData, extractor: FeatureExtractor, has_bpd:
     if "nn" in plan.metrics and real.training is None:
         raise ValueError("training images must be given for the metric 'nn', got None")
     check_extractor(extractor, next(real.reference.batches(2)))
+
+
+def check_metrics(names: Sequence[str], table: Mapping[str, Metric] = METRICS) -> None:
+    """Raises ValueError for a metric that is neither in the table nor one of `OTHER_METRICS`."""
+    known = [*table, *OTHER_METRICS]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"metrics must be among {known}, got {name!r}")
 
 
 def min_images(metrics: Sequence[str]) -> int:

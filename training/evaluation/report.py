@@ -81,8 +81,14 @@ def _caption(result: EvaluationResult) -> str:
         facts.insert(0, f"{result.rows[0].num_images} images a row")
     text = "\n" + "; ".join(facts) + ". After +-: one standard error.\n"
     if best is not None and len(result.rows) > 1:
-        text += f"\nBest by KID: {best.model}, {best.sampler}, {best.steps} steps.\n"
+        text += f"\nBest by KID: {_name(best)}.\n"
+        if equal := result.equal_to_best:
+            text += f"Within the standard error of the difference from it: {'; '.join(map(_name, equal))}.\n"
     return text
+
+
+def _name(row: RowResult) -> str:
+    return f"{row.model}, {row.sampler}, {row.steps} steps"
 
 
 def plot_quality(result: EvaluationResult, path: Path) -> None:

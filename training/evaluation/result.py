@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..durable_files import write_text
-from .estimate import Estimate
+from .estimate import Estimate, difference_error
 
 
 RESULTS_FILE = "results.json"
@@ -83,6 +83,24 @@ class EvaluationResult:
         """The row with the smallest KID, where that was measured."""
         measured = [row for row in self.rows if "kid" in row.metrics and math.isfinite(row.metrics["kid"].value)]
         return min(measured, key=lambda row: row.metrics["kid"].value, default=None)
+
+    @property
+    def equal_to_best(self) -> list[RowResult]:
+        """Other rows whose KID is not larger than the best one's by more than the standard error of the difference.
+
+        For rows whose seeds are known that is `std(differences) / sqrt(seeds)`: seed k starts from the same noise in every
+        row, and is compared with the same real images. Otherwise it is the root of the sum of both squared errors, which
+        is too large for rows that share their real images.
+        """
+        best = self.best
+        if best is None:
+            return []
+        least, others = best.metrics["kid"], [row for row in self.rows if row is not best and "kid" in row.metrics]
+        return [
+            row
+            for row in others
+            if row.metrics["kid"].value - least.value <= difference_error(row.metrics["kid"], least)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
