@@ -115,6 +115,20 @@ def load_pipeline(pipeline: str, model: str, device: str | None, dtype: str = "f
     return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(best_device(device))
 
 
+def load_network(model: str, pipe: Any) -> Any:
+    """The network of a model, or of a training checkpoint, on the device and in the dtype of a pipeline.
+
+    Raises:
+        ValueError: no such model, or more than one.
+    """
+    from .evaluation_models import find_models
+
+    found = find_models([model])
+    if len(found) > 1:
+        raise ValueError(f"weak_model must be one model, got {[source.name for source in found]}")
+    return found[0].load().unet.to(pipe.device, pipe.unet.dtype)
+
+
 def set_sampler(pipe: Any, sampler: str) -> float | None:
     """Gives a pipeline the settings of a sampler; returns the tolerance of the ODE solver, or None."""
     if sampler not in SAMPLERS:

@@ -17,6 +17,7 @@ from .command_options import (
     Sampler,
     Seed,
     Work,
+    load_network,
     set_sampler,
 )
 
@@ -32,6 +33,12 @@ def sample(
         list[str] | None, typer.Option("--class", help="Name or number; num-images of each. Repeat for more.")
     ] = None,
     guidance_scale: Annotated[float, typer.Option(min=0, help="Above 1: more typical, less varied.")] = 1.0,
+    weak_model: Annotated[
+        str | None, typer.Option(help="Autoguidance by this model: as --model, or a training checkpoint.")
+    ] = None,
+    weak_guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="Of --weak-model; 1 is without, 2 by default.")
+    ] = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -44,6 +51,9 @@ def sample(
     def prepare(pipe: Any, work: Work) -> Any:
         options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step}
         options["ode_tolerance"] = set_sampler(pipe, sampler)
+        options["weak_guidance_scale"] = weak_guidance_scale
+        if weak_model is not None:
+            options["weak_unet"] = load_network(weak_model, pipe)
 
         def call(indices: range, generators: list[Any]) -> Any:
             if not labels:

@@ -156,6 +156,12 @@ def guidance() -> list[Entry]:
             aliases=TOLD,
         ),
         Entry(
+            "AutoGuidance",
+            {"score_fn": SCORE, "weak_score_fn": SCORE, "scale": scale, **interval},
+            then=USED,
+            aliases=TOLD | {"weak_score_fn": ("score_fn",)},
+        ),
+        Entry(
             "ClassifierGuidance(lambda x, t: -x, lambda x, t: -x.flatten(1).sum(1))",
             {"x": FREE, "t": STEP},
             check=like("x"),
