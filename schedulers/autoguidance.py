@@ -1,5 +1,5 @@
 r"""Autoguidance: a network guided by a weaker version of itself (Karras et al. 2024, "Guiding a Diffusion Model with a Bad
-Version of Itself", eq. 3 with two networks).
+Version of Itself").
 
 A network that was trained less, or is smaller, makes the same errors, only larger. Away from it by the factor w > 1,
 
@@ -21,7 +21,7 @@ class AutoGuidance(Extrapolation):
         score_fn: the score, `(x, t) -> (B, *D)`.
         weak_score_fn: that of a network for the same data which was trained less or is smaller; given a class, of the same
             class.
-        scale: 0 is the weak score, 1 the score without guidance; Karras et al. use 1.4 to 3.
+        scale: 0 is the weak score, 1 the score without guidance; Karras et al. use about 2.
         interval, noise_ratio: see `GuidanceScale`; outside of the interval the scale is 1.
 
     Each network is evaluated once; one alone where the scale is 0 or 1.

@@ -121,12 +121,9 @@ def load_network(model: str, pipe: Any) -> Any:
     Raises:
         ValueError: no such model, or more than one.
     """
-    from .evaluation_models import find_models
+    from .evaluation_models import find_model
 
-    found = find_models([model])
-    if len(found) > 1:
-        raise ValueError(f"weak_model must be one model, got {[source.name for source in found]}")
-    return found[0].load().unet.to(pipe.device, pipe.unet.dtype)
+    return find_model("weak_model", model).load().unet.to(pipe.device, pipe.unet.dtype)
 
 
 def set_sampler(pipe: Any, sampler: str) -> float | None:
