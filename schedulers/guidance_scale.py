@@ -102,7 +102,7 @@ class Extrapolation:
         """Network evaluations at the time `t` (0-dim), or without it at the time with most."""
         scales = self.scale.values if t is None else [self.scale.at(t, t)]
         strong, weak = (evaluations_of(getattr(self, name), t) for name in self.functions)
-        return max((scale != 0) * strong + (scale != 1) * weak for scale in scales)
+        return max((strong if scale != 0 else 0) + (weak if scale != 1 else 0) for scale in scales)
 
     def rows(self, index: Tensor) -> Self:
         """The same for the samples `index` (b,) alone."""

@@ -279,7 +279,7 @@ class SDEPipelineBase(PretrainedPipeline):
 
     def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
         """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
-        return in_use(self.unet, weak and weak.unet)
+        return in_use(self.unet, None if weak is None else weak.unet)
 
     def choose_sampler(self, quality: str | None, num_inference_steps: int | None) -> tuple[SDEScheduler, int]:
         """The scheduler that samples and its number of levels: see `quality.choose_sampler`."""

@@ -177,7 +177,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
         """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
-        return in_use(self.unet, self.classifier, weak and weak.unet)
+        return in_use(self.unet, self.classifier, None if weak is None else weak.unet)
 
     # ------------------------------------------------------------------ classes
 
@@ -277,16 +277,16 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         if self.classifier is None:
             no_class = torch.full_like(class_labels, self.num_classes)
             given, without = self.labelled_score_fn(class_labels), self.labelled_score_fn(no_class)
-            guided = ClassifierFreeGuidance(given, without, scale, interval, sde.noise_ratio)
+            free = ClassifierFreeGuidance(given, without, scale, interval, sde.noise_ratio)
             if weak is None:
-                return guided
-            return weak.guide(guided, self.labelled_score_fn(class_labels, weak_unet=weak.unet), sde)
+                return free
+            return weak.guide(free, self.labelled_score_fn(class_labels, weak_unet=weak.unet), sde)
         score_fn = self.score_fn()
-        weak_score_fn = weak and self.score_fn(weak_unet=weak.unet)
         if classifier_kind(self.classifier) == "noise":
             log_prob = PerSample(noisy_log_prob(self.classifier, sde, data_range), class_labels=class_labels)
             # One gradient for both networks: it does not depend on them.
-            score_fn = weak.guide(score_fn, weak_score_fn, sde) if weak and weak_score_fn else score_fn
+            if weak is not None:
+                score_fn = weak.guide(score_fn, self.score_fn(weak_unet=weak.unet), sde)
             return ClassifierGuidance(score_fn, log_prob, scale, interval, sde.noise_ratio)
         log_prob = PerSample(
             clean_log_prob(self.classifier, self.image_processor, data_range), class_labels=class_labels
@@ -294,4 +294,5 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         guided = DenoisedClassifierGuidance(score_fn, sde, log_prob, scale, interval)
         if weak is None:
             return guided
+        weak_score_fn = self.score_fn(weak_unet=weak.unet)
         return weak.guide(guided, DenoisedClassifierGuidance(weak_score_fn, sde, log_prob, scale, interval), sde)

@@ -27,10 +27,11 @@ def check_components(unet: Any, scheduler: SDEScheduler, name: str = "unet") -> 
     told_sigma = scheduler.time_convention == "sigma"
     knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))
     if embedding in ("fourier", "positional") and told_sigma != knows_sigma:
+        whose = type(unet).__name__ if name == "unet" else f"{name} ({type(unet).__name__})"
         told = "sigma" if told_sigma else scheduler.time_convention
         wanted = "noise levels sigma (the VE SDE)" if knows_sigma else "times or indices (the VP and sub-VP SDEs)"
         raise ValueError(
-            f"scheduler must be one that {name} ({type(unet).__name__}) was trained with: it has a {embedding} time "
+            f"scheduler must be one that {whose} was trained with: it has a {embedding} time "
             f"embedding for {wanted}, got {type(scheduler).__name__}, which tells it {told}"
         )
 
