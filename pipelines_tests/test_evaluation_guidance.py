@@ -118,7 +118,7 @@ def test_rows_with_a_weak_model_are_those_of_the_pipeline_with_its_network(folde
         ({"guidance_scale": [1, 1.0]}, "guidance_scale must be different numbers"),
         ({"guidance_scale": []}, "guidance_scale must be different numbers"),
         ({"weak_guidance_scale": 2}, "weak_guidance_scale must be None without a weak_model, got 2"),
-        ({"weak_model": "nowhere/at/all"}, "model must be a shipped name.*nowhere/at/all"),
+        ({"weak_model": "nowhere/at/all"}, "weak_model must be a shipped name.*nowhere/at/all"),
         ({"weak_model": "emoji-32-ve"}, "weak_model must fit the model .*classes.*weak_unet"),
         ({"weak_model": "plain"}, r"weak_model must fit the model .*weak_unet must know 3 classes.*got None"),
     ],

@@ -115,15 +115,15 @@ def load_pipeline(pipeline: str, model: str, device: str | None, dtype: str = "f
     return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(best_device(device))
 
 
-def load_network(model: str, pipe: Any) -> Any:
+def load_weak(model: str, pipe: Any) -> Any:
     """The network of a model, or of a training checkpoint, on the device and in the dtype of a pipeline.
 
     Raises:
         ValueError: no such model, or more than one.
     """
-    from .evaluation_models import find_model
+    from .evaluation_models import load_weak_network
 
-    return find_model("weak_model", model).load().unet.to(pipe.device, pipe.unet.dtype)
+    return load_weak_network(model).to(pipe.device, pipe.unet.dtype)
 
 
 def set_sampler(pipe: Any, sampler: str) -> float | None:

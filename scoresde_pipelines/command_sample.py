@@ -17,7 +17,7 @@ from .command_options import (
     Sampler,
     Seed,
     Work,
-    load_network,
+    load_weak,
     set_sampler,
 )
 
@@ -53,7 +53,7 @@ def sample(
         options["ode_tolerance"] = set_sampler(pipe, sampler)
         options["weak_guidance_scale"] = weak_guidance_scale
         if weak_model is not None:
-            options["weak_unet"] = load_network(weak_model, pipe)
+            options["weak_unet"] = load_weak(weak_model, pipe)
 
         def call(indices: range, generators: list[Any]) -> Any:
             if not labels:

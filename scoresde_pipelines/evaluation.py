@@ -14,7 +14,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from .evaluation_models import ClassDraw, ModelSource, PipelineSource, find_model, find_models
+from .evaluation_models import ClassDraw, ModelSource, PipelineSource, find_models, load_weak_network
 from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, SAMPLERS, WEAK_GUIDANCE_SCALE
 from .schedulers.checks import (
     MOST,
@@ -119,8 +119,8 @@ def evaluate(
         chosen = _with_scales(chosen, guidance_scale, GUIDANCE_SCALE)
     if weak_model is None and weak_guidance_scale is not None:
         raise ValueError(f"weak_guidance_scale must be None without a weak_model, got {weak_guidance_scale!r}")
-    weak = None if weak_model is None else find_model("weak_model", weak_model)
-    if weak is not None:
+    weak_unet = None if weak_model is None else load_weak_network(weak_model)
+    if weak_unet is not None:
         scales = DEFAULT_SCALE if weak_guidance_scale is None else weak_guidance_scale
         chosen = _with_scales(chosen, scales, WEAK_GUIDANCE_SCALE)
     found = find_models(_names("models", models))
@@ -132,7 +132,7 @@ def evaluate(
     processes, place = _processes_and_device(device)
     extractor = load_features(features, shipped_classifiers(), features_weights).to(place)
     classes = ClassDraw(data, split) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
-    source = PipelineSource(found, chosen, place, classes, weak)
+    source = PipelineSource(found, chosen, place, classes, weak_unet)
     rows, row_settings, shapes = source.rows(counts)
     training = train_split if "nn" in metrics else None
     real = open_real(data, split, shapes, num_images, fit=fit, num_reference=num_reference, train_split=training)

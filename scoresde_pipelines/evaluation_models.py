@@ -93,21 +93,21 @@ def find_models(names: Sequence[str]) -> list[ModelSource]:
     return found
 
 
-def find_model(argument: str, name: str) -> ModelSource:
-    """The one model that a name means; errors name the argument.
+def load_weak_network(name: str) -> Any:
+    """The network of the one model that `name` means, on the CPU; errors name the argument `weak_model`.
 
     Raises:
         TypeError, ValueError: no model, or more than one.
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"{argument} must be a name, got {name!r}")
+        raise TypeError(f"weak_model must be a name, got {name!r}")
     try:
         found = find_models([name])
+        if len(found) > 1:
+            raise ValueError(f"model must be one, got {[source.name for source in found]}")
+        return found[0].load().unet
     except ValueError as error:
-        raise ValueError(f"{argument}: {error}") from error
-    if len(found) > 1:
-        raise ValueError(f"{argument} must be one model, got {[source.name for source in found]}")
-    return found[0]
+        raise ValueError(f"weak_{error}") from error
 
 
 def _find_model(name: str) -> ModelSource:
@@ -169,7 +169,7 @@ class PipelineSource:
         samplers: name -> scheduler settings; with `guidance_scale`, images of given classes.
         device: where the networks run.
         classes: where the classes of images with guidance come from.
-        weak: the weak model of samplers with `weak_guidance_scale`.
+        weak_unet: the weak network of samplers with `weak_guidance_scale`.
     """
 
     def __init__(
@@ -178,11 +178,11 @@ class PipelineSource:
         samplers: Mapping[str, Mapping[str, Any]],
         device: torch.device | str,
         classes: ClassDraw | None = None,
-        weak: ModelSource | None = None,
+        weak_unet: Any = None,
     ):
         self.models, self.samplers, self.device = {model.name: model for model in models}, samplers, device
         self.classes = classes
-        self.weak_unet: Any = None if weak is None else weak.load().unet.to(device)
+        self.weak_unet = None if weak_unet is None else weak_unet.to(device)
         self._loaded: tuple[str, ScoreSdePipeline, Any] | None = None
         self._labels: dict[str, Tensor] = {}
 
