@@ -182,7 +182,7 @@ class PipelineSource:
     ):
         self.models, self.samplers, self.device = {model.name: model for model in models}, samplers, device
         self.classes = classes
-        self.weak_unet = None if weak_unet is None else weak_unet.to(device)
+        self.weak_unet: Any = None if weak_unet is None else weak_unet.to(device)
         self._loaded: tuple[str, ScoreSdePipeline, Any] | None = None
         self._labels: dict[str, Tensor] = {}
 
