@@ -90,6 +90,7 @@ def test_the_text_of_the_entries():
         (VESDEScheduler(predictor=None, corrector="annealed_langevin", prediction_type="edm"), [],
          ["song2019ncsn", "karras2022edm"]),
         (DDIMScheduler(), [], ["ho2020ddpm", "song2021ddim"]),
+        (SubVPSDEScheduler(), ["autoguidance"], ["karras2024autoguidance"]),
         (SubVPSDEScheduler(), ["twisted_smc", "guidance_interval"], ["wu2023tds", "kynkaanniemi2024interval"]),
     ],
 )  # fmt: skip

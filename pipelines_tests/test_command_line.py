@@ -115,6 +115,20 @@ def test_sample_of_classes(folder, tmp_path):
     check(tmp_path / "out", pipe(labels, 2.0, STEPS, generator=generators(2 * COUNT)).images)
 
 
+def test_sample_with_a_weak_model(folder, tmp_path):
+    weak = loaded(ScoreSdePipeline, folder).unet
+    shutil.copytree(folder / "model", tmp_path / "weak")
+    for parameter in weak.parameters():
+        parameter.data *= 0.5
+    weak.save_pretrained(tmp_path / "weak" / "unet")
+    options = ("--weak-model", tmp_path / "weak", "--weak-guidance-scale", 3)
+    run(folder, "sample", tmp_path / "new" / "out", *RUN, *options)
+    pipe = loaded(ScoreSdePipeline, folder)
+    images = pipe(COUNT, STEPS, generator=generators(), weak_unet=weak, weak_guidance_scale=3.0).images
+    check(tmp_path / "new" / "out", images)
+    assert not np.array_equal(images[0], pipe(COUNT, STEPS, generator=generators()).images[0])
+
+
 def test_samplers_are_those_of_the_table(folder, tmp_path, monkeypatch):
     run(folder, "sample", tmp_path / "pc" / "out", *RUN, "--sampler", "pc")
     pipe = loaded(ScoreSdePipeline, folder)

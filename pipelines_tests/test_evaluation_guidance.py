@@ -87,6 +87,27 @@ def test_a_sampler_of_ones_own_may_hold_the_scale(folder, tmp_path):
     assert not torch.equal(images_of(tmp_path / "c", free.rows[0]), images_of(tmp_path / "b", named.rows[0]))
 
 
+def test_rows_with_a_weak_model_are_those_of_the_pipeline_with_its_network(folder, tmp_path):
+    save_model(folder / "weak", num_class_embeds=3)
+    weak = ScoreSdePipeline.from_pretrained(folder / "weak").unet
+    for parameter in weak.parameters():
+        parameter.data *= 0.9
+    weak.save_pretrained(folder / "weak" / "unet")
+    settings = {"metrics": "kid", "weak_model": str(folder / "weak")}
+    result = run(folder, tmp_path / "a", weak_guidance_scale=[1, 2.5], **settings)
+    assert [row.sampler for row in result.rows] == ["default, weak guidance 1", "default, weak guidance 2.5"]
+    assert [row.nfe for row in result.rows] == [3, 6]
+    plain = run(folder, tmp_path / "b", metrics="kid")
+    assert torch.equal(images_of(tmp_path / "a", result.rows[0]), images_of(tmp_path / "b", plain.rows[0]))
+    pipe = ScoreSdePipeline.from_pretrained(folder / "classes")
+    generators = [torch.Generator().manual_seed(combined_seed(0, k)) for k in range(4)]
+    guidance = {"weak_unet": weak, "weak_guidance_scale": 2.5}
+    output = pipe(4, 3, generators, output_type="pt", **guidance)
+    assert torch.equal(images_of(tmp_path / "a", result.rows[1])[:4], (output.images * 255).round().byte())
+    both = run(folder, tmp_path / "c", guidance_scale=2, **settings)
+    assert [(row.sampler, row.nfe) for row in both.rows] == [("default, guidance 2, weak guidance 2", 9)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -96,9 +117,15 @@ def test_a_sampler_of_ones_own_may_hold_the_scale(folder, tmp_path):
         ({"guidance_scale": -1}, "guidance_scale must be .*-1"),
         ({"guidance_scale": [1, 1.0]}, "guidance_scale must be different numbers"),
         ({"guidance_scale": []}, "guidance_scale must be different numbers"),
+        ({"weak_guidance_scale": 2}, "weak_guidance_scale must be None without a weak_model, got 2"),
+        ({"weak_model": "nowhere/at/all"}, "weak_model must be a shipped name.*nowhere/at/all"),
+        ({"weak_model": "emoji-32-ve"}, "weak_model must fit the model .*classes.*weak_unet"),
+        ({"weak_model": "plain"}, r"weak_model must fit the model .*weak_unet must know 3 classes.*got None"),
     ],
 )
 def test_bad_input_is_named_before_the_first_image(folder, tmp_path, changes, message):
+    if (folder / changes.get("weak_model", "nowhere")).is_dir():
+        changes = {**changes, "weak_model": str(folder / changes["weak_model"])}
     with pytest.raises(ValueError, match=message):
         run(folder, tmp_path / "out", **{"guidance_scale": 2, **changes})
     assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ if __name__ == "schedulers":
 from . import conditioning, multistep
 from .adams_bashforth import ExponentialAdamsBashforth
 from .adaptive_restart import solve_with_restarts
+from .autoguidance import AutoGuidance
 from .classifier_guidance import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance
 from .correctors import CORRECTORS, annealed_langevin, langevin
 from .dequantization import DEQUANTIZATIONS, PixelCells
@@ -57,6 +58,7 @@ __all__ = [
     "CORRECTORS",
     "DEQUANTIZATIONS",
     "DIVERGENCES",
+    "AutoGuidance",
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Composition",

@@ -11,71 +11,16 @@ By Bayes' rule the label y adds one term to the score,
   2022): score without + scale (score with label - score without).
 """
 
-import copy
-import math
-from collections.abc import Callable, Mapping, Set
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .checks import as_time, check_function, check_instance, check_number, check_state, check_time
+from .checks import check_function, check_instance, check_state, check_time
+from .guidance_scale import Extrapolation, GuidanceScale, NoiseRatio, part
 from .inference_mode import differentiates
-from .score_function import ScoreFunction, check_score, select_rows
-from .sde import LARGEST_SIGMA, SDE
-
-
-Condition = TypeVar("Condition")
-NoiseRatio = Callable[[Tensor], Tensor]
-EVERYWHERE = (0.0, math.inf)
-
-
-class GuidanceScale:
-    """A guidance scale that acts between two noise ratios sigma / alpha (Kynkaanniemi et al. 2024).
-
-    Args:
-        scale: the scale within the interval.
-        outside: the scale elsewhere.
-        interval: (low, high), noise ratios; `None` is everywhere.
-        noise_ratio: `t -> sigma / alpha`, for example `sde.noise_ratio`; needed with an interval.
-
-    Raises:
-        TypeError, ValueError: for an argument out of its range.
-    """
-
-    def __init__(
-        self, scale: float, outside: float, interval: tuple[float, float] | None, noise_ratio: NoiseRatio | None
-    ) -> None:
-        self.scale = check_number("scale", scale, -LARGEST_SIGMA, LARGEST_SIGMA)
-        self.outside, self.noise_ratio = outside, noise_ratio
-        low, high = self.interval = _checked_interval(interval)
-        check_function("noise_ratio", noise_ratio, optional=True)
-        if (low, high) != EVERYWHERE and noise_ratio is None:
-            raise ValueError("noise_ratio must be given with an interval, got None")
-
-    def at(self, x: Tensor, t: Tensor) -> float | Tensor:
-        """The scale at the time `t`: a number for t 0-dim, else of shape (B, 1, ...) for `x` (B, *D)."""
-        if self.interval == EVERYWHERE or self.noise_ratio is None:
-            return self.scale
-        ratio = self.noise_ratio(as_time(t))
-        if not isinstance(ratio, Tensor) or ratio.is_complex():
-            raise TypeError(f"noise_ratio must return a tensor of real numbers, got {type(ratio).__name__}")
-        scale = torch.where((ratio >= self.interval[0]) & (ratio <= self.interval[1]), self.scale, self.outside)
-        return float(scale) if scale.ndim == 0 else scale.to(x).reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _checked_interval(interval: Any) -> tuple[float, float]:
-    if interval is None:
-        return EVERYWHERE
-    try:
-        if isinstance(interval, (str, bytes, Mapping, Set)):
-            raise TypeError("interval has no order or no numbers")
-        low, high = (math.inf if end == math.inf else check_number("interval", end) for end in interval)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"interval must be two noise ratios (low, high), got {interval!r}") from error
-    if not 0 <= low < high:
-        raise ValueError(f"interval must be two increasing noise ratios (low, high), got {interval!r}")
-    return low, high
+from .score_function import ScoreFunction, check_score, evaluations_of
+from .sde import SDE
 
 
 class ClassifierGuidance:
@@ -125,9 +70,13 @@ class ClassifierGuidance:
             gradient = _gradient(self.log_prob(state, t), state, differentiable)
         return check_score(self.score_fn(x, t), x) + scale * gradient
 
+    def evaluations(self, t: Tensor | None = None) -> int:
+        """Network evaluations at the time `t` (0-dim), or without it at the time with most."""
+        return evaluations_of(self.score_fn, t)
+
     def rows(self, index: Tensor) -> "ClassifierGuidance":
         """The same for the samples `index` (b,) alone."""
-        return _part(self, index, "score_fn", "log_prob")
+        return part(self, index, "score_fn", "log_prob")
 
 
 class DenoisedClassifierGuidance:
@@ -175,12 +124,16 @@ class DenoisedClassifierGuidance:
             gradient = _gradient(self.log_prob(self.sde.denoise(state, score, t)), state, differentiable)
         return (score if differentiable else score.detach()) + scale * gradient
 
+    def evaluations(self, t: Tensor | None = None) -> int:
+        """Network evaluations at the time `t` (0-dim), or without it at the time with most."""
+        return evaluations_of(self.score_fn, t)
+
     def rows(self, index: Tensor) -> "DenoisedClassifierGuidance":
         """The same for the samples `index` (b,) alone."""
-        return _part(self, index, "score_fn", "log_prob")
+        return part(self, index, "score_fn", "log_prob")
 
 
-class ClassifierFreeGuidance:
+class ClassifierFreeGuidance(Extrapolation):
     """The score without + scale (with_label - without).
 
     Args:
@@ -195,6 +148,8 @@ class ClassifierFreeGuidance:
         TypeError, ValueError: for an argument that is no function or out of its range.
     """
 
+    functions = ("with_label", "without")
+
     def __init__(
         self,
         with_label: ScoreFunction,
@@ -208,26 +163,6 @@ class ClassifierFreeGuidance:
         self.with_label, self.without = with_label, without
         self.scale = GuidanceScale(scale, 1.0, interval, noise_ratio)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The guided score, in the shape of `x` (B, *D)."""
-        t = check_time("t", t, check_state("x", x, 1))
-        scale = self.scale.at(x, t)
-        if isinstance(scale, float) and scale in (0.0, 1.0):
-            return self._score("with_label" if scale else "without", x, t)
-        without = self._score("without", x, t)
-        return without + scale * (self._score("with_label", x, t) - without)
-
-    def _score(self, name: str, x: Tensor, t: Tensor) -> Tensor:
-        return check_score(getattr(self, name)(x, t), x, name)
-
-    def evaluations(self, t: Tensor) -> int:
-        """Network evaluations at the time `t` (0-dim)."""
-        return 1 if self.scale.at(t, t) in (0.0, 1.0) else 2
-
-    def rows(self, index: Tensor) -> "ClassifierFreeGuidance":
-        """The same for the samples `index` (b,) alone."""
-        return _part(self, index, "with_label", "without")
-
 
 def _gradient(log_prob: Tensor, state: Tensor, create_graph: bool) -> Tensor:
     """The gradient (B, *D) of log-probabilities (B,) to the states that they were computed from."""
@@ -239,11 +174,3 @@ def _gradient(log_prob: Tensor, state: Tensor, create_graph: bool) -> Tensor:
     if log_prob.shape != state.shape[:1]:
         raise ValueError(f"log_prob must return shape ({len(state)},), got {tuple(log_prob.shape)}")
     return torch.autograd.grad(log_prob.sum(), state, create_graph=create_graph)[0]
-
-
-def _part(condition: Condition, index: Tensor, *names: str) -> Condition:
-    """`condition` with its functions of these names for the samples `index` (b,) alone."""
-    part = copy.copy(condition)
-    for name in names:
-        setattr(part, name, select_rows(getattr(condition, name), index))
-    return part

@@ -69,6 +69,15 @@ def select_rows(score_fn: Any, index: Tensor) -> Any:
     return score_fn.rows(index) if hasattr(score_fn, "rows") else score_fn
 
 
+def evaluations_of(score_fn: Any, t: Tensor | None = None) -> int:
+    """Network evaluations of one call of `score_fn` at the time `t` (0-dim), or without it at the time with most.
+
+    By its method `evaluations` where it has one, else one.
+    """
+    counted = getattr(score_fn, "evaluations", None)
+    return counted(t) if callable(counted) else 1
+
+
 def check_score(score: Any, x: Tensor, name: str = "score_fn") -> Tensor:
     """`score`, if it is what a score function must return at `x` (B, *D): a floating-point tensor of this shape.
 

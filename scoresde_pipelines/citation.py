@@ -26,9 +26,9 @@ def cite(pipeline_or_scheduler: Any, *methods: str) -> str:
             `to_sde_scheduler` converts. SDEs, predictors and correctors of your own are left out.
         methods: what was chosen in the pipeline's call: "ode" (`ode_tolerance`, instead of the predictor and corrector),
             "moment_matching", "pseudo_inverse", "twisted_smc", "replacement", "classifier_guidance",
-            "classifier_free_guidance", "guidance_interval", "tiles", "likelihood". Defaults follow from the pipeline: moment
-            matching for inpainting, colorization, super-resolution and inverse problems, the guidance of a class-conditional
-            pipeline, the trace estimator of a likelihood.
+            "classifier_free_guidance", "autoguidance" (`weak_unet`), "guidance_interval", "tiles", "likelihood". Defaults
+            follow from the pipeline: moment matching for inpainting, colorization, super-resolution and inverse problems,
+            the guidance of a class-conditional pipeline, the trace estimator of a likelihood.
 
     Returns:
         The entries, separated by an empty line. This package and the paper (Song et al. 2021) come first.

@@ -82,6 +82,13 @@ PAPERS: dict[str, tuple[str, str, str, int]] = {
         "Advances in Neural Information Processing Systems",
         2024,
     ),
+    "karras2024autoguidance": (
+        'Karras, Tero and Aittala, Miika and Kynk{\\"a}{\\"a}nniemi, Tuomas and Lehtinen, Jaakko and Aila, Timo '
+        "and Laine, Samuli",
+        "Guiding a Diffusion Model with a Bad Version of Itself",
+        "Advances in Neural Information Processing Systems",
+        2024,
+    ),
     "boys2023tmpd": (
         "Boys, Benjamin and Girolami, Mark and Pidstrigach, Jakiw and Reich, Sebastian and Mosca, Alan and "
         "Akyildiz, O. Deniz",
@@ -167,6 +174,7 @@ CITED: dict[str, tuple[str, ...]] = {
     "twisted_smc": ("wu2023tds",),
     "classifier_guidance": ("dhariwal2021guidance",),
     "classifier_free_guidance": ("ho2022cfg",),
+    "autoguidance": ("karras2024autoguidance",),
     "guidance_interval": ("kynkaanniemi2024interval",),
     "tiles": ("bartal2023multidiffusion",),
     "likelihood": ("hutchinson1990trace",),
@@ -181,6 +189,7 @@ METHODS = (
     "twisted_smc",
     "classifier_guidance",
     "classifier_free_guidance",
+    "autoguidance",
     "guidance_interval",
     "tiles",
     "likelihood",

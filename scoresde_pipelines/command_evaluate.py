@@ -37,6 +37,10 @@ def evaluate(
     guidance_scale: Annotated[
         list[float] | None, typer.Option(help="Images of given classes, with this guidance; repeat for more.")
     ] = None,
+    weak_model: Annotated[str | None, typer.Option(help="Autoguidance by this model; named as --model.")] = None,
+    weak_guidance_scale: Annotated[
+        list[float] | None, typer.Option(help="Of --weak-model; 1 is without, 2 by default; repeat for more.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 64,
     fit: Annotated[str | None, one_of("fit", FITS, "'crop' or 'pad' real images to the models' size.")] = None,
     num_reference: Annotated[int | None, typer.Option(help="Real images to compare with, if not num-images.")] = None,
@@ -72,6 +76,8 @@ def evaluate(
             features=features,
             metrics=metrics,
             guidance_scale=guidance_scale or None,
+            weak_model=weak_model,
+            weak_guidance_scale=weak_guidance_scale or None,
             batch_size=batch_size,
             fit=fit,
             num_reference=num_reference,

@@ -133,6 +133,17 @@ def load_pipeline(pipeline: str, model: str, device: str | None, dtype: str = "f
     return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(place)
 
 
+def load_weak(model: str, pipe: Any) -> Any:
+    """The network of a model, or of a training checkpoint, on the device and in the dtype of a pipeline.
+
+    Raises:
+        ValueError: no such model, or more than one.
+    """
+    from .evaluation_models import load_weak_network
+
+    return load_weak_network(model).to(pipe.device, pipe.unet.dtype)
+
+
 def set_sampler(pipe: Any, sampler: str) -> float | None:
     """Gives a pipeline the settings of a sampler; returns the tolerance of the ODE solver, or None."""
     pipe.scheduler, tolerance = with_sampler(pipe.scheduler, sampler, SAMPLERS[sampler])

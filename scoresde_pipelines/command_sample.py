@@ -22,6 +22,7 @@ from .command_options import (
     TileSize,
     Width,
     Work,
+    load_weak,
     set_sampler,
 )
 from .command_pictures import Geometry
@@ -45,6 +46,13 @@ def sample(
     width: Width = None,
     tile_size: TileSize = None,
     tile_overlap: TileOverlap = None,
+    weak_model: Annotated[
+        str | None, typer.Option(help="Autoguidance by this model: as --model, or a training checkpoint.")
+    ] = None,
+    weak_guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="Of --weak-model; 1 is without, 2 by default.", callback=in_range("weak_guidance_scale", 0)),
+    ] = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -58,6 +66,9 @@ def sample(
     def prepare(pipe: Any, work: Work) -> Any:
         options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}
         options["ode_tolerance"] = set_sampler(pipe, sampler)
+        options["weak_guidance_scale"] = weak_guidance_scale
+        if weak_model is not None:
+            options["weak_unet"] = load_weak(weak_model, pipe)
 
         def call(indices: range, generators: list[Any]) -> Any:
             if not labels:

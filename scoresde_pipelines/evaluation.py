@@ -14,8 +14,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from .evaluation_models import ClassDraw, ModelSource, PipelineSource, find_models
-from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, SAMPLERS
+from .evaluation_models import ClassDraw, ModelSource, PipelineSource, find_models, load_weak_network
+from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, SAMPLERS, WEAK_GUIDANCE_SCALE
 from .schedulers.checks import (
     MOST,
     check_choice,
@@ -32,6 +32,7 @@ from .training.evaluation.plan import check_metrics
 from .training.evaluation.real_images import FITS
 from .training.evaluation.report import write_card, write_npz, write_report
 from .training.pipeline_folder import SCHEDULERS
+from .weak_guidance import DEFAULT_SCALE
 
 
 CLASSIFIERS = Path(__file__).parent / "shipped_classifiers"
@@ -61,6 +62,8 @@ def evaluate(
     npz: bool = False,
     write_cards: bool = False,
     device: str | None = None,
+    weak_model: str | None = None,
+    weak_guidance_scale: float | Sequence[float] | None = None,
 ) -> EvaluationResult:
     """Generates images with every model, sampler and number of steps, and measures them against real ones.
 
@@ -90,6 +93,8 @@ def evaluate(
         npz: also write each row's images as `npz/<row>.npz` (`arr_0`, uint8 NHWC).
         write_cards: also write the figures into the models' README.md.
         device: where to compute; the best there is by default.
+        weak_model: the weak model of autoguidance, named as those of `models`.
+        weak_guidance_scale: generate with each of these scales of autoguidance; 2 by default, 1 is without.
 
     Raises:
         ValueError: for bad input, before the first image is generated.
@@ -114,7 +119,13 @@ def evaluate(
         raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
     if guidance_scale is not None:
-        chosen = _with_guidance(chosen, guidance_scale)
+        chosen = _with_scales(chosen, guidance_scale, GUIDANCE_SCALE)
+    if weak_model is None and weak_guidance_scale is not None:
+        raise ValueError(f"weak_guidance_scale must be None without a weak_model, got {weak_guidance_scale!r}")
+    weak_unet = None if weak_model is None else load_weak_network(weak_model)
+    if weak_unet is not None:
+        scales = DEFAULT_SCALE if weak_guidance_scale is None else weak_guidance_scale
+        chosen = _with_scales(chosen, scales, WEAK_GUIDANCE_SCALE)
     found = find_models(_names("models", models))
     metrics = _names("metrics", metrics)
     if len(set(metrics)) < len(metrics):
@@ -125,7 +136,7 @@ def evaluate(
     processes, place = _processes_and_device(device)
     extractor = load_features(features, shipped_classifiers(), features_weights).to(place)
     classes = ClassDraw(data, split) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
-    source = PipelineSource(found, chosen, place, classes)
+    source = PipelineSource(found, chosen, place, classes, weak_unet)
     rows, row_settings, shapes = source.rows(counts)
     training = train_split if "nn" in metrics else None
     real = open_real(data, split, shapes, num_images, fit=fit, num_reference=num_reference, train_split=training)
@@ -222,16 +233,16 @@ def _choose_samplers(
     return {name: known[name] for name in names}
 
 
-def _with_guidance(
-    samplers: Mapping[str, Mapping[str, Any]], scales: float | Sequence[float]
+def _with_scales(
+    samplers: Mapping[str, Mapping[str, Any]], scales: float | Sequence[float], setting: str
 ) -> dict[str, Mapping[str, Any]]:
-    """Every sampler with every scale, named like "default, guidance 2"."""
+    """Every sampler with every scale, named like "default, guidance 2" or "default, weak guidance 2"."""
     given = scales if isinstance(scales, (list, tuple)) else [scales]
-    values = [check_number("guidance_scale", scale, 0) for scale in given]
+    values = [check_number(setting, scale, 0) for scale in given]
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"guidance_scale must be different numbers of at least 0, got {scales!r}")
+        raise ValueError(f"{setting} must be different numbers of at least 0, got {scales!r}")
     return {
-        f"{name}, guidance {scale:g}": {**settings, GUIDANCE_SCALE: scale}
+        f"{name}, {setting.removesuffix('_scale').replace('_', ' ')} {scale:g}": {**settings, setting: scale}
         for name, settings in samplers.items()
         for scale in values
     }

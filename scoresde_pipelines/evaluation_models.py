@@ -16,7 +16,7 @@ from .likelihood_measurement import fingerprint
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_score_sde import ScoreSdePipeline
-from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, with_sampler
+from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, WEAK_GUIDANCE_SCALE, with_sampler
 from .samplers import SAMPLERS as SAMPLERS  # where it was defined before
 from .training.checkpoints import read_state
 from .training.evaluation import Row
@@ -24,6 +24,7 @@ from .training.evaluation.real_images import open_split
 from .training.image_table import labels_by_name
 from .training.model_names import ModelNotFoundError, locate
 from .training.seeding import combined_seed
+from .weak_guidance import check_weak_classes
 
 
 CHECKPOINT_WEIGHTS = "unet_ema.safetensors"
@@ -92,6 +93,23 @@ def find_models(names: Sequence[str]) -> list[ModelSource]:
     return found
 
 
+def load_weak_network(name: str) -> Any:
+    """The network of the one model that `name` means, on the CPU; errors name the argument `weak_model`.
+
+    Raises:
+        TypeError, ValueError: no model, or more than one.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"weak_model must be a name, got {name!r}")
+    try:
+        found = find_models([name])
+        if len(found) > 1:
+            raise ValueError(f"model must be one, got {[source.name for source in found]}")
+        return found[0].load().unet
+    except ValueError as error:
+        raise ValueError(f"weak_{error}") from error
+
+
 def _find_model(name: str) -> ModelSource:
     place = locate(name)
     folder = place if isinstance(place, Path) else Path(name)
@@ -151,6 +169,7 @@ class PipelineSource:
         samplers: name -> scheduler settings; with `guidance_scale`, images of given classes.
         device: where the networks run.
         classes: where the classes of images with guidance come from.
+        weak_unet: the weak network of samplers with `weak_guidance_scale`.
     """
 
     def __init__(
@@ -159,9 +178,11 @@ class PipelineSource:
         samplers: Mapping[str, Mapping[str, Any]],
         device: torch.device | str,
         classes: ClassDraw | None = None,
+        weak_unet: Any = None,
     ):
         self.models, self.samplers, self.device = {model.name: model for model in models}, samplers, device
         self.classes = classes
+        self.weak_unet: Any = None if weak_unet is None else weak_unet.to(device)
         self._loaded: tuple[str, ScoreSdePipeline, Any] | None = None
         self._labels: dict[str, Tensor] = {}
 
@@ -188,7 +209,7 @@ class PipelineSource:
             shapes.append(pipe.sample_shape)
             for sampler in self.samplers:
                 scheduler, tolerance = self._scheduler(original, sampler)
-                guidance = self._guidance(name, pipe, sampler)
+                guidance = self._guidance(name, pipe, sampler) | self._weak_guidance(name, pipe, sampler)
                 for count in steps:
                     adaptive = tolerance is not None
                     folder = f"{_slug(name)}_{_slug(sampler)}" + ("" if adaptive else f"_{count}")
@@ -205,7 +226,8 @@ class PipelineSource:
 
     def _scheduler(self, original: Any, sampler: str) -> tuple[Any, float | None]:
         """The model's scheduler with a sampler's settings, and the tolerance of the ODE solver or None."""
-        settings = {key: value for key, value in self.samplers[sampler].items() if key != GUIDANCE_SCALE}
+        scales = (GUIDANCE_SCALE, WEAK_GUIDANCE_SCALE)
+        settings = {key: value for key, value in self.samplers[sampler].items() if key not in scales}
         return with_sampler(original, sampler, settings)
 
     def _guidance(self, model: str, pipe: ScoreSdePipeline, sampler: str) -> dict[str, Any]:
@@ -222,6 +244,19 @@ class PipelineSource:
             raise ValueError(f"guidance_scale must fit the model {model!r}: {error}") from error
         self._labels[model] = self.classes.labels(conditional)
         return {GUIDANCE_SCALE: scale, "labels": hashlib.sha256(self._labels[model].numpy().tobytes()).hexdigest()}
+
+    def _weak_guidance(self, model: str, pipe: ScoreSdePipeline, sampler: str) -> dict[str, Any]:
+        """What autoguidance of a sampler's images depends on."""
+        scale = self.samplers[sampler].get(WEAK_GUIDANCE_SCALE)
+        if scale is None:
+            return {}
+        try:
+            weak = pipe.check_weak(self.weak_unet, scale, None)
+            if GUIDANCE_SCALE in self.samplers[sampler]:
+                check_weak_classes(weak, pipe.unet)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"weak_model must fit the model {model!r}: {error}") from error
+        return {WEAK_GUIDANCE_SCALE: scale, "weak_weights": fingerprint(self.weak_unet)}
 
     @torch.no_grad()
     def generate(self, row: Row, seed: int, indices: Sequence[int]) -> tuple[Tensor, float]:
@@ -240,6 +275,9 @@ class PipelineSource:
             num_inference_steps=row.steps, generator=generators, output_type="pt", ode_tolerance=tolerance
         )
         scale = self.samplers[row.sampler].get(GUIDANCE_SCALE)
+        weak_scale = self.samplers[row.sampler].get(WEAK_GUIDANCE_SCALE)
+        if weak_scale is not None:
+            options |= {"weak_unet": self.weak_unet, WEAK_GUIDANCE_SCALE: weak_scale}
         try:
             if scale is None:
                 output: Any = pipe(batch_size=len(generators), **options)

@@ -27,8 +27,10 @@ def in_use(*networks: nn.Module | None) -> Iterator[None]:
     with ExitStack() as stack:
         for network in sorted(used, key=id):  # in one order, or two threads could wait for each other
             stack.enter_context(_lock_of(network))
-        for context in (torch.inference_mode(False), torch.no_grad(), packed_filters(used[0])):
+        for context in (torch.inference_mode(False), torch.no_grad()):
             stack.enter_context(context)
+        for network in used:
+            stack.enter_context(packed_filters(network))
         training = [module for network in used for module in network.modules() if module.training]
         for module in training:
             module.training = False

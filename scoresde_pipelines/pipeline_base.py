@@ -34,6 +34,7 @@ from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import DATA_STD
 from .schedulers.tiled_score import check_overlap, check_tile_size
+from .weak_guidance import WeakGuidance, check_weak_guidance
 
 
 Generator = torch.Generator | list[torch.Generator] | None
@@ -108,11 +109,16 @@ class SDEPipelineBase(PretrainedPipeline):
         return (self.unet.config.in_channels, height, width)
 
     def shape_at(
-        self, height: int | None, width: int | None, tile_size: TileSize = None, tile_overlap: int | None = None
+        self,
+        height: int | None,
+        width: int | None,
+        tile_size: TileSize = None,
+        tile_overlap: int | None = None,
+        weak: WeakGuidance | None = None,
     ) -> tuple[int, int, int]:
         """Channels, height and width of images of another size than the network's, which `None` stands for.
 
-        With tiles the network sees no more of the images than a tile.
+        With tiles the network, and the weak one that guides it, see no more of the images than a tile.
 
         Raises:
             TypeError, ValueError: for a size at which the network does not run, or tiles that are none.
@@ -121,19 +127,21 @@ class SDEPipelineBase(PretrainedPipeline):
         channels, *own = self.sample_shape
         sides = [own[0] if height is None else check_integer("height", height)]
         sides += [own[1] if width is None else check_integer("width", width)]
-        levels = getattr(self.unet.config, "block_out_channels", None)
+        networks = [self.unet] if weak is None else [self.unet, weak.unet]
+        levels = [len(getattr(network.config, "block_out_channels", ())) for network in networks]
         for name, side, default, largest in zip(("height", "width"), sides, own, tile or sides):
             whole, (name, side) = f"{name} {side}", (name, side) if side <= largest else ("tile_size", largest)
             if side == default:
                 continue
-            if levels is None:
-                raise ValueError(f"{name} must be {default}, the only one of {type(self.unet).__name__}, got {side}")
-            if side % (factor := 2 ** (len(levels) - 1)):
+            if 0 in levels:
+                only = type(networks[levels.index(0)]).__name__
+                raise ValueError(f"{name} must be {default}, the only one of {only}, got {side}")
+            if side % (factor := 2 ** (max(levels) - 1)):
                 most = side - side % factor
                 if tile and most and name != "tile_size":
                     raise ValueError(f"tile_size must be at most {most} in the {whole}, got {largest}: {name} is not "
-                                     f"divisible by {factor} for {len(levels)} levels")  # fmt: skip
-                raise ValueError(f"{name} must be divisible by {factor} for {len(levels)} levels, got {side}")
+                                     f"divisible by {factor} for {max(levels)} levels")  # fmt: skip
+                raise ValueError(f"{name} must be divisible by {factor} for {max(levels)} levels, got {side}")
         return (channels, sides[0], sides[1])
 
     def check_tiles(self, tile_size: TileSize, tile_overlap: int | None) -> tuple[int, int] | None:
@@ -230,15 +238,18 @@ class SDEPipelineBase(PretrainedPipeline):
 
     # ------------------------------------------------------------------ sampling
 
-    def network(self, x: Tensor, timestep: Tensor, **model_kwargs: Any) -> Tensor:
+    def network(self, x: Tensor, timestep: Tensor, weak_unet: Any = None, **model_kwargs: Any) -> Tensor:
         """The network's output in float32 at the state `x` (B, *D); the network itself runs in its own dtype.
+
+        With a `weak_unet` that of this network.
 
         A class-conditional `UNet2DModel` that is given no labels gets the one for "no class" (see `null_label`).
         """
-        null = null_label(self.unet, self.config.id2label)
+        unet, name = (self.unet, "unet") if weak_unet is None else (weak_unet, "weak_unet")
+        null = null_label(unet, self.config.id2label)
         if null is not None and model_kwargs.get("class_labels") is None:
             model_kwargs["class_labels"] = torch.full((len(x),), null, device=x.device)
-        returned = self.unet(x.to(self.unet.dtype), timestep, **model_kwargs)
+        returned = unet(x.to(unet.dtype), timestep, **model_kwargs)
         output = getattr(returned, "sample", returned)
         if (
             returned is output
@@ -248,20 +259,27 @@ class SDEPipelineBase(PretrainedPipeline):
         ):
             got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             got += " without .sample" if returned is output else ""
-            raise TypeError(f"unet must return .sample, floating-point numbers of shape {tuple(x.shape)}, got {got}")
+            raise TypeError(f"{name} must return .sample, floating-point numbers of shape {tuple(x.shape)}, got {got}")
         return output.float()
 
     def score_fn(self, **model_kwargs: Any) -> ScoreFunction:
-        """The network's score `(x, t) -> score`, (B, *D) to (B, *D); `model_kwargs` go to the network."""
+        """The network's score `(x, t) -> score`, (B, *D) to (B, *D); `model_kwargs` go to `network`."""
         return self.scheduler.score_fn(self.network, **model_kwargs)
 
-    def labelled_score_fn(self, class_labels: Tensor) -> ScoreFunction:
+    def labelled_score_fn(self, class_labels: Tensor, **model_kwargs: Any) -> ScoreFunction:
         """The network's score given one label for each sample, (B,); the labels follow the samples of a solver."""
 
         def score(x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
-            return self.score_fn(class_labels=class_labels)(x, t)
+            return self.score_fn(class_labels=class_labels, **model_kwargs)(x, t)
 
         return PerSample(score, class_labels=class_labels)
+
+    def check_weak(
+        self, weak_unet: Any, scale: float | None, interval: tuple[float, float] | None
+    ) -> WeakGuidance | None:
+        """`check_weak_guidance` with the pipeline's modules."""
+        self.check_modules()
+        return check_weak_guidance(weak_unet, scale, interval, self.unet, self.scheduler, self._execution_device)
 
     def tiled(
         self, score_fn: ScoreFunction, tile_size: TileSize, tile_overlap: int | None, tile_batch_size: int
@@ -270,9 +288,9 @@ class SDEPipelineBase(PretrainedPipeline):
         check_integer("tile_batch_size", tile_batch_size)
         return score_fn if tile_size is None else TiledScore(score_fn, tile_size, tile_overlap, tile_batch_size)
 
-    def running(self) -> AbstractContextManager[None]:
-        """The context of every run: see `network_use.in_use`."""
-        return in_use(self.unet)
+    def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
+        """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
+        return in_use(self.unet, None if weak is None else weak.unet)
 
     def choose_sampler(self, quality: str | None, num_inference_steps: int | None) -> tuple[SDEScheduler, int]:
         """The scheduler that samples and its number of levels: see `quality.choose_sampler`."""
@@ -354,20 +372,27 @@ class SDEPipelineBase(PretrainedPipeline):
 
     # ------------------------------------------------------------------ images
 
-    def to_images(self, x: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    def to_images(
+        self, x: Tensor, output_type: str, weak: WeakGuidance | None = None
+    ) -> list[Image.Image] | np.ndarray | Tensor:
         """States in the data range, (B, C, H, W), as PIL images, an array (B, H, W, C) or a tensor in [0, 1].
+
+        Args:
+            weak: the weak network that they were made with.
 
         Raises:
             ValueError: for NaN or infinity.
         """
-        self.check_images(x, output_type)
+        self.check_images(x, output_type, weak)
         return x if output_type == "latent" else export_images(self.to_unit_range(x), output_type)
 
-    def check_images(self, x: Tensor, output_type: str) -> None:
+    def check_images(self, x: Tensor, output_type: str, weak: WeakGuidance | None = None) -> None:
         """Raises ValueError for NaN or infinity in `x`, saying where they come from; warns of values to be clipped."""
         if not all_finite(x):
-            weight = weights_not_finite(self.unet)
-            reason = "the output of unet is not" if weight is None else f"the weights {weight} of unet are not"
+            networks = {"unet": self.unet} if weak is None else {"unet": self.unet, "weak_unet": weak.unet}
+            found = {name: weights_not_finite(network) for name, network in networks.items()}
+            reasons = [f"the weights {weight} of {name} are not" for name, weight in found.items() if weight]
+            reason = reasons[0] if reasons else f"the output of {' or '.join(networks)} is not"
             raise ValueError(f"images must be finite, got NaN or infinity in {_rows_not_finite(x)} of them: {reason}")
         if output_type != "latent":
             warn_of_excess(x, self.config.data_min, self.config.data_max)

@@ -12,9 +12,11 @@ from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
-from .schedulers.checks import check_integer, check_number, check_numbers
-from .schedulers.score_function import ScoreFunction
+from .schedulers.checks import check_integer, check_number
+from .schedulers.guidance_scale import check_interval
+from .schedulers.score_function import ScoreFunction, evaluations_of
 from .schedulers.sde import LARGEST_SIGMA
+from .weak_guidance import WeakGuidance, check_weak_classes
 
 
 class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
@@ -87,6 +89,9 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         tile_size: int | tuple[int, int] | None = None,
         tile_overlap: int | None = None,
         tile_batch_size: int = 16,
+        weak_unet: torch.nn.Module | None = None,
+        weak_guidance_scale: float | None = None,
+        weak_guidance_interval: tuple[float, float] | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images of the given classes.
 
@@ -116,9 +121,14 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
             tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
             tile_batch_size (`int`): number of tiles that the network is called with at a time. Each tile shows the class.
+            weak_unet (`torch.nn.Module`, *optional*): a network for the same images that was trained less or is smaller, by
+                which this one is guided (autoguidance, Karras et al. 2024, see `AutoGuidance`); its score is
+                that of the same class.
+            weak_guidance_scale (`float`, *optional*): 0 samples the weak network, 1 is without guidance; 2 by default.
+            weak_guidance_interval (`tuple`, *optional*): noise ratios sigma / alpha, (low, high), between which it acts.
 
         Returns:
-            `images` and `nfe`: evaluations of the network for each image, two where it is evaluated with and without the
+            `images` and `nfe`: evaluations of the networks for each image, two where one is evaluated with and without the
             label; those of the classifier, one forward and backward pass a step, are not counted.
 
         Raises:
@@ -126,13 +136,13 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
                 of its range, before any work is done; or for images that are not finite.
         """
         check_integer("num_samples", num_samples)
-        shape = self.shape_at(height, width, tile_size, tile_overlap)
+        weak = self.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
+        shape = self.shape_at(height, width, tile_size, tile_overlap, weak)
         tile = (min(pair) for pair in zip(shape[1:], self.check_tiles(tile_size, tile_overlap) or shape[1:]))
         labels = self.check_labels(class_labels, guidance_scale, (shape[0], *tile)).repeat_interleave(num_samples)
-        if guidance_interval is not None:
-            low, high = check_numbers("guidance_interval", guidance_interval, 0, count=2)
-            if not low < high:
-                raise ValueError(f"guidance_interval must be two increasing noise ratios, got {low} and {high}")
+        if self.classifier is None:
+            check_weak_classes(weak, self.unet)
+        check_interval("guidance_interval", guidance_interval)
         sampler, levels = self.choose_sampler(quality, num_inference_steps)
         self.check_inputs(
             len(labels),
@@ -147,29 +157,27 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             shape,
             num_restarts=num_restarts,
         )
-        score_fn = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval)
-        evaluations = getattr(score_fn, "evaluations", lambda t: 1)
-        score_fn = self.tiled(score_fn, tile_size, tile_overlap, tile_batch_size)
+        guided = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval, weak)
+        score_fn = self.tiled(guided, tile_size, tile_overlap, tile_batch_size)
         nfe: int | Tensor
-        with self.running():
+        with self.running(weak):
             x = self.prepare_latents(len(labels), generator, latents, shape=shape)
             if ode_tolerance is not None:
                 x, nfe = self.solve_ode(x, ode_tolerance, score_fn, num_restarts, generator)
-                # Within an interval: where the scale acts, and so at most.
-                nfe = nfe * (2 if self.classifier is None and guidance_scale not in (0, 1) else 1)
+                nfe = nfe * evaluations_of(guided)  # within an interval: where the scale acts, and so at most
             else:
                 scheduler = self.plan(levels, sampler)
                 x = self.run_sampler(
                     x, scheduler, score_fn, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
                 )
-                nfe = sum(evaluations(t) for t in scheduler.times)
+                nfe = sum(evaluations_of(guided, t) for t in scheduler.times)
         self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
+        output = ScoreSdePipelineOutput(self.to_images(x, output_type, weak), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)
 
-    def running(self) -> AbstractContextManager[None]:
-        """The context of every run: see `network_use.in_use`."""
-        return in_use(self.unet, self.classifier)
+    def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
+        """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
+        return in_use(self.unet, self.classifier, None if weak is None else weak.unet)
 
     # ------------------------------------------------------------------ classes
 
@@ -255,17 +263,36 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
     # ------------------------------------------------------------------ guidance
 
     def guided_score_fn(
-        self, class_labels: Tensor, scale: float, interval: tuple[float, float] | None = None
+        self,
+        class_labels: Tensor,
+        scale: float,
+        interval: tuple[float, float] | None = None,
+        weak: WeakGuidance | None = None,
     ) -> ScoreFunction:
-        """The score given the labels (B,) with guidance, a function of states (B, *D) and times () or (B,)."""
+        """The score given the labels (B,) with guidance, a function of states (B, *D) and times () or (B,).
+
+        The weak network's score is that of the same class: its score given the label, or with the classifier's gradient.
+        """
         sde, data_range = self.scheduler.sde, (self.config.data_min, self.config.data_max)
         if self.classifier is None:
             no_class = torch.full_like(class_labels, self.num_classes)
             given, without = self.labelled_score_fn(class_labels), self.labelled_score_fn(no_class)
-            return ClassifierFreeGuidance(given, without, scale, interval, sde.noise_ratio)
+            free = ClassifierFreeGuidance(given, without, scale, interval, sde.noise_ratio)
+            if weak is None:
+                return free
+            return weak.guide(free, self.labelled_score_fn(class_labels, weak_unet=weak.unet), sde)
+        score_fn = self.score_fn()
         if classifier_kind(self.classifier) == "noise":
             log_prob = PerSample(noisy_log_prob(self.classifier, sde, data_range), class_labels=class_labels)
-            return ClassifierGuidance(self.score_fn(), log_prob, scale, interval, sde.noise_ratio)
-        clean = clean_log_prob(self.classifier, self.image_processor, data_range)
-        log_prob = PerSample(clean, class_labels=class_labels)
-        return DenoisedClassifierGuidance(self.score_fn(), sde, log_prob, scale, interval)
+            # One gradient for both networks: it does not depend on them.
+            if weak is not None:
+                score_fn = weak.guide(score_fn, self.score_fn(weak_unet=weak.unet), sde)
+            return ClassifierGuidance(score_fn, log_prob, scale, interval, sde.noise_ratio)
+        log_prob = PerSample(
+            clean_log_prob(self.classifier, self.image_processor, data_range), class_labels=class_labels
+        )
+        guided = DenoisedClassifierGuidance(score_fn, sde, log_prob, scale, interval)
+        if weak is None:
+            return guided
+        weak_score_fn = self.score_fn(weak_unet=weak.unet)
+        return weak.guide(guided, DenoisedClassifierGuidance(weak_score_fn, sde, log_prob, scale, interval), sde)

@@ -9,12 +9,16 @@ from .schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDESc
 NETWORK_LIBRARIES = ("diffusers", PACKAGE)  # a repository must not choose what is imported
 
 
-def check_components(unet: Any, scheduler: SDEScheduler) -> None:
-    """Raises TypeError or ValueError unless a network is called as in diffusers and its time argument is the scheduler's."""
+def check_components(unet: Any, scheduler: SDEScheduler, name: str = "unet") -> None:
+    """Raises TypeError or ValueError unless a network is called as in diffusers and its time argument is the scheduler's.
+
+    Args:
+        name: of the network, for the error.
+    """
     config = getattr(unet, "config", None)
     if config is None or not hasattr(config, "in_channels"):
         raise TypeError(
-            "unet must be a diffusers model with a config of in_channels and sample_size (unwrap DataParallel by "
+            f"{name} must be a diffusers model with a config of in_channels and sample_size (unwrap DataParallel by "
             f".module), got {type(unet).__name__}"
         )
     if not isinstance(scheduler, (VESDEScheduler, VPSDEScheduler, SubVPSDEScheduler)):
@@ -23,11 +27,12 @@ def check_components(unet: Any, scheduler: SDEScheduler) -> None:
     told_sigma = scheduler.time_convention == "sigma"
     knows_sigma = embedding == "fourier" or bool(getattr(config, "discrete_sigmas", False))
     if embedding in ("fourier", "positional") and told_sigma != knows_sigma:
+        whose = type(unet).__name__ if name == "unet" else f"{name} ({type(unet).__name__})"
         told = "sigma" if told_sigma else scheduler.time_convention
         wanted = "noise levels sigma (the VE SDE)" if knows_sigma else "times or indices (the VP and sub-VP SDEs)"
         raise ValueError(
-            f"scheduler must be one that {type(unet).__name__} was trained with: it has a {embedding} time embedding for "
-            f"{wanted}, got {type(scheduler).__name__}, which tells it {told}"
+            f"scheduler must be one that {whose} was trained with: it has a {embedding} time "
+            f"embedding for {wanted}, got {type(scheduler).__name__}, which tells it {told}"
         )
 
 

@@ -1,9 +1,12 @@
 """Unconditional generation."""
 
+import torch
 from torch import Tensor
 
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
+from .schedulers.score_function import ScoreFunction, evaluations_of
+from .weak_guidance import WeakGuidance
 
 
 class ScoreSdePipeline(SDEPipelineBase):
@@ -45,6 +48,9 @@ class ScoreSdePipeline(SDEPipelineBase):
         tile_size: int | tuple[int, int] | None = None,
         tile_overlap: int | None = None,
         tile_batch_size: int = 16,
+        weak_unet: torch.nn.Module | None = None,
+        weak_guidance_scale: float | None = None,
+        weak_guidance_interval: tuple[float, float] | None = None,
     ) -> ScoreSdePipelineOutput | tuple:
         """Generates images.
 
@@ -75,13 +81,21 @@ class ScoreSdePipeline(SDEPipelineBase):
                 tiles of this size, jointly (see `TiledScore`); an evaluation of all tiles counts as one in `nfe`.
             tile_overlap (`int`, *optional*): by how many pixels tiles overlap at least, by default half a tile.
             tile_batch_size (`int`): number of tiles that the network is called with at a time.
+            weak_unet (`torch.nn.Module`, *optional*): a network for the same images that was trained less or is smaller, by
+                which this one is guided (autoguidance, Karras et al. 2024, see `AutoGuidance`).
+            weak_guidance_scale (`float`, *optional*): 0 samples the weak network, 1 is without guidance; 2 by default.
+            weak_guidance_interval (`tuple`, *optional*): noise ratios sigma / alpha, (low, high), between which it acts.
+
+        Returns:
+            `images` and `nfe`: evaluations of the networks for each image.
 
         Raises:
             TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
                 finite.
         """
         sampler, levels = self.choose_sampler(quality, num_inference_steps)
-        shape = self.shape_at(height, width, tile_size, tile_overlap)
+        weak = self.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
+        shape = self.shape_at(height, width, tile_size, tile_overlap, weak)
         self.check_inputs(
             batch_size,
             levels,
@@ -95,18 +109,26 @@ class ScoreSdePipeline(SDEPipelineBase):
             shape,
             num_restarts,
         )
-        score_fn = self.tiled(self.score_fn(), tile_size, tile_overlap, tile_batch_size)
+        guided = self.guided_score_fn(weak)
+        score_fn = self.tiled(guided, tile_size, tile_overlap, tile_batch_size)
         nfe: int | Tensor
-        with self.running():
+        with self.running(weak):
             x = self.prepare_latents(batch_size, generator, latents, shape=shape)
             if ode_tolerance is not None:
                 x, nfe = self.solve_ode(x, ode_tolerance, score_fn, num_restarts, generator)
+                nfe = nfe * evaluations_of(guided)  # within an interval: where the scale acts, and so at most
             else:
                 scheduler = self.plan(levels, sampler)
                 x = self.run_sampler(
                     x, scheduler, score_fn, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
                 )
-                nfe = len(scheduler.timesteps)
+                nfe = sum(evaluations_of(guided, t) for t in scheduler.times)
         self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(x, output_type), nfe=nfe)
+        output = ScoreSdePipelineOutput(self.to_images(x, output_type, weak), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)
+
+    def guided_score_fn(self, weak: WeakGuidance | None = None) -> ScoreFunction:
+        """The score, guided by the weak network where there is one; states (B, *D) and times () or (B,)."""
+        if weak is None:
+            return self.score_fn()
+        return weak.guide(self.score_fn(), self.score_fn(weak_unet=weak.unet), self.scheduler.sde)

@@ -31,6 +31,7 @@ from .schedulers import (
     SDE,
     VESDE,
     VPSDE,
+    AutoGuidance,
     AveragePoolOperator,
     BlurOperator,
     ClassifierFreeGuidance,
@@ -63,6 +64,7 @@ from .training.model_names import shipped
 
 
 __all__ = [
+    "AutoGuidance",
     "AveragePoolOperator",
     "BlurOperator",
     "ClassifierFreeGuidance",

@@ -21,6 +21,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 ODE_TOLERANCE = "ode_tolerance"
 GUIDANCE_SCALE = "guidance_scale"  # in an evaluation: images of given classes, with this guidance
+WEAK_GUIDANCE_SCALE = "weak_guidance_scale"  # in an evaluation: autoguidance by its weak model
 
 
 def with_sampler(scheduler: Any, sampler: str, settings: dict[str, Any]) -> tuple[Any, float | None]:

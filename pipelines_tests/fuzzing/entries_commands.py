@@ -156,9 +156,15 @@ def evaluate() -> list[Entry]:
         "npz": flag(),
         "write_cards": flag(),
         "guidance_scale": instance("None", extra=("-1", "[]", "[1, 1]", "'a'", "nan", "[2, 'a']")).optional(),
+        "weak_model": instance(
+            "file('model')", extra=("'nowhere/at/all'", "file('empty')", "file('text.txt')", "3", "''", "['a']")
+        ).optional(),
+        "weak_guidance_scale": instance("None", extra=("2", "[]", "'a'", "nan")).optional(),
         "device": name("cpu").tolerant().plus(hopeless=("'nope'", "3.5", "object()")),
         "features": instance("'emoji-32'", extra=("'nope'", "''", "lambda x: None", "lambda x: 'a'")).optional(),
-        "sampler_settings": instance("None", extra=("{'mine': 3}", "{3: {}}", "{'mine': {'nope': 3}}")).optional(),
+        "sampler_settings": without(
+            instance("None", extra=("{'mine': 3}", "{3: {}}", "{'mine': {'nope': 3}}")), "{}"
+        ).optional(),
     }
     return [Entry("evaluate", {**fixed, option: kind}, then=ROWS, aliases=told) for option, kind in options.items()]
 

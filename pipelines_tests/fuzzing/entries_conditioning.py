@@ -156,6 +156,12 @@ def guidance() -> list[Entry]:
             aliases=TOLD,
         ),
         Entry(
+            "AutoGuidance",
+            {"score_fn": SCORE, "weak_score_fn": SCORE, "scale": scale, **interval},
+            then=USED,
+            aliases=TOLD | {"weak_score_fn": ("score_fn",)},
+        ),
+        Entry(
             "ClassifierGuidance(lambda x, t: -x, lambda x, t: -x.flatten(1).sum(1))",
             {"x": FREE, "t": STEP},
             check=like("x"),
@@ -194,7 +200,8 @@ def posteriors() -> list[Entry]:
     made = f"(lambda x, t: -x, sde(), {MASK}, torch.ones(2, 1, 4, 4), 0.1)"
     draw = Kind(
         some("torch.randn_like"),
-        some("'a'", "3", "object()", "lambda x: None", "lambda x: x[:, :, 1:]", "lambda x: 'a'", "lambda x: x * nan"),
+        some("'a'", "3", "object()", "lambda x: None", "lambda x: x[:, :, 1:]", "lambda x: 'a'"),
+        some("lambda x: x * nan"),  # as of a score: its values are not read, which would wait for the device
     )
     loop = {
         "scheduler": instance(

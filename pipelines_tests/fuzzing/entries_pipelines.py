@@ -144,6 +144,15 @@ def sampling() -> list[Entry]:
     entries.append(Entry("pipe(kind='vp')", ode, check=images("batch_size"), aliases=TOLD))
     restarts = {**ode, "ode_tolerance": TOLERANCE, "num_restarts": count(0, 1)}
     entries.append(Entry("pipe(kind='vp')", restarts, check=images("batch_size"), aliases=TOLD))
+    weak = {
+        "weak_unet": Kind(some("vp_unet()", "None"), networks().hopeless, networks().good),
+        "weak_guidance_scale": real(0, 2, "-1.0").optional(),
+        "weak_guidance_interval": interval,
+        "num_inference_steps": only("2"),
+        "batch_size": only("2"),
+    }
+    told = TOLD | {"weak_unet": (*TOLD["unet"], "weak_guidance")}
+    entries.append(Entry("pipe(unet=vp_unet())", weak, check=images("batch_size", size=8), aliases=told))
     for source in (with_network, with_classifier):
         entries.append(Entry(source, conditional, check=images(size=8), aliases=TOLD))
     return entries
