@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -44,6 +45,22 @@ def in_use(*networks: nn.Module | None) -> Iterator[None]:
 def _lock_of(network: nn.Module) -> threading.RLock:  # type: ignore[valid-type]  # a function that makes them
     with _NEW_LOCK:
         return _LOCKS.setdefault(network, threading.RLock())
+
+
+def network_output(name: str, unet: Any, x: torch.Tensor, timestep: torch.Tensor, **model_kwargs: Any) -> torch.Tensor:
+    """The network's output in float32 at the state `x` (B, *D); the network itself runs in its own dtype.
+
+    Raises:
+        TypeError: for another output than an object with numbers of the shape of `x` as `.sample`; `name` is the network's.
+    """
+    returned = unet(x.to(unet.dtype), timestep, **model_kwargs)
+    output = getattr(returned, "sample", returned)
+    floating = isinstance(output, torch.Tensor) and output.is_floating_point()
+    if returned is output or not floating or output.shape != x.shape:
+        got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
+        got += " without .sample" if returned is output else ""
+        raise TypeError(f"{name} must return .sample, floating-point numbers of shape {tuple(x.shape)}, got {got}")
+    return output.float()
 
 
 def weights_not_finite(network: nn.Module) -> str | None:

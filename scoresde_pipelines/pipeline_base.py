@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
-from .network_use import in_use, weights_not_finite
+from .image_sizes import TileSize, check_sides, check_tiles
+from .network_use import in_use, network_output, weights_not_finite
 from .pipeline_components import check_components, label_names, null_label
 from .pipeline_pretrained import PretrainedPipeline
 from .quality import choose_sampler
@@ -33,13 +34,11 @@ from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import DATA_STD
-from .schedulers.tiled_score import check_overlap, check_tile_size
 from .weak_guidance import WeakGuidance, check_weak_guidance
 
 
 Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
-TileSize = int | tuple[int, int] | None
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
 SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of double precision
@@ -123,36 +122,10 @@ class SDEPipelineBase(PretrainedPipeline):
         Raises:
             TypeError, ValueError: for a size at which the network does not run, or tiles that are none.
         """
-        tile = self.check_tiles(tile_size, tile_overlap)
         channels, *own = self.sample_shape
-        sides = [own[0] if height is None else check_integer("height", height)]
-        sides += [own[1] if width is None else check_integer("width", width)]
+        tile = check_tiles(tile_size, tile_overlap)
         networks = [self.unet] if weak is None else [self.unet, weak.unet]
-        levels = [len(getattr(network.config, "block_out_channels", ())) for network in networks]
-        for name, side, default, largest in zip(("height", "width"), sides, own, tile or sides):
-            whole, (name, side) = f"{name} {side}", (name, side) if side <= largest else ("tile_size", largest)
-            if side == default:
-                continue
-            if 0 in levels:
-                only = type(networks[levels.index(0)]).__name__
-                raise ValueError(f"{name} must be {default}, the only one of {only}, got {side}")
-            if side % (factor := 2 ** (max(levels) - 1)):
-                most = side - side % factor
-                if tile and most and name != "tile_size":
-                    raise ValueError(f"tile_size must be at most {most} in the {whole}, got {largest}: {name} is not "
-                                     f"divisible by {factor} for {max(levels)} levels")  # fmt: skip
-                raise ValueError(f"{name} must be divisible by {factor} for {max(levels)} levels, got {side}")
-        return (channels, sides[0], sides[1])
-
-    def check_tiles(self, tile_size: TileSize, tile_overlap: int | None) -> tuple[int, int] | None:
-        """Height and width of a tile, or None without tiles; raises ValueError for a size or an overlap out of range."""
-        if tile_size is None:
-            if tile_overlap is not None:
-                raise ValueError(f"tile_overlap must be None without a tile_size, got {tile_overlap!r}")
-            return None
-        tile = check_tile_size(tile_size)
-        check_overlap(tile_overlap, tile, "tile_overlap")
-        return tile
+        return (channels, *check_sides(networks, (own[0], own[1]), height, width, tile))
 
     @property
     def data_std(self) -> float:
@@ -249,18 +222,7 @@ class SDEPipelineBase(PretrainedPipeline):
         null = null_label(unet, self.config.id2label)
         if null is not None and model_kwargs.get("class_labels") is None:
             model_kwargs["class_labels"] = torch.full((len(x),), null, device=x.device)
-        returned = unet(x.to(unet.dtype), timestep, **model_kwargs)
-        output = getattr(returned, "sample", returned)
-        if (
-            returned is output
-            or not isinstance(output, Tensor)
-            or not output.is_floating_point()
-            or output.shape != x.shape
-        ):
-            got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            got += " without .sample" if returned is output else ""
-            raise TypeError(f"{name} must return .sample, floating-point numbers of shape {tuple(x.shape)}, got {got}")
-        return output.float()
+        return network_output(name, unet, x, timestep, **model_kwargs)
 
     def score_fn(self, **model_kwargs: Any) -> ScoreFunction:
         """The network's score `(x, t) -> score`, (B, *D) to (B, *D); `model_kwargs` go to `network`."""

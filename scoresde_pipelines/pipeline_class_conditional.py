@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .class_evidence import classifier_kind, clean_log_prob, noisy_log_prob
+from .image_sizes import check_tiles
 from .models import NoiseConditionalClassifier
 from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
@@ -138,7 +139,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         check_integer("num_samples", num_samples)
         weak = self.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
         shape = self.shape_at(height, width, tile_size, tile_overlap, weak)
-        tile = (min(pair) for pair in zip(shape[1:], self.check_tiles(tile_size, tile_overlap) or shape[1:]))
+        tile = (min(pair) for pair in zip(shape[1:], check_tiles(tile_size, tile_overlap) or shape[1:]))
         labels = self.check_labels(class_labels, guidance_scale, (shape[0], *tile)).repeat_interleave(num_samples)
         if self.classifier is None:
             check_weak_classes(weak, self.unet)

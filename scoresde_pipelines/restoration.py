@@ -10,7 +10,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .pipeline_base import Generator, SDEPipelineBase, StepCallback, TileSize
+from .image_sizes import TileSize
+from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .quality import QUALITIES, choose_sampler
 from .schedulers import (
