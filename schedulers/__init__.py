@@ -15,6 +15,7 @@ from .dequantization import DEQUANTIZATIONS, PixelCells
 from .discrete_sdes import DiscreteSubVPSDE, DiscreteVESDE, DiscreteVPSDE
 from .divergence import DIVERGENCES, Divergence, ExactDivergence, HutchinsonDivergence
 from .heun import Heun
+from .learned_steps import LearnedSteps
 from .likelihood import LogLikelihood, log_likelihood
 from .linear_operator import Composition, LinearOperator
 from .metropolis_langevin import MetropolisLangevin
@@ -45,6 +46,7 @@ from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
 from .score_function import PerSample, ScoreFunction
 from .sde import SDE, VESDE, VPSDE, SubVPSDE
+from .step_fitting import fit_steps
 from .tiled_score import TiledScore
 from .time_grids import TIME_GRIDS, TimeGrid
 from .twisted_smc import TwistedSMC
@@ -71,6 +73,7 @@ __all__ = [
     "ExponentialAdamsBashforth",
     "ExponentialMultistep",
     "GrayOperator",
+    "LearnedSteps",
     "LinearOperator",
     "FlowSolution",
     "Heun",
@@ -108,6 +111,7 @@ __all__ = [
     "check_range",
     "euler_maruyama",
     "exponential",
+    "fit_steps",
     "langevin",
     "log_likelihood",
     "matched_prior",

@@ -26,6 +26,7 @@ from torch import Tensor
 from .adams_bashforth import ExponentialAdamsBashforth
 from .checks import check_choice
 from .heun import Heun
+from .learned_steps import LearnedSteps
 from .multistep import ExponentialMultistep
 from .restart import Restart
 from .sde import DATA_STD, SDE
@@ -107,6 +108,7 @@ PREDICTORS: dict[str, Any] = {
     "exponential_multistep": ExponentialMultistep,
     "exponential_adams_bashforth": ExponentialAdamsBashforth,
     "restart": Restart,
+    "learned_steps": LearnedSteps,
     "heun": Heun,
 }
 

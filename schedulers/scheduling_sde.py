@@ -27,6 +27,7 @@ from .checks import (
     check_state,
 )
 from .correctors import Corrector, make_corrector
+from .learned_steps import check_steps
 from .parameterization import Parameterization
 from .predictors import Predictor, make_predictor
 from .scheduling_network import NetworkMixin, precise
@@ -93,6 +94,7 @@ class SDEScheduler(NetworkMixin):
             the prior, for stock pipelines that do not apply `init_noise_sigma` (DDPMPipeline, DDIMPipeline).
         sigma_data (`float`): standard deviation of the data, in the units of the state; prediction type "edm" uses it.
         data_mean (`float` or `list`): mean of the data, one number or one per channel; prediction type "edm" uses it.
+        learned_steps (`dict`, *optional*): for the predictor "learned_steps", what `fit_steps` found.
 
     Raises:
         TypeError, ValueError: for an unknown name or a number out of its range, naming the argument.
@@ -116,6 +118,7 @@ class SDEScheduler(NetworkMixin):
         prologue: bool = False,
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
+        learned_steps: dict[str, dict[str, list]] | None = None,
     ):
         self.setup()
 
@@ -132,6 +135,7 @@ class SDEScheduler(NetworkMixin):
             check_flag(key, config[key])
         check_number("snr", config["snr"], 0, LARGEST_SNR, ends="(]")
         check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS, optional=True)
+        check_steps("learned_steps", config.get("learned_steps"))
         self._keep_own_spacing()
         self.sde = self.make_sde()
         self._refuse_stock_schedulers()
@@ -181,7 +185,12 @@ class SDEScheduler(NetworkMixin):
         self._replace("corrector", corrector)
 
     def _make_predictor(self, predictor: str | Predictor | None) -> Predictor | None:
-        return None if predictor is None else make_predictor(predictor, self.data_std)
+        if predictor is None:
+            return None
+        made = make_predictor(predictor, self.data_std)
+        if isinstance(predictor, str) and hasattr(made, "learned_steps"):
+            made.learned_steps = check_steps("learned_steps", self.config.get("learned_steps"))
+        return made
 
     def _make_corrector(self, corrector: str | Corrector | None) -> Corrector | None:
         return make_corrector(corrector, self.config.batch_mean_norm)

@@ -49,6 +49,7 @@ class SubVPSDEScheduler(SDEScheduler):
         prologue: bool = False,
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
+        learned_steps: dict[str, dict[str, list]] | None = None,
     ):
         self.betas = beta_table(self.config)
         self.setup()

@@ -57,6 +57,7 @@ class VESDEScheduler(SDEScheduler):
         trained_betas: np.ndarray | list[float] | None = None,
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
+        learned_steps: dict[str, dict[str, list]] | None = None,
     ):
         if trained_betas is not None:
             self.betas = checked_betas("trained_betas", trained_betas, SMALLEST_BETA).float()

@@ -65,6 +65,7 @@ class VPSDEScheduler(SDEScheduler):
         prologue: bool = False,
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
+        learned_steps: dict[str, dict[str, list]] | None = None,
     ):
         check_choice("variance_type", variance_type, VARIANCE_TYPES)
         check_flag("continuous", continuous)
