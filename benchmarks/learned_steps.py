@@ -69,7 +69,9 @@ def main() -> None:
     """Fit, measure, print a table and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-32-ve", help="the name of a shipped pipeline")
-    parser.add_argument("--data", help="a folder, parquet file or Hub id whose split `test` the images are compared with")
+    parser.add_argument(
+        "--data", help="a folder, parquet file or Hub id whose split `test` the images are compared with"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 5, 6, 8])
     parser.add_argument("--images", type=int, default=256)
     args = parser.parse_args()
@@ -80,8 +82,8 @@ def main() -> None:
     features, real = None, None
     if args.data:
         features = load_features(None, shipped_classifiers(), None)
-        reference = open_real(args.data, "test", {args.model: pipe.sample_shape}, args.images).reference
-        real = torch.cat([features(batch) for batch in reference.batches(BATCH)])
+        reference = open_real(args.data, "test", [pipe.sample_shape], args.images).reference
+        real = torch.cat([features(batch.expand(-1, 3, -1, -1)) for batch in reference.batches(BATCH)])
     figures: dict[str, dict[str, list[float]]] = {}
 
     def keep(name: str, calls: int, images: Tensor, exact: Tensor) -> None:
@@ -91,7 +93,7 @@ def main() -> None:
             pixels = (pipe.to_unit_range(images).clamp(0, 1) * 255).round().to(torch.uint8)
             pixels = pixels.expand(-1, 3, -1, -1)
             found = kernel_distance(torch.cat([features(some) for some in pixels.split(BATCH)]), real)
-            row += [found.value, found.error]
+            row += [found.value, found.se]
         figures.setdefault(name, {})[str(calls)] = row
         print(name, calls, *(f"{value:.4f}" for value in row), flush=True)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scoresde_pipelines import SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines import NCSNpp, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 
 
 X, NOISE = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
@@ -78,3 +78,11 @@ def test_the_first_and_the_last_time_are_known(name):
     torch.testing.assert_close(
         scheduler.add_noise(X, NOISE, ends[:1]), std[0].float().expand(X.shape), rtol=1e-5, atol=0
     )
+
+
+@pytest.mark.parametrize("kind", [VESDEScheduler, VPSDEScheduler, NCSNpp])
+@pytest.mark.parametrize("config", [[], 3, b"name"])
+def test_a_configuration_of_another_kind_is_no_repository(kind, config):
+    # diffusers would look for it on the Hub.
+    with pytest.raises(TypeError, match="config must be a dictionary, .* got " + type(config).__name__):
+        kind.from_config(config)

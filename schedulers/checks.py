@@ -86,6 +86,13 @@ def check_path(name: str, value: Any) -> Path:
     return Path(value)
 
 
+def check_config(config: Any) -> Any:
+    """`config`, if `from_config` of diffusers knows its kind; it takes any other object for the name of a repository."""
+    if config is not None and not isinstance(config, (dict, str, PathLike)):
+        raise TypeError(f"config must be a dictionary, as that of a scheduler or network is, got {type(config).__name__}")
+    return config
+
+
 def check_choice(name: str, value: Any, choices: Collection[str], *, optional: bool = False) -> None:
     """Raises ValueError unless `value` is one of `choices`, or `None` where that is allowed (`optional`)."""
     if not (isinstance(value, str) and value in choices) and not (optional and value is None):

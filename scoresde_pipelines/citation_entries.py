@@ -126,6 +126,18 @@ PAPERS: dict[str, tuple[str, str, str, int]] = {
         "International Conference on Machine Learning",
         2023,
     ),
+    "frankel2025s4s": (
+        "Frankel, Eric and Chen, Sitan and Li, Jerry and Koh, Pang Wei and Ratliff, Lillian J. and Oh, Sewoong",
+        "{S4S}: Solving for a Diffusion Model Solver",
+        "International Conference on Machine Learning",
+        2025,
+    ),
+    "zhou2024amed": (
+        "Zhou, Zhenyu and Chen, Defang and Wang, Can and Chen, Chun",
+        "Fast {ODE}-Based Sampling for Diffusion Models in Around 5 Steps",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition",
+        2024,
+    ),
     "hutchinson1990trace": (
         "Hutchinson, Michael F.",
         "A Stochastic Estimator of the Trace of the Influence Matrix for {Laplacian} Smoothing Splines",
@@ -148,6 +160,7 @@ CITED: dict[str, tuple[str, ...]] = {
     "exponential_multistep": ("zhang2023deis",),
     "exponential_adams_bashforth": ("zhang2023deis",),
     "restart": ("xu2023restart",),
+    "learned_steps": ("frankel2025s4s", "zhou2024amed"),
     "heun": ("karras2022edm",),
     "langevin": (),
     "annealed_langevin": ("song2019ncsn",),

@@ -69,6 +69,18 @@ def flow_entries() -> list[Entry]:
             aliases={"score_fn": ("score",), "x": ("generator",)},
         ),
         Entry(
+            "fit_steps",
+            {
+                "score_fn": score_function(),
+                "scheduler": instance("scheduler('vp')").plus(hopeless=("VPSDEScheduler",)),
+                "noise": DATA,
+                "num_inference_steps": count(2, 4).plus(hopeless=("1", "21")),
+                "trials": count(0, 1),
+            },
+            check=lambda result, _: None if result.config.learned_steps else "nothing learned",
+            aliases={"score_fn": ("score",)},
+        ),
+        Entry(
             "log_likelihood",
             measured,
             check=shaped("x", field="log_prob"),

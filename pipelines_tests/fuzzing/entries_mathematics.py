@@ -92,6 +92,13 @@ def step_entries() -> list[Entry]:
         ),
         Entry("ExponentialAdamsBashforth", {"order": count(1, 4).plus(hopeless=("100",))}),
         Entry("Restart", {"data_std": real(0.1, 1, "0.0", "-1.0")}),
+        Entry(
+            "LearnedSteps",
+            {
+                "data_std": real(0.1, 1, "0.0", "-1.0"),
+                "learned_steps": only("None", "{}").plus(hopeless=("[]", "{'2': 3}")),
+            },
+        ),
         Entry("PREDICTORS['heun']()", state | both[0]),
     ]
     return entries

@@ -28,6 +28,7 @@ def names_or_functions(*choices: str) -> Kind:
 PREDICTOR = names_or_functions(*PREDICTOR_NAMES)
 CORRECTOR = names_or_functions("langevin", "annealed_langevin", "metropolis_langevin").optional()
 SAMPLE = tensor(2, 1, 4, 4, strict=False)
+LEARNED = "{'2': {'noise_ratios': [50.0, 1.0], 'weights': [[-49.0], [0.0, -1.0]]}}"
 COMMON = {
     "num_train_timesteps": count(10, 50),
     "prediction_type": name("epsilon", "score", "sample", "v_prediction", "edm"),
@@ -40,6 +41,9 @@ COMMON = {
     "timestep_spacing": name("linspace", "leading", "trailing", "log_snr", "karras"),
     "prologue": flag(),
     "sigma_data": real(0.3, 1, "0.0", "-1.0"),
+    "learned_steps": only("None", LEARNED).plus(
+        hopeless=("[]", "3", "{'2': 3}", "{'2': {'noise_ratios': [nan, 1.0], 'weights': [[1.0], [1.0, 1.0]]}}")
+    ),
     "data_mean": real(-1, 1).plus(good=("[0.1]",), hopeless=("[nan]", "['a']")).tolerant(),
 }
 BETAS = {
