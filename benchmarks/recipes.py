@@ -38,7 +38,7 @@ COMMON = (
     "--adam_beta2 0.99 --mixed_precision bf16 --channels_last --cpu --eval_batch_size 0 --report_to none "
     "--checkpointing_steps 100 --checkpoints_total_limit 1 --save_model_epochs 1000"
 )
-ROWS = (("default", 20), ("ancestral_karras", 50), ("multistep", 50))
+ROWS = (("restart", 20), ("ancestral_karras", 50), ("multistep", 50))
 
 
 def network_config(sde: str, recipe: str, folder: Path) -> Path:
