@@ -16,6 +16,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "euler_maruyama": {"predictor": "euler_maruyama", "corrector": None},
     "ddim": {"predictor": "exponential", "corrector": None},
     "multistep": {"predictor": "exponential_multistep", "corrector": None, "timestep_spacing": None},
+    "learned": {"predictor": "learned_steps", "corrector": None, "timestep_spacing": None},  # see `fit_steps`
     "restart": {"predictor": "restart", "corrector": None, "timestep_spacing": None},
     "ode": {"ode_tolerance": 1e-3},
 }
