@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from scoresde_pipelines import NCSNpp, ScoreSdePipeline, VESDEScheduler
 from scoresde_pipelines.likelihood_table import LikelihoodTable, Row
-from scoresde_pipelines.training import checkpoint_manifest, durable_files
+from scoresde_pipelines.training import checkpoint_manifest, destinations, durable_files
 from scoresde_pipelines.training.evaluation.shards import Shards, keep_settings, save_atomically
 from scoresde_pipelines.training.posthoc_ema import PowerAverages, SnapshotFolder, combine_snapshots, read_snapshots
 from scoresde_pipelines.training.run_lock import LOCK_FILE, RunLock
@@ -317,8 +317,8 @@ def full(*args, **kwargs):
 @pytest.mark.parametrize("kind", ["file", "read-only"])
 @pytest.mark.parametrize(
     "words",
-    ["sample --model x", "inpaint --model x --image i --mask m", "export --model x", "ema run --sigma_rel .1",
-     "evaluate --model x --data d", "likelihood --model x --data d", "convert checkpoint"],
+    ["sample --model M", "inpaint --model M --image I --mask I", "export --model M", "ema run --sigma_rel .1",
+     "evaluate --model M --data D", "likelihood --model M --data D", "convert checkpoint"],
 )  # fmt: skip
 def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(words, kind, tmp_path, monkeypatch):
     from typer.testing import CliRunner
@@ -326,12 +326,16 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(words, kin
     from scoresde_pipelines import cli
 
     (tmp_path / "file").write_text("x")
+    Image.new("L", (8, 8)).save(tmp_path / "i.png")
     if kind == "read-only":
-        monkeypatch.setattr(durable_files.tempfile, "TemporaryFile", full)
+        monkeypatch.setattr(destinations.tempfile, "TemporaryFile", full)
+    given = {"M": "emoji-32-ve", "I": str(tmp_path / "i.png"), "D": str(tmp_path)}
     place = str(tmp_path / ("file" if kind == "file" else "new") / "out")
     name = "folder" if words.startswith("convert") else "--output"
-    command = [*words.split(), *([] if name == "folder" else [name]), place]
+    if words.startswith("likelihood"):
+        place += ".csv"
+    command = [*(given.get(word, word) for word in words.split()), *([] if name == "folder" else [name]), place]
     result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "500", "TERMINAL_WIDTH": "500"})
     assert result.exit_code == 2 and name in result.output, result.output
-    assert ("ile system" if kind == "read-only" else "ot a directory") in result.output
-    assert names(tmp_path) == ["file"]
+    assert ("ile system" if kind == "read-only" else "lie below a file") in result.output
+    assert names(tmp_path) == ["file", "i.png"]

@@ -89,7 +89,9 @@ def check_path(name: str, value: Any) -> Path:
 def check_config(config: Any) -> Any:
     """`config`, if `from_config` of diffusers knows its kind; it takes any other object for the name of a repository."""
     if config is not None and not isinstance(config, (dict, str, PathLike)):
-        raise TypeError(f"config must be a dictionary, as that of a scheduler or network is, got {type(config).__name__}")
+        raise TypeError(
+            f"config must be a dictionary, as that of a scheduler or network is, got {type(config).__name__}"
+        )
     return config
 
 

@@ -118,9 +118,10 @@ def check_picture(value: Any) -> Any:
 
 def check_folder(parameter: typer.CallbackParam, value: Path) -> Path:
     """A check that files can be written into a folder, or where it does not exist yet, where it is to be made."""
+    _writable(str(parameter.name), value)
     if value.is_file():
         raise typer.BadParameter(f"{parameter.name} must be a folder, got the file {str(value)!r}")
-    return _writable(str(parameter.name), value)
+    return value
 
 
 def check_new_folder(parameter: typer.CallbackParam, value: Path) -> Path:
