@@ -60,7 +60,7 @@ def with_augment_labels(network: NCSNpp, augment_dim: int) -> NCSNpp:
     return _extended(network, "augment_embedding.weight", augment_dim=augment_dim)
 
 
-def _extended(network: NCSNpp, added: str, **config: int) -> NCSNpp:
+def _extended(network: NCSNpp, added: str, **config: Any) -> NCSNpp:
     """A copy with a changed configuration whose one new weight, of the name `added`, is zero."""
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: the caller's random state stays
         made: Any = type(network).from_config(network.config, **config)

@@ -57,9 +57,9 @@ def _clean_up_when_terminated(context: typer.Context) -> None:
     """Until a command ends, signals that would kill it raise an exception: what is half-written is removed."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        number = getattr(signal, name, None)
-        before = None if number is None else signal.getsignal(number)
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has two of them
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        before = signal.getsignal(number)
         if before in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
             context.call_on_close(partial(signal.signal, number, before))
