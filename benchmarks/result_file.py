@@ -30,7 +30,8 @@ def machine() -> dict[str, Any]:
 def save(name: str, figures: Mapping[str, Any] | Sequence[Any]) -> Path:
     """Writes `benchmarks/results/<name>.json` and returns its path; the command is the one that is running."""
     RESULTS.mkdir(exist_ok=True)
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    # Of paths the last part: a result is no place for those of one machine.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in (Path(sys.argv[0]).name, *sys.argv[1:])]
     record = {
         "command": " ".join(["python", f"benchmarks/{words[0]}", *words[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
