@@ -165,6 +165,8 @@ def test_bad_arguments_of_fit_steps_are_refused_by_name(fitted):
         ((score_fn, scheduler, 3), "noise must"),
         ((score_fn, scheduler, noise(0), 1), "num_inference_steps must"),
         ((score_fn, scheduler, noise(0), 4, -1), "trials must"),
+        ((score_fn, scheduler, noise(0), 4, 10**12), "trials must"),
+        ((lambda x, t: x * float("nan"), scheduler, noise(0)), "score_fn must lead to finite images"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             fit_steps(*arguments)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .scheduling_sde import SDEScheduler
 
 TEACHER_CALLS = 60
+MOST_TRIALS = 1000
 RIDGE = 1e-6  # towards the weights of `ExponentialMultistep`, times the mean square of a call
 LAST_LEVELS = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1)  # of the first grids, even in log r, times data_std
 SMALLEST_GAP = 0.1  # in log r, between levels
@@ -62,14 +63,14 @@ def fit_steps(
         A copy with `predictor="learned_steps"`; the steps are lists in its configuration, and are saved with it.
 
     Raises:
-        TypeError, ValueError: for an argument out of its range.
+        TypeError, ValueError: for an argument out of its range, or images that are not finite.
     """
     from .scheduling_sde import SDEScheduler  # imports this package's mathematics
 
     check_function("score_fn", score_fn)
     check_instance("scheduler", scheduler, SDEScheduler)
     n = check_integer("num_inference_steps", num_inference_steps, 2, MOST_CALLS)
-    check_integer("trials", trials, 0)
+    check_integer("trials", trials, 0, MOST_TRIALS)
     start = check_state("noise", noise, 1).float() * scheduler.sde.prior_std
     fit = _Fit(score_fn, scheduler.sde, scheduler.data_std, scheduler.first_trained_time, start)
     ratios, weights = fit.search(n, trials)
@@ -100,6 +101,8 @@ class _Fit:
             self.noises.append(-sde.sigma(t).to(x) * score)
             last = i == len(levels) - 1
             x = solver.denoise(sde, x, score, t) if last else solver(sde, x, score, t, levels[i + 1])[0]
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("score_fn must lead to finite images, got NaN or infinity")
         self.images = x
 
     def search(self, n: int, trials: int) -> tuple[list[float], list[list[float]]]:
