@@ -9,7 +9,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
-from ..schedulers.checks import check_config
+from ..schedulers.checks import check_config_kind
 from .config_checks import check_sample
 from .weight_files import check_weight_files
 
@@ -37,7 +37,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Make one from a configuration; arguments as in diffusers."""
-        return super().from_config(check_config(config), return_unused_kwargs, **kwargs)
+        return super().from_config(check_config_kind(config), return_unused_kwargs, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

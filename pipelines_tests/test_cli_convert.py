@@ -82,7 +82,7 @@ def test_a_disk_that_cannot_be_written_is_an_error_and_leaves_nothing(checkpoint
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_leaves_nothing(checkpoint, tmp_path, monkeypatch, number, code):
     def interrupted(pipe, folder):
-        Path(folder).mkdir()
+        Path(folder).mkdir(exist_ok=True)
         (Path(folder) / "half").write_text("written")
         signal.raise_signal(number)
 

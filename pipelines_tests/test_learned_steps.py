@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from scoresde_pipelines import GaussianMixtureScoreModel, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler, fit_steps
-from scoresde_pipelines.schedulers import LearnedSteps, sampling_loop
+from scoresde_pipelines.schedulers import ExponentialMultistep, sampling_loop
 from scoresde_pipelines.schedulers.learned_steps import multistep_weights
 
 
@@ -107,7 +107,7 @@ def test_a_run_from_the_middle_goes_on_with_the_multistep_solver(fitted):
     scheduler.set_timesteps(4)
     levels, start = scheduler.levels, noise(3)
     scheduler.set_begin_index(2)
-    solver = LearnedSteps(scheduler.data_std).solver
+    solver = ExponentialMultistep(data_std=scheduler.data_std)
     solver.prepare(scheduler.sde, levels)
     x, _ = solver(scheduler.sde, start, score_fn(start, levels[2]), levels[2], levels[3])
     expected = solver.denoise(scheduler.sde, x, score_fn(x, levels[3]), levels[3])

@@ -86,7 +86,7 @@ def check_path(name: str, value: Any) -> Path:
     return Path(value)
 
 
-def check_config(config: Any) -> Any:
+def check_config_kind(config: Any) -> Any:
     """`config`, if `from_config` of diffusers knows its kind; it takes any other object for the name of a repository."""
     if config is not None and not isinstance(config, (dict, str, PathLike)):
         raise TypeError(

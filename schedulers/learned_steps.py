@@ -26,11 +26,11 @@ from .time_grids import TimeGrid
 
 MOST_CALLS = 20  # all calls of a run are kept in memory
 KEYS = {"noise_ratios", "weights"}
-#: By the number of calls, in words as JSON has them: {"noise_ratios": n levels r, "weights": rows of 1, 2, ... n weights}.
+#: By the number of calls as a text, which JSON has as keys: {"noise_ratios": n levels r, "weights": rows of 1, 2, ... n}.
 Steps = Mapping[str, Mapping[str, Any]]
 
 
-class LearnedSteps:
+class LearnedSteps(ExponentialMultistep):
     """The predictor of fitted steps; for a number of calls that was not fitted, and on other grids, `ExponentialMultistep`.
 
     Args:
@@ -42,20 +42,9 @@ class LearnedSteps:
     """
 
     def __init__(self, data_std: float = DATA_STD, learned_steps: Steps | None = None):
-        self.solver = ExponentialMultistep(data_std=data_std)
-        self.learned_steps = check_steps("learned_steps", learned_steps)
+        self.learned_steps: Steps = check_steps("learned_steps", learned_steps)
         self._weights: list[list[float]] | None = None
-        self._fitted: dict[tuple[float, ...], list[list[float]]] = {}
-        self.start()
-
-    @property
-    def data_std(self) -> float:
-        """Standard deviation of the data, in the units of the state."""
-        return self.solver.data_std
-
-    @data_std.setter
-    def data_std(self, data_std: float) -> None:
-        self.solver.data_std = data_std
+        super().__init__(data_std=data_std)
 
     def grid(self, sde: SDE, n: int, smallest_time: float) -> TimeGrid:
         """The n fitted levels, or those of `ExponentialMultistep`.
@@ -65,58 +54,61 @@ class LearnedSteps:
         """
         steps = self.learned_steps.get(str(n))
         if steps is None:
-            return self.solver.grid(sde, n, smallest_time)
-        ratios, first = steps["noise_ratios"], float(sde.noise_ratio(as_time(sde.T)))
-        if not math.isclose(ratios[0], first, rel_tol=1e-4):
+            return super().grid(sde, n, smallest_time)
+        given, first = steps["noise_ratios"][0], float(sde.noise_ratio(as_time(sde.T)))
+        if not math.isclose(given, first, rel_tol=1e-4):
             raise ValueError(
-                f"learned_steps[{str(n)!r}] must begin at the noise ratio of this SDE, {first:g}, got {ratios[0]:g}: "
+                f"learned_steps[{str(n)!r}] must begin at the noise ratio of this SDE, {first:g}, got {given:g}: "
                 "they were fitted to another; call fit_steps"
             )
-        logs = torch.tensor(ratios, dtype=torch.float64, device="cpu").log()
-        levels = sde.t_from_log_snr(-2 * logs)
-        levels[0] = sde.T  # the inverse of log-SNR rounds
-        self._fitted[tuple(levels.tolist())] = steps["weights"]
-        return TimeGrid.through(levels)
+        return TimeGrid.through(_levels(sde, steps))
 
     def prepare(self, sde: SDE, levels: Tensor) -> None:
         """Chooses the fitted weights, where the levels are the fitted ones."""
-        self._weights = self._fitted.get(tuple(levels.tolist()))
-        self._levels = levels.tolist()
-        self.solver.prepare(sde, levels)
+        steps = self.learned_steps.get(str(len(levels)))
+        fits = steps is not None and torch.equal(levels, _levels(sde, steps))
+        self._weights, self._levels = steps["weights"] if steps is not None and fits else None, levels.tolist()
+        super().prepare(sde, levels)
 
     def start(self) -> None:
         """Begins a sampling run: there are no earlier calls."""
-        self._noises: list[Tensor] = []
-        self.solver.start()
+        self._calls: list[Tensor] = []
+        super().start()
 
     def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The next state (B, *D) at the time `s` < `t` and a standard deviation of zero, as every predictor."""
         if not self._follows(t):
-            return self.solver(sde, x, score, t, s)
+            return super().__call__(sde, x, score, t, s)
         t, s = check_step(sde, x, score, t, s)
         return sde.alpha(s) * self._next(sde, x, score, t), torch.zeros_like(t)
 
     def denoise(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
         """The clean image (B, *D) at the end of the ODE, from the last state."""
         if not self._follows(t):
-            return self.solver.denoise(sde, x, score, t)
+            return super().denoise(sde, x, score, t)
         return self._next(sde, x, score, check_scored(sde, x, score, t))
 
     def _follows(self, t: Tensor) -> bool:
         # A run that begins in the middle (image to image) has not made the calls that the weights are for.
-        if self._weights is None or len(self._noises) == len(self._levels):
+        if self._weights is None or len(self._calls) == len(self._levels):
             return False
-        return float(t) == self._levels[len(self._noises)]
+        return float(t) == self._levels[len(self._calls)]
 
     def _next(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
         assert self._weights is not None
-        y, i = x / sde.alpha(t), len(self._noises)
-        self._noises.append(-sde.sigma(t) * score)
+        y, i = x / sde.alpha(t), len(self._calls)
+        self._calls.append(-sde.sigma(t) * score)
         # From y_i instead of y_0: what a constraint or a callback has changed in between stays.
         before = [*self._weights[i - 1], 0.0] if i else [0.0]
-        for weight, old, noise in zip(self._weights[i], before, self._noises):
+        for weight, old, noise in zip(self._weights[i], before, self._calls):
             y = y + (weight - old) * noise
         return y
+
+
+def _levels(sde: SDE, steps: Mapping[str, Any]) -> Tensor:
+    levels = sde.t_from_log_snr(-2 * torch.tensor(steps["noise_ratios"], dtype=torch.float64, device="cpu").log())
+    levels[0] = sde.T  # the inverse of log-SNR rounds
+    return levels
 
 
 def check_steps(name: str, steps: Any) -> dict[str, dict[str, Any]]:

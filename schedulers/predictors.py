@@ -29,7 +29,7 @@ from .heun import Heun
 from .learned_steps import LearnedSteps
 from .multistep import ExponentialMultistep
 from .restart import Restart
-from .sde import DATA_STD, SDE
+from .sde import SDE
 from .step_checks import check_step
 
 
@@ -118,8 +118,8 @@ def has_own_grid(predictor: Any) -> bool:
     return hasattr(PREDICTORS.get(predictor) if isinstance(predictor, str) else predictor, "grid")
 
 
-def make_predictor(predictor: str | Predictor, data_std: float = DATA_STD) -> Predictor:
-    """The predictor of a name, made for data of this standard deviation, or the given one.
+def make_predictor(predictor: str | Predictor, **settings: Any) -> Predictor:
+    """The predictor of a name, with those of a scheduler's `settings` that it has, or the given one.
 
     Raises:
         ValueError: for an unknown name.
@@ -134,6 +134,7 @@ def make_predictor(predictor: str | Predictor, data_std: float = DATA_STD) -> Pr
     if not isinstance(found, type):
         return found
     made = found()
-    if hasattr(made, "data_std"):
-        made.data_std = data_std
+    for key, value in settings.items():
+        if hasattr(made, key):
+            setattr(made, key, value)
     return made

@@ -8,7 +8,7 @@ from typing import Any
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from .checks import check_config
+from .checks import check_config_kind
 from .predictors import has_own_grid
 
 
@@ -39,7 +39,7 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Make one from a configuration; arguments as in diffusers."""
-        return super().from_config(check_config(config), return_unused_kwargs, **kwargs)
+        return super().from_config(check_config_kind(config), return_unused_kwargs, **kwargs)
 
     @classmethod
     def _get_compatibles(cls) -> list[type[Any]]:

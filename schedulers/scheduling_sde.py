@@ -185,12 +185,8 @@ class SDEScheduler(NetworkMixin):
         self._replace("corrector", corrector)
 
     def _make_predictor(self, predictor: str | Predictor | None) -> Predictor | None:
-        if predictor is None:
-            return None
-        made = make_predictor(predictor, self.data_std)
-        if isinstance(predictor, str) and hasattr(made, "learned_steps"):
-            made.learned_steps = check_steps("learned_steps", self.config.get("learned_steps"))
-        return made
+        steps = self.config.get("learned_steps") or {}  # checked in `setup`
+        return None if predictor is None else make_predictor(predictor, data_std=self.data_std, learned_steps=steps)
 
     def _make_corrector(self, corrector: str | Corrector | None) -> Corrector | None:
         return make_corrector(corrector, self.config.batch_mean_norm)

@@ -50,6 +50,11 @@ class TimestepsMixin(SDEConfigMixin):
         return eps if table is None else max(eps, 1.0 / len(table))
 
     @property
+    def likelihood_eps(self) -> float:
+        """The smallest time of likelihoods and latent codes, unless one is given: 1e-5, or the first index of a table."""
+        return self.smallest_time if self.time_convention == "index" else TRAINING_EPS
+
+    @property
     def data_std(self) -> float:
         """Rough standard deviation of the data, which solvers use: `sigma_data` if given, else a quarter of the range."""
         sigma_data = float(self.config.get("sigma_data", DATA_STD))

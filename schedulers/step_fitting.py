@@ -33,11 +33,8 @@ MOST_TRIALS = 1000
 RIDGE = 1e-6  # towards the weights of `ExponentialMultistep`, times the mean square of a call
 LAST_LEVELS = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1)  # of the first grids, even in log r, times data_std
 SMALLEST_GAP = 0.1  # in log r, between levels
-CHANGE, GROWTH, DECAY = (
-    0.2,
-    1.6,
-    0.92,
-)  # in log r: the size of a random change, and its factors after success and failure
+CHANGE = 0.2  # the size of the first random changes, in log r
+GROWTH, DECAY = 1.6, 0.92  # its factors after success and failure
 
 
 @torch.no_grad()
@@ -131,7 +128,7 @@ class _Fit:
         """The distance to the teacher's images, the levels, and the weights that least squares finds for them."""
         sde, y0 = self.sde, self.states[0]
         levels = sde.t_from_log_snr(-2 * logs)
-        levels[0] = sde.T
+        levels[0] = sde.T  # the inverse of log-SNR rounds
         first, rows, y = multistep_weights(sde, levels, self.data_std), [], y0
         calls = torch.empty(0, y0.numel(), dtype=torch.float64, device="cpu")
         for i, t in enumerate(levels):

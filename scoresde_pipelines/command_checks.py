@@ -66,11 +66,12 @@ def check_device(value: str | None) -> str | None:
     return value
 
 
-def check_model(value: str) -> str:
-    """A check that a name can be that of a model: a folder that exists, a shipped name, or a Hub id."""
+def check_model(value: Any) -> Any:
+    """A check that a name, where one is given, can be that of a model: a folder that exists, a shipped name, or a Hub id."""
     from .training.model_names import locate
 
-    _refused(lambda: locate(value))
+    for one in _listed(value):
+        _refused(partial(locate, one))
     return value
 
 
@@ -148,6 +149,7 @@ def _writable(name: str, value: Path) -> Path:
 
 
 def _listed(value: Any) -> Sequence[Any]:
+    """The values of an option that may be repeated, or left out."""
     return value if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 

@@ -97,11 +97,8 @@ def _configuration(config: str | None) -> str | Mapping[str, Any] | None:
 
 
 def _write_whole(pipe: Any, folder: Path, card: str) -> None:
-    """Writes to a temporary folder and renames it, so that an interruption leaves no incomplete pipeline."""
-    from .training.durable_files import staged_folder
+    from .training.durable_files import filled_folder
 
-    with staged_folder(folder.with_name(f".incomplete-{folder.name}"), "the pipeline", "nothing is left") as staged:
-        written = staged / "pipeline"
-        pipe.save_pretrained(str(written))
-        (written / "README.md").write_text(card, "utf-8")
-        written.rename(folder)
+    with filled_folder(folder, "the pipeline", "nothing is left", "model_index.json") as staged:
+        pipe.save_pretrained(str(staged))
+        (staged / "README.md").write_text(card, "utf-8")

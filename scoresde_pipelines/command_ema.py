@@ -34,7 +34,6 @@ def ema(
     json: Json = False,
 ) -> None:
     """Write the pipeline of a run with weights of any averaging width, from the snapshots of the run."""
-    from .training.durable_files import staged_folder
     from .training.pipeline_folder import load_pipeline_folder, save_pipeline_folder
     from .training.posthoc_ema import FOLDER, combine_snapshots
 
@@ -48,10 +47,7 @@ def ema(
             )
         card = (run / "README.md").read_text("utf-8") if (run / "README.md").is_file() else f"# {output.name}\n"
         note = NOTE.format(width=sigma_rel, count=len(fit.weights), error=fit.error)
-        staged = output.with_name(f".incomplete-{output.name}")
-        with staged_folder(staged, "the pipeline", "there is nothing at the output"):
-            save_pipeline_folder(staged, components, card + note)
-            staged.rename(output)
+        save_pipeline_folder(output, components, card + note)
     except (OSError, ValueError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

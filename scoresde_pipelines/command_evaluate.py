@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .command_checks import check_data, check_folder, one_of
-from .command_options import FITS, Device, Json, report
+from .command_options import FITS, Device, Json, WeakModel, report
 from .samplers import SAMPLERS
 
 
@@ -37,7 +37,7 @@ def evaluate(
     guidance_scale: Annotated[
         list[float] | None, typer.Option(help="Images of given classes, with this guidance; repeat for more.")
     ] = None,
-    weak_model: Annotated[str | None, typer.Option(help="Autoguidance by this model; named as --model.")] = None,
+    weak_model: WeakModel = None,
     weak_guidance_scale: Annotated[
         list[float] | None, typer.Option(help="Of --weak-model; 1 is without, 2 by default; repeat for more.")
     ] = None,

@@ -41,6 +41,14 @@ Model = Annotated[
         autocompletion=complete_model,
     ),
 ]
+WeakModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Autoguidance by this model: as --model, or a training checkpoint.",
+        callback=check_model,
+        autocompletion=complete_model,
+    ),
+]
 Folder = Annotated[
     Path, typer.Option(help="Folder for the pictures and grid.png.", show_default=False, callback=check_folder)
 ]

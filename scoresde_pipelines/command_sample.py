@@ -20,6 +20,7 @@ from .command_options import (
     Seed,
     TileOverlap,
     TileSize,
+    WeakModel,
     Width,
     Work,
     load_weak,
@@ -46,9 +47,7 @@ def sample(
     width: Width = None,
     tile_size: TileSize = None,
     tile_overlap: TileOverlap = None,
-    weak_model: Annotated[
-        str | None, typer.Option(help="Autoguidance by this model: as --model, or a training checkpoint.")
-    ] = None,
+    weak_model: WeakModel = None,
     weak_guidance_scale: Annotated[
         float | None,
         typer.Option(help="Of --weak-model; 1 is without, 2 by default.", callback=in_range("weak_guidance_scale", 0)),

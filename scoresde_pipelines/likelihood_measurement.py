@@ -15,6 +15,7 @@ from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .schedulers.probability_flow import ODEError
 from .training.data import ImageFormat, ImageStore, load_images
 from .training.data_report import data_report
+from .training.seeding import likelihood_seed
 
 
 PIPELINE_OPTIONS = (
@@ -47,7 +48,7 @@ def measure(
     with tqdm(total=len(left), unit="image", disable=rank != 0) as bar, _counted(pipe.unet, bar):
         for start in range(0, len(left), batch_size):
             indices = left[start : start + batch_size]
-            generators = [torch.Generator().manual_seed(seed * 2**32 + index) for index in indices]
+            generators = [torch.Generator().manual_seed(likelihood_seed(seed, index)) for index in indices]
             try:
                 result: Any = pipe(images[indices], generator=generators, **options)
             except ODEError as error:

@@ -34,6 +34,7 @@ from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import DATA_STD
+from .training.pipeline_loading import rough_data_std
 from .weak_guidance import WeakGuidance, check_weak_guidance
 
 
@@ -130,9 +131,7 @@ class SDEPipelineBase(PretrainedPipeline):
     @property
     def data_std(self) -> float:
         """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
-        if self.scheduler.config.prediction_type == "edm":
-            return float(self.scheduler.config.sigma_data)
-        return 0.5 * (self.config.data_max - self.config.data_min)
+        return rough_data_std(self.scheduler, (self.config.data_min, self.config.data_max))
 
     @property
     def num_timesteps(self) -> int:

@@ -134,7 +134,7 @@ class LatentCodePipeline(SDEPipelineBase):
             warnings.warn("eps is called sampling_eps; eps leaves with the next release", FutureWarning, stacklevel=3)
             sampling_eps = eps
         if sampling_eps is None:
-            return self.scheduler.smallest_time if self.scheduler.time_convention == "index" else 1e-5
+            return float(self.scheduler.likelihood_eps)
         return check_number("sampling_eps", sampling_eps, SMALLEST_TIME, self.scheduler.sde.T, ends="[)")
 
     def _checked_labels(self, class_labels: Any, count: int) -> Tensor:

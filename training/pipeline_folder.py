@@ -14,7 +14,7 @@ import diffusers
 from huggingface_hub import HfApi
 
 from .. import models
-from .durable_files import replace_files, staged_folder
+from .durable_files import filled_folder
 from .pipeline_loading import (
     INDEX,
     NETWORKS,
@@ -40,7 +40,7 @@ PACKAGE = "scoresde_pipelines"
 
 
 def save_pipeline_folder(folder: str | Path, components: Components, card: str) -> None:
-    """Writes the pipeline into `folder`, replacing an older one file by file, each at once.
+    """Writes the pipeline into `folder`. An older one there has no index while its files are replaced: it does not load.
 
     Other content of the folder (checkpoints, samples, logs) is left alone.
 
@@ -51,12 +51,11 @@ def save_pipeline_folder(folder: str | Path, components: Components, card: str) 
     folder = Path(folder)
     untouched = f"the pipeline in {folder} is as it was"
     check_finite_state(components.unet.state_dict(), "unet", f": {untouched}")
-    with staged_folder(folder / ".incomplete-pipeline", "the pipeline", untouched) as staging:
+    with filled_folder(folder, "the pipeline", untouched, INDEX) as staging:
         components.unet.save_pretrained(staging / "unet")
         components.scheduler.save_pretrained(staging / "scheduler")
         (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / INDEX).write_text(json.dumps(_index(components), indent=2) + "\n")
-        replace_files(staging, folder)
 
 
 def _index(components: Components) -> dict[str, Any]:

@@ -13,6 +13,11 @@ def combined_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def likelihood_seed(seed: int, row: int) -> int:
+    """The seed of all draws for the likelihood of the image in this row of a data set."""
+    return (seed * 2**32 + row) % 2**63
+
+
 class ImageDraws:
     """Random numbers of the images at some positions of the training stream.
 

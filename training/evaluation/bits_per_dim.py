@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +10,13 @@ from torch import Tensor
 from ...models import packed_filters
 from ...schedulers.dequantization import PixelCells, uniform
 from ...schedulers.likelihood import log_likelihood
-from ...schedulers.score_function import ScoreFunction
 from ..class_embedding import null_label
-from ..pipeline_loading import Components
+from ..pipeline_loading import Components, rough_data_std
+from ..seeding import likelihood_seed
 from .estimate import Estimate, mean_estimate
 
 
 TOLERANCE = 1e-3  # of `scoresde likelihood`
-SMALLEST_TIME = 1e-5
 
 
 class FewImageBits:
@@ -40,7 +38,7 @@ class FewImageBits:
         if len(images) == 0 or len(images) != len(rows):
             raise ValueError(f"images must be some, with a row for each, got {len(images)} with {len(rows)} rows")
         self.images, self.batch_size = images, batch_size
-        self.seeds = [(seed * 2**32 + row) % 2**63 for row in rows]
+        self.seeds = [likelihood_seed(seed, row) for row in rows]
 
     def __call__(self, components: Components, device: torch.device | str = "cpu") -> Estimate:
         """Their mean in bits/dim and its standard error over the images.
@@ -61,32 +59,18 @@ class FewImageBits:
     def _measure(self, components: Components, part: slice, device: torch.device | str) -> Tensor:
         scheduler, cells = components.scheduler, PixelCells(*components.data_range)
         generators = [torch.Generator().manual_seed(seed) for seed in self.seeds[part]]
-        # The first time of a network that was trained on a table is that of its first entry.
-        start = scheduler.smallest_time if scheduler.time_convention == "index" else SMALLEST_TIME
         centres = cells.centres(self.images[part])
-        noisy = uniform(scheduler.sde, centres, cells.width, start, generators)
-        edm, (low, high) = scheduler.config.prediction_type == "edm", components.data_range
+        noisy = uniform(scheduler.sde, centres, cells.width, scheduler.likelihood_eps, generators)
+        classes = components.class_names is not None
+        told = {"class_labels": torch.tensor([null_label(components.unet)], device=device)} if classes else {}
         found = log_likelihood(
-            unconditional_score(components),
+            scheduler.score_fn(components.unet, **told),
             scheduler.sde,
             noisy.x.to(device, torch.float32),
             tolerance=TOLERANCE,
             generator=generators,
             sampling_eps=noisy.t,
-            data_std=float(scheduler.config.sigma_data) if edm else 0.5 * (high - low),
+            data_std=rough_data_std(scheduler, components.data_range),
         )
         nats = noisy.log_q - found.log_prob.cpu()
         return nats / (centres[0].numel() * torch.log(torch.tensor(2.0, dtype=torch.float64)))
-
-
-def unconditional_score(components: Components) -> ScoreFunction:
-    """The score `(x, t) -> score` of a network that is told "no class" where it has classes."""
-    unet = components.unet
-    if components.class_names is None:
-        return components.scheduler.score_fn(unet)
-    null = null_label(unet)
-
-    def network(x: Tensor, timestep: Tensor) -> Any:
-        return unet(x, timestep, class_labels=torch.full((len(x),), null, device=x.device))
-
-    return components.scheduler.score_fn(network)

@@ -86,11 +86,10 @@ class EvaluationResult:
 
     @property
     def equal_to_best(self) -> list[RowResult]:
-        """Other rows whose KID is not larger than the best one's by more than the standard error of the difference.
+        """Other rows whose KID is not larger than the best one's by more than the error of the difference.
 
-        For rows whose seeds are known that is `std(differences) / sqrt(seeds)`: seed k starts from the same noise in every
-        row, and is compared with the same real images. Otherwise it is the root of the sum of both squared errors, which
-        is too large for rows that share their real images.
+        See `difference_error`. Seed k starts from the same noise in every row and is compared with the same real images:
+        with few seeds, where the errors count as independent, the error is too large.
         """
         best = self.best
         if best is None:
