@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 import scoresde_pipelines
 from scoresde_pipelines import (
     BlurOperator,
-    NCSNpp,
     ScoreSdeClassConditionalPipeline,
     ScoreSdeColorizationPipeline,
     ScoreSdeInpaintPipeline,
@@ -29,7 +28,6 @@ from scoresde_pipelines import (
     VESDEScheduler,
 )
 from scoresde_pipelines.cli import app
-from scoresde_pipelines.pipeline_pretrained import PretrainedPipeline
 from scoresde_pipelines.samplers import SAMPLERS
 
 
@@ -40,24 +38,9 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A model of 8 x 8 colour images with two classes, two pictures, a small one and a mask."""
-    path = tmp_path_factory.mktemp("commands")
-    torch.manual_seed(0)
-    network = NCSNpp(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, num_class_embeds=2)
-    # Preconditioned: also a network of random weights then makes pictures that are not all black or white.
-    scheduler = VESDEScheduler(sigma_max=10.0, prediction_type="edm", sigma_data=0.25, data_mean=0.5)
-    pipe = ScoreSdePipeline(network.eval(), scheduler, id2label={0: "cat", 1: "dog"})
-    pipe.save_pretrained(path / "model")
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    for name, image in zip("ab", pixels):
-        Image.fromarray(image).save(path / f"{name}.png")
-    Image.fromarray(pixels[0, :4, :4]).save(path / "small.png")
-    mask = np.zeros((8, 8), dtype=np.uint8)
-    mask[:, 4:] = 255
-    Image.fromarray(mask).save(path / "mask.png")
-    return path
+@pytest.fixture
+def folder(command_folder: Path) -> Path:
+    return command_folder
 
 
 def run(folder: Path, command: str, output: Path | None, *more: object, code: int = 0) -> str:
@@ -318,80 +301,6 @@ def test_pictures_are_turned_upright_before_their_size_is_looked_at(folder, tmp_
     pipe = loaded(ScoreSdeColorizationPipeline, folder)
     options = {"num_inference_steps": STEPS, "num_samples": COUNT, "height": 12, "width": 8}
     check(tmp_path / "1" / "out", pipe(upright, generator=generators(), **options).images)
-
-
-# Options that are wrong whatever the model, of every command that loads one.
-GIVEN = {
-    "sample": [],
-    "inpaint": ["--image", "a.png", "--mask", "mask.png"],
-    "colorize": ["--image", "a.png"],
-    "upscale": ["--image", "small.png"],
-    "restore": ["--image", "a.png"],
-    "interpolate": ["--image", "a.png", "--image", "b.png"],
-    "likelihood": ["--data", "."],
-    "evaluate": ["--data", "."],
-    "export": [],
-}
-PICTURES = ["sample", "inpaint", "colorize", "upscale", "restore", "interpolate"]
-RESTORE = ["inpaint", "colorize", "upscale", "restore"]
-WRONG = [
-    (["--output", "a.png/out"], list(GIVEN), ("output must",)),
-    (
-        ["--output", "/proc/none/out"],
-        [name for name in GIVEN if name != "likelihood"],
-        ("output must be where one can write",),
-    ),
-    (["--output", "x" * 300], PICTURES, ("output must be a path",)),
-    (["--model", "./" + "x" * 300], list(GIVEN), ("x" * 30,)),
-    (["--output", "full"], [*PICTURES, "export"], ("output must be a new or an empty folder",)),
-    (["--output", "table.txt"], ["likelihood"], ("output must be a file that ends in",)),
-    (["--data", "./none"], ["likelihood", "evaluate"], ("data must be a folder or parquet file that exists",)),
-    (["--metrics", "nope"], ["evaluate"], ("metrics must be among", "nope")),
-    (["--device", "abacus"], [name for name in GIVEN if name != "export"], ("device must be an available", "abacus")),
-    (["--model", "./none"], list(GIVEN), ("there is no such folder",)),
-    (["--dtype", "int8"], PICTURES, ("dtype must be one of", "int8")),
-    (["--sampler", "nope"], ["sample", *RESTORE, "evaluate"], ("sampler must be one of", "nope")),
-    (["--method", "nope"], RESTORE, ("method must be one of", "nope")),
-    (["--fit", "stretch"], [*RESTORE, "interpolate", "likelihood", "evaluate"], ("fit must be one of", "stretch")),
-    (["--seed", "-1"], ["sample", *RESTORE, "likelihood"], ("--seed",)),
-    (["--seed", str(2**64)], ["sample", *RESTORE, "likelihood"], ("--seed",)),
-    (["--steps", "0"], ["sample", *RESTORE, "evaluate"], ("steps", "1")),
-    (["--noise-std", "nan"], ["colorize", "upscale", "restore"], ("noise_std must be a finite number", "nan")),
-    (["--noise-std", "0"], ["restore"], ("blur-std or noise-std must be positive",)),
-    (["--guidance-scale", "inf"], ["sample", "evaluate"], ("guidance_scale must be a finite number", "inf")),
-    (["--tolerance", "0"], ["interpolate", "likelihood"], ("tolerance must be a finite number",)),
-    (["--image", "none.png"], [*RESTORE, "interpolate"], ("picture must be a file that exists", "none.png")),
-    (["--image", "text.png"], [*RESTORE, "interpolate"], ("picture must be a file that Pillow reads", "text.png")),
-    (["--mask", "text.png"], ["inpaint"], ("picture must be a file that Pillow reads", "text.png")),
-    (["--image", "a.png"], ["interpolate"], ("image must be given twice, got 3",)),
-    (["--tile-overlap", "8", "--tile-size", "8"], ["sample", *RESTORE], ("tile_overlap must be less than",)),
-    (["--tile-overlap", "2"], ["sample", *RESTORE], ("tile_overlap must be less than tile_size", "no tile_size")),
-    (["--tile-size", "8", "--fit", "pad"], RESTORE, ("--fit must not be given with --tile-size alone",)),
-]
-
-
-@pytest.mark.parametrize(
-    "words, command, messages", [(words, name, found) for words, names, found in WRONG for name in names]
-)
-def test_what_is_wrong_is_found_before_a_model_is_loaded(folder, tmp_path, monkeypatch, words, command, messages):
-    def load(*_, **__):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(PretrainedPipeline, "from_pretrained", load)
-    for name in ("a.png", "b.png", "small.png", "mask.png"):
-        shutil.copy(folder / name, tmp_path)
-    (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "note.txt").write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    monkeypatch.chdir(tmp_path)
-    output = [] if "--output" in words else ["--output", "table.csv" if command == "likelihood" else "new"]
-    model = [] if "--model" in words else ["--model", str(folder / "model")]
-    result = CliRunner().invoke(app, [command, *model, *output, *GIVEN[command], *words])
-    text = " ".join(result.output.replace("│", " ").split())
-    assert result.exit_code == 2, text
-    assert [message for message in messages if message not in text] == [], text
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("output", [".", "./", "a/..", "new/deep"])

@@ -21,18 +21,14 @@ from scoresde_pipelines.training.pipeline_folder import Components
 from scoresde_pipelines.training.trainer import Trainer
 
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
 pytest.importorskip("datasets")
 
 OPTIONS = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_resolutions", "--resolution", "4", "8",
            "--train_batch_size", "4", "--eval_batch_size", "0", "--cpu", "--report_to", "none", "--learning_rate", "1e-3",
            "--max_train_steps", "4", "--eval_steps", "2", "--eval_num_bpd_images", "5", "--seed", "3"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import UNet2DModel
 from PIL import Image
 
@@ -18,18 +17,14 @@ from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer, grid_labels
 
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
 pytest.importorskip("datasets")
 
 SIZE = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_resolutions", "--dropout", "0"]
 QUICK = ["--train_batch_size", "8", "--eval_batch_size", "0", "--cpu", "--report_to", "none", "--lr_warmup_steps", "0"]
 CLASSES = ["--class_conditional"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

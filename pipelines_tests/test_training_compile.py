@@ -27,11 +27,9 @@ OPTIONS = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--atten
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerate(monkeypatch):
+def fresh_dynamo(fresh_accelerate, monkeypatch):
     monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND", raising=False)
-    AcceleratorState._reset_state(reset_partial_state=True)
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
     torch._dynamo.reset()
 
 

@@ -12,17 +12,13 @@ from scoresde_pipelines.training.objectives import EDMWeighting
 from scoresde_pipelines.training.trainer import Trainer
 
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
 pytest.importorskip("datasets")
 
 SIZE = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_resolutions", "--resolution", "4"]
 QUICK = ["--train_batch_size", "8", "--eval_batch_size", "0", "--cpu", "--report_to", "none"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -32,11 +32,8 @@ OPTIONS = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerate(tmp_path, monkeypatch):
+def own_cache(fresh_accelerate, tmp_path, monkeypatch):
     monkeypatch.setenv("SCORESDE_CACHE", str(tmp_path / "cache"))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,15 @@ from scoresde_pipelines.training.pipeline_folder import Components, load_pipelin
 from scoresde_pipelines.training.trainer import Trainer
 
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
 pytest.importorskip("datasets")
 
 QUICK = ["--class_conditional", "--train_batch_size", "8", "--eval_batch_size", "0", "--cpu", "--report_to", "none",
          "--lr_warmup_steps", "0", "--max_train_steps", "1"]  # fmt: skip
 KNOWN = ["snow", "coal", "rain"]  # of the pretrained network, by label
 VALUES = {"ash": 40, "coal": 0, "milk": 200, "snow": 255}  # of the images: the gray value names the class
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def small_unet2d():
