@@ -54,7 +54,7 @@ setup(
         "pillow>=10.1",
         "accelerate>=1.0",
         "psutil>=5.9",
-        "datasets>=3.0",
+        "datasets>=4.6",
         "typer>=0.16",
     ],
     extras_require={
