@@ -38,7 +38,7 @@ COMMON = {
     "correct_steps": count(1, 2),
     "batch_mean_norm": flag(),
     "sampling_eps": real(1e-4, 1e-2, "0.0", "-1e-3", "1.0", "2.0"),
-    "timestep_spacing": name("linspace", "leading", "trailing", "log_snr", "karras"),
+    "timestep_spacing": name("linspace", "leading", "trailing", "log_snr", "karras").optional(),
     "prologue": flag(),
     "sigma_data": real(0.3, 1, "0.0", "-1.0"),
     "learned_steps": only("None", LEARNED).plus(
@@ -93,7 +93,7 @@ def constructors() -> list[Entry]:
 def function(good: str) -> Kind:
     """A predictor or corrector given as an attribute."""
     results = "None; x; (x, x, x); (x[:1], x); (None, 0.0); 'a'; (x.long(), x)"
-    wrong = ("'ancestral'; 3; object(); []; torch.zeros(2)", *functions("sde, x, score, t, s=None, *a", results))
+    wrong = ("'nope'; 3; object(); []; torch.zeros(2)", *functions("sde, x, score, t, s=None, *a", results))
     return Kind(some(good), some(*wrong))
 
 
