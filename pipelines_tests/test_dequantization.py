@@ -8,7 +8,8 @@ from golden_toys import SDES
 from torch import Tensor
 
 from scoresde_pipelines.models import GaussianScoreModel
-from scoresde_pipelines.schedulers.dequantization import DEQUANTIZATIONS, PixelCells, combine
+from scoresde_pipelines.schedulers.dequantization import DEQUANTIZATIONS, PixelCells
+from scoresde_pipelines.schedulers.log_mass import combine
 
 
 def generators(count: int) -> list[torch.Generator]:

@@ -11,9 +11,10 @@ from .pipeline_base import Generator
 from .pipeline_latent_codes import LatentCodePipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput
 from .schedulers.checks import check_choice, check_flag, check_generator, check_integer
-from .schedulers.dequantization import DEQUANTIZATIONS, LogMass, combine
+from .schedulers.dequantization import DEQUANTIZATIONS
 from .schedulers.divergence import Divergence
 from .schedulers.likelihood import LogLikelihood, log_likelihood, spawn_generators
+from .schedulers.log_mass import LogMass, combine
 from .schedulers.score_function import ScoreFunction
 
 
