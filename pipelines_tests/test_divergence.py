@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from given_probes import GivenProbes
 from torch import Tensor
 
 from scoresde_pipelines.schedulers.divergence import (
     DIVERGENCES,
     ExactDivergence,
-    GivenProbes,
     HutchinsonDivergence,
     quadratic_forms,
 )

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from given_probes import GivenProbes
 from golden_networks import network_score
 from golden_toys import SDES, Golden
 from scipy.integrate import solve_ivp
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from scoresde_pipelines.models import GaussianMixtureScoreModel, GaussianScoreModel
 from scoresde_pipelines.schedulers import SDE
-from scoresde_pipelines.schedulers.divergence import GivenProbes
 from scoresde_pipelines.schedulers.likelihood import log_likelihood
 
 

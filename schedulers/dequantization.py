@@ -9,7 +9,7 @@ whatever the data range: the width of a cell enters through q, and no offset is 
 the logarithm give a tighter bound (importance weighting; Burda et al. 2016).
 
     none              x is the centre of the cell, p the density there times the cell's volume (no bound)
-    uniform           x uniform in the cell, taken to be at t = eps (the paper)
+    uniform           x uniform in the cell, taken to be at t = sampling_eps (the paper)
     truncated_normal  x = alpha centre + sigma n at the time when the noise fills the cell, |n| <= 3 (Zheng et al. 2023):
                       the model gets noise like that of its training
 """
@@ -108,26 +108,30 @@ class Dequantized:
 Dequantization = Callable[[SDE, Tensor, float, float, Sequence[torch.Generator]], Dequantized]
 
 
-def none(sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]) -> Dequantized:
+def none(
+    sde: SDE, centres: Tensor, width: float, sampling_eps: float, generators: Sequence[torch.Generator]
+) -> Dequantized:
     """No noise: the centre of each cell, with the cell's volume."""
     volume = centres[0].numel() * math.log(width)
     log_q = torch.full((len(centres),), -volume, dtype=torch.float64, device="cpu")
-    return Dequantized(centres, eps, log_q, torch.zeros_like(centres), 0.0)
+    return Dequantized(centres, sampling_eps, log_q, torch.zeros_like(centres), 0.0)
 
 
-def uniform(sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]) -> Dequantized:
+def uniform(
+    sde: SDE, centres: Tensor, width: float, sampling_eps: float, generators: Sequence[torch.Generator]
+) -> Dequantized:
     """Uniform noise in the cell (the paper's)."""
-    still = none(sde, centres, width, eps, generators)
+    still = none(sde, centres, width, sampling_eps, generators)
     x = centres + width * (_uniform(centres, generators) - 0.5)
-    return Dequantized(x, eps, still.log_q, still.slope, width / math.pi)
+    return Dequantized(x, sampling_eps, still.log_q, still.slope, width / math.pi)
 
 
 def truncated_normal(
-    sde: SDE, centres: Tensor, width: float, eps: float, generators: Sequence[torch.Generator]
+    sde: SDE, centres: Tensor, width: float, sampling_eps: float, generators: Sequence[torch.Generator]
 ) -> Dequantized:
-    """The forward process' noise, truncated to the cell, at the time when it fills the cell (or at eps if that is later)."""
+    """The forward process' noise, truncated to the cell, at the time when it fills the cell, or `sampling_eps` if later."""
     ratio = torch.tensor(width / (2 * TRUNCATION), dtype=torch.float64, device="cpu")
-    t = max(eps, float(sde.t_from_log_snr(-2 * torch.log(ratio))))
+    t = max(sampling_eps, float(sde.t_from_log_snr(-2 * torch.log(ratio))))
     time = torch.tensor(t, dtype=torch.float64, device="cpu")
     alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
     mass = math.erf(alpha * width / (2 * sigma) / math.sqrt(2))

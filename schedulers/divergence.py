@@ -86,28 +86,6 @@ class HutchinsonDivergence(Divergence):
         return torch.randint(2, (self.num_probes, *self.shape), **kwargs).cpu() * 2.0 - 1.0
 
 
-class GivenProbes(Divergence):
-    """Hutchinson's estimate with probes of your own, shared along the path.
-
-    Args:
-        probes: (K, B, *D) with independent entries of mean 0 and variance 1.
-    """
-
-    shared_probes = True
-
-    def __init__(self, probes: Tensor):
-        self.probes = probes
-
-    def begin(self, x: Tensor, generators: Sequence[torch.Generator]) -> None:
-        if self.probes.shape[1:] != x.shape:
-            raise ValueError(
-                f"probes must have shape (K, {', '.join(map(str, x.shape))}), got {tuple(self.probes.shape)}"
-            )
-
-    def __call__(self, function: Function, z: Tensor, rows: Tensor) -> Tensor:
-        return quadratic_forms(function, z, self.probes[:, rows.to(self.probes.device)])
-
-
 DIVERGENCES: dict[str, Callable[[int, str], Divergence]] = {
     "exact": lambda num_probes, distribution: ExactDivergence(),
     "hutchinson": lambda num_probes, distribution: HutchinsonDivergence(num_probes, distribution),

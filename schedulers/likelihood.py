@@ -2,7 +2,7 @@ r"""Log-likelihoods by the probability-flow ODE (paper section 4.3 and eq. 39).
 
 Along a path of dz/du = F the density changes by its divergence,
 
-    log p(x at t = eps) = log p(x at t = T) + log |dx_T/dz| - log |dx_eps/dz| + int div F du,
+    log p(x at t = a) = log p(x at t = T) + log |dx_T/dz| - log |dx_a/dz| + int div F du,      a = sampling_eps,
 
 in the variables of `probability_flow`, where the two determinants are closed forms. The path does not depend on the
 divergence, so we compute them separately: the ODE adaptively, on forward evaluations alone, and the integral by
@@ -11,7 +11,7 @@ the trace and its variance are nearly constant. Each step is split into panels o
 This takes fewer vector-Jacobian products than a log-density that is part of the ODE, lets every node draw its own probes
 with equal weight, and keeps the estimate unbiased: neither the path nor the nodes depend on the probes.
 
-The density is that of the model at the smallest time t = eps: the prior N(0, prior_std^2 I), transformed by the flow.
+The density is that of the model at the smallest time: the prior N(0, prior_std^2 I), transformed by the flow.
 """
 
 import math
