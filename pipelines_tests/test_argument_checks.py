@@ -197,7 +197,7 @@ def test_steps_and_loops_of_a_scheduler():
             "model_output must be a floating-point tensor, got torch.int64",
         ),
         (lambda: scheduler.set_timesteps(3, device=[]), "device must be a device, got list"),
-        (lambda: scheduler.set_timesteps(timesteps=[1e9]), "timesteps must lie in 0 ... 999, what the network knows"),
+        (lambda: scheduler.set_timesteps(timesteps=[1e9]), "timesteps must lie in 0 ... 999, the network's range"),
         (lambda: scheduler.set_begin_index(-1), "begin_index must be an integer from 0 to 10, got -1"),
         (lambda: scheduler.score_fn(None), "model must be a function, got NoneType"),
         (

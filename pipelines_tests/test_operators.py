@@ -13,7 +13,7 @@ from scoresde_pipelines.schedulers import (
     check_operator,
     check_range,
 )
-from scoresde_pipelines.schedulers.operator_checks import common_gain
+from scoresde_pipelines.schedulers.operator_checks import gram_factor
 
 
 SHAPE = (3, 8, 8)
@@ -162,12 +162,12 @@ def test_impossible_operators_are_named(make, error, message):
 
 
 @pytest.mark.parametrize("gain", [0.25, 1.0, 9.0])
-def test_a_common_gain_is_found_where_there_is_one(gain):
+def test_a_gram_factor_is_found_where_there_is_one(gain):
     basis = torch.linalg.qr(torch.randn(6, 6))[0][:3]
     operator = MatrixOperator(basis * gain**0.5, (1, 2, 3))
-    assert common_gain(operator, torch.zeros(1, 3)) == pytest.approx(gain, rel=1e-5)
+    assert gram_factor(operator, torch.zeros(1, 3)) == pytest.approx(gain, rel=1e-5)
     assert (
-        common_gain(MatrixOperator(basis * torch.tensor([[1.0], [2.0], [3.0]]), (1, 2, 3)), torch.zeros(1, 3)) is None
+        gram_factor(MatrixOperator(basis * torch.tensor([[1.0], [2.0], [3.0]]), (1, 2, 3)), torch.zeros(1, 3)) is None
     )
 
 

@@ -1,12 +1,11 @@
 r"""Autoguidance: a network guided by a weaker version of itself (Karras et al. 2024, "Guiding a Diffusion Model with a Bad
 Version of Itself").
 
-A network that was trained less, or is smaller, makes the same errors, only larger. Away from it by the factor w > 1,
+A network that was trained less, or is smaller, makes the same errors, only larger. With w > 1,
 
-    score(x, t) = s_weak(x, t) + w (s(x, t) - s_weak(x, t)),
+    score(x, t) = s_weak(x, t) + w (s(x, t) - s_weak(x, t))
 
-lie images that neither of them doubts. Unlike classifier-free guidance this needs no class, and does not push towards what
-is typical of one.
+extrapolates away from them. Unlike classifier-free guidance this needs no class, and does not favour images typical of one.
 """
 
 from .checks import check_function
@@ -15,7 +14,7 @@ from .score_function import ScoreFunction
 
 
 class AutoGuidance(Extrapolation):
-    """The score weak_score_fn + scale (score_fn - weak_score_fn).
+    """The score `weak_score_fn + scale * (score_fn - weak_score_fn)`.
 
     Args:
         score_fn: the score, `(x, t) -> (B, *D)`.

@@ -105,7 +105,7 @@ def check_choice(name: str, value: Any, choices: Collection[str], *, optional: b
 def check_flag(name: str, value: Any) -> bool:
     """`value` as a `bool`, if it is Python's or NumPy's `True` or `False`; raises TypeError for anything else."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {_found(value)}")
+        raise TypeError(f"{name} must be True or False, got {describe(value)}")
     return bool(value)
 
 
@@ -127,7 +127,7 @@ def check_numbers(
     """
     listed = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else values
     if isinstance(listed, (str, bytes, Mapping, set, frozenset)) or not isinstance(listed, Iterable):
-        raise TypeError(f"{name} must be a sequence of numbers, got {_found(values)}")
+        raise TypeError(f"{name} must be a sequence of numbers, got {describe(values)}")
     numbers_ = [check_number(f"{name}[{i}]", value, low, high, ends=ends) for i, value in enumerate(listed)]
     if count is not None and len(numbers_) != count:
         raise ValueError(f"{name} must have {count} numbers, got {len(numbers_)}")
@@ -140,13 +140,13 @@ def check_instance(name: str, value: Any, kind: type) -> None:
     """Raises TypeError unless `value` is an object of the class `kind`."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" or kind.__name__.startswith("SDE") else "a"
-        raise TypeError(f"{name} must be {article} {kind.__name__}, got {_found(value)}")
+        raise TypeError(f"{name} must be {article} {kind.__name__}, got {describe(value)}")
 
 
 def check_function(name: str, value: Any, *, optional: bool = False) -> None:
     """Raises TypeError unless `value` can be called, or is `None` where that is allowed (`optional`)."""
     if (not callable(value) or isinstance(value, type)) and not (optional and value is None):
-        raise TypeError(f"{name} must be {'None or ' if optional else ''}a function, got {_found(value)}")
+        raise TypeError(f"{name} must be {'None or ' if optional else ''}a function, got {describe(value)}")
 
 
 def check_generator(name: str, generator: Any, count: int | None = None) -> Any:
@@ -179,7 +179,7 @@ def check_device(name: str, device: Any) -> torch.device | None:
     if device is None:
         return None
     if not isinstance(device, (str, int, torch.device)) or isinstance(device, bool):
-        raise TypeError(f"{name} must be a device, got {_found(device)}")
+        raise TypeError(f"{name} must be a device, got {describe(device)}")
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -199,12 +199,12 @@ def as_real(name: str, value: Any) -> Tensor:
     """
     if isinstance(value, Tensor):
         if value.is_complex() or value.layout != torch.strided:
-            raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {_found(value)}")
+            raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {describe(value)}")
         return value
     try:
         return torch.as_tensor(value, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(f"{name} must be a number or a tensor of real numbers, got {_found(value)}") from error
+        raise TypeError(f"{name} must be a number or a tensor of real numbers, got {describe(value)}") from error
 
 
 def as_floating(name: str, value: Any) -> Tensor:
@@ -251,7 +251,7 @@ def check_state(name: str, x: Any, least_dimensions: int = 0) -> Tensor:
         ValueError: for fewer dimensions.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
-        raise TypeError(f"{name} must be a floating-point tensor, got {_found(x)}")
+        raise TypeError(f"{name} must be a floating-point tensor, got {describe(x)}")
     if x.ndim < least_dimensions:
         raise ValueError(f"{name} must have at least {least_dimensions} dimensions, got shape {tuple(x.shape)}")
     return x
@@ -293,14 +293,14 @@ def check_timesteps(timesteps: Any, count: int) -> Tensor:
         ValueError: for another shape.
     """
     if not isinstance(timesteps, Tensor) or timesteps.is_complex() or timesteps.dtype == torch.bool:
-        raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {_found(timesteps)}")
+        raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {describe(timesteps)}")
     if tuple(timesteps.shape) not in {(), (1,), (count,)}:
         raise ValueError(f"timesteps must have shape () or ({count},), got {tuple(timesteps.shape)}")
     return timesteps
 
 
-def _found(value: Any) -> str:
-    """What was given, in a word: the dtype of a tensor or an array (and its layout), else the type's name."""
+def describe(value: Any) -> str:
+    """What was given, for messages: the dtype of a tensor or an array (and its layout), else the type's name."""
     if isinstance(value, Tensor) and value.layout != torch.strided:
         return f"{value.layout} {value.dtype}"
     if isinstance(value, (Tensor, np.ndarray)):

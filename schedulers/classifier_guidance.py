@@ -8,22 +8,64 @@ By Bayes' rule the label y adds one term to the score,
 - `DenoisedClassifierGuidance` takes it from a classifier of clean images, evaluated on the denoised image E[x_0 | x_t]
   (Bansal et al. 2023; Yu et al. 2023): p_t(y | x_t) is then approximate, and any pretrained classifier can be used.
 - `ClassifierFreeGuidance` takes it as the difference of a network's scores with and without the label (Ho & Salimans
-  2022): score without + scale (score with label - score without).
+  2022): `without + scale * (with_label - without)`.
 """
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from .checks import check_function, check_instance, check_state, check_time
-from .guidance_scale import Extrapolation, GuidanceScale, NoiseRatio, part
+from .checks import check_function, check_instance, check_state, check_time, describe
+from .guidance_scale import Extrapolation, GuidanceScale, NoiseRatio
 from .inference_mode import differentiates
-from .score_function import ScoreFunction, check_score, evaluations_of
+from .score_function import ScoreFunction, check_score, evaluations_of, part
 from .sde import SDE
 
 
-class ClassifierGuidance:
+class _GradientGuidance:
+    """The score plus `scale` times the gradient of a log-probability, in the terms that a subclass gives."""
+
+    def __init__(
+        self,
+        score_fn: ScoreFunction,
+        log_prob: Callable[..., Tensor],
+        scale: float,
+        interval: tuple[float, float] | None,
+        noise_ratio: NoiseRatio | None,
+    ) -> None:
+        check_function("score_fn", score_fn)
+        check_function("log_prob", log_prob)
+        self.score_fn, self.log_prob = score_fn, log_prob
+        self.scale = GuidanceScale(scale, 0.0, interval, noise_ratio)
+
+    @differentiates
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
+        t = check_time("t", t, check_state("x", x, 1))
+        scale = self.scale.at(x, t)
+        if isinstance(scale, float) and scale == 0:
+            return check_score(self.score_fn(x, t), x)
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        state = x if differentiable else x.detach().requires_grad_()
+        score, gradient = self._terms(x, state, t, differentiable)
+        return score + scale * gradient
+
+    def _terms(self, x: Tensor, state: Tensor, t: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
+        """The score at `x` and the gradient at `state`, which is `x` and requires a gradient."""
+        raise NotImplementedError
+
+    def evaluations(self, t: Tensor | None = None) -> int:
+        """Network evaluations at the time `t` (0-dim), or without it at the time with most."""
+        return evaluations_of(self.score_fn, t)
+
+    def rows(self, index: Tensor) -> Self:
+        """The same for the samples `index` (b,) alone."""
+        return part(self, index, "score_fn", "log_prob")
+
+
+class ClassifierGuidance(_GradientGuidance):
     """The score plus `scale` grad log p(label | x_t).
 
     Args:
@@ -52,34 +94,15 @@ class ClassifierGuidance:
         interval: tuple[float, float] | None = None,
         noise_ratio: NoiseRatio | None = None,
     ) -> None:
-        check_function("score_fn", score_fn)
-        check_function("log_prob", log_prob)
-        self.score_fn, self.log_prob = score_fn, log_prob
-        self.scale = GuidanceScale(scale, 0.0, interval, noise_ratio)
+        super().__init__(score_fn, log_prob, scale, interval, noise_ratio)
 
-    @differentiates
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
-        t = check_time("t", t, check_state("x", x, 1))
-        scale = self.scale.at(x, t)
-        if isinstance(scale, float) and scale == 0:
-            return check_score(self.score_fn(x, t), x)
-        differentiable = torch.is_grad_enabled() and x.requires_grad
+    def _terms(self, x: Tensor, state: Tensor, t: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            state = x if differentiable else x.detach().requires_grad_()
             gradient = _gradient(self.log_prob(state, t), state, differentiable)
-        return check_score(self.score_fn(x, t), x) + scale * gradient
-
-    def evaluations(self, t: Tensor | None = None) -> int:
-        """Network evaluations at the time `t` (0-dim), or without it at the time with most."""
-        return evaluations_of(self.score_fn, t)
-
-    def rows(self, index: Tensor) -> "ClassifierGuidance":
-        """The same for the samples `index` (b,) alone."""
-        return part(self, index, "score_fn", "log_prob")
+        return check_score(self.score_fn(x, t), x), gradient
 
 
-class DenoisedClassifierGuidance:
+class DenoisedClassifierGuidance(_GradientGuidance):
     """The score plus `scale` grad log p(label | E[x_0 | x_t]).
 
     Args:
@@ -104,37 +127,19 @@ class DenoisedClassifierGuidance:
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
     ) -> None:
-        check_function("score_fn", score_fn)
-        check_function("log_prob", log_prob)
         check_instance("sde", sde, SDE)
-        self.score_fn, self.sde, self.log_prob = score_fn, sde, log_prob
-        self.scale = GuidanceScale(scale, 0.0, interval, sde.noise_ratio)
+        super().__init__(score_fn, log_prob, scale, interval, sde.noise_ratio)
+        self.sde = sde
 
-    @differentiates
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The guided score, in the shape of `x` (B, *D); differentiable in `x` where that requires a gradient."""
-        t = check_time("t", t, check_state("x", x, 1))
-        scale = self.scale.at(x, t)
-        if isinstance(scale, float) and scale == 0:
-            return check_score(self.score_fn(x, t), x)
-        differentiable = torch.is_grad_enabled() and x.requires_grad
+    def _terms(self, x: Tensor, state: Tensor, t: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            state = x if differentiable else x.detach().requires_grad_()
             score = check_score(self.score_fn(state, t), x)
             gradient = _gradient(self.log_prob(self.sde.denoise(state, score, t)), state, differentiable)
-        return (score if differentiable else score.detach()) + scale * gradient
-
-    def evaluations(self, t: Tensor | None = None) -> int:
-        """Network evaluations at the time `t` (0-dim), or without it at the time with most."""
-        return evaluations_of(self.score_fn, t)
-
-    def rows(self, index: Tensor) -> "DenoisedClassifierGuidance":
-        """The same for the samples `index` (b,) alone."""
-        return part(self, index, "score_fn", "log_prob")
+        return score if differentiable else score.detach(), gradient
 
 
 class ClassifierFreeGuidance(Extrapolation):
-    """The score without + scale (with_label - without).
+    """The score `without + scale * (with_label - without)`.
 
     Args:
         with_label: the score given the label, `(x, t) -> (B, *D)`.
@@ -167,8 +172,7 @@ class ClassifierFreeGuidance(Extrapolation):
 def _gradient(log_prob: Tensor, state: Tensor, create_graph: bool) -> Tensor:
     """The gradient (B, *D) of log-probabilities (B,) to the states that they were computed from."""
     if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
-        got = log_prob.dtype if isinstance(log_prob, Tensor) else type(log_prob).__name__
-        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {got}")
+        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {describe(log_prob)}")
     if not log_prob.requires_grad:
         raise ValueError("log_prob must return a value that depends on x, got one without a gradient")
     if log_prob.shape != state.shape[:1]:

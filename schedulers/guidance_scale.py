@@ -1,19 +1,17 @@
 """The scale of a guidance, which may act at some noise levels only, and guidance by the difference of two scores."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Set
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from .checks import as_time, check_function, check_number, check_state, check_time
-from .score_function import check_score, evaluations_of, select_rows
+from .score_function import check_score, evaluations_of, part
 from .sde import LARGEST_SIGMA
 
 
-Condition = TypeVar("Condition")
 NoiseRatio = Callable[[Tensor], Tensor]
 EVERYWHERE = (0.0, math.inf)
 
@@ -107,11 +105,3 @@ class Extrapolation:
     def rows(self, index: Tensor) -> Self:
         """The same for the samples `index` (b,) alone."""
         return part(self, index, *self.functions)
-
-
-def part(condition: Condition, index: Tensor, *names: str) -> Condition:
-    """`condition` with its functions of these names for the samples `index` (b,) alone."""
-    chosen = copy.copy(condition)
-    for name in names:
-        setattr(chosen, name, select_rows(getattr(condition, name), index))
-    return chosen

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_function
+from .linear_systems import inner
 from .sde import SDE, expand_to
 from .step_checks import check_noisy_step
 
@@ -79,14 +80,10 @@ class MetropolisLangevin:
         (x, first), (proposal, last) = self._ends
         self._ends, both = [], first + last
         if self.log_prob is None:
-            log_ratio = _dot(proposal - x, 2 * middle - both) / 3
+            log_ratio = inner(proposal - x, 2 * middle - both) / 3
         else:
-            log_ratio = self.log_prob(proposal, t) - self.log_prob(x, t) - _dot(proposal - x, both) / 2
-        log_ratio = log_ratio - expand_to(size, log_ratio) / 4 * _dot(last - first, both)
+            log_ratio = self.log_prob(proposal, t) - self.log_prob(x, t) - inner(proposal - x, both) / 2
+        log_ratio = log_ratio - expand_to(size, log_ratio) / 4 * inner(last - first, both)
         self.acceptance = log_ratio.clamp_max(0).exp()
         accepted = (uniform < self.acceptance).reshape(-1, *(1,) * (x.ndim - 1))
         return torch.where(accepted, proposal, x)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)

@@ -20,9 +20,9 @@ from torch import Tensor
 from .checks import check_choice, check_function, check_instance, check_integer, check_number, check_state, check_time
 from .inference_mode import differentiates
 from .linear_operator import LinearOperator
-from .operator_checks import check_condition, common_gain, misfit
+from .operator_checks import check_condition, gram_factor, misfit
 from .recycled_residuals import RecycledResiduals
-from .score_function import ScoreFunction, check_score, select_rows
+from .score_function import ScoreFunction, check_score, part
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, expand_to
 
 
@@ -82,7 +82,7 @@ class MomentMatching:
         self.data_std = check_number("data_std", data_std, SMALLEST_SIGMA, LARGEST_SIGMA)
         self.tolerance = check_number("tolerance", tolerance, 0, 1, ends="[)")
         self.max_iterations = check_integer("max_iterations", max_iterations, most=10**6)
-        self.gram = operator.gram or common_gain(operator, y)
+        self.gram = operator.gram or gram_factor(operator, y)
         self._solver, self._solved_ratio = RecycledResiduals(), float("inf")
         self._last_state: tuple[Tensor, Tensor, Tensor] | None = None
         self._count = [0]  # shared with the parts that `rows` makes
@@ -120,12 +120,10 @@ class MomentMatching:
 
     def rows(self, index: Tensor) -> "MomentMatching":
         """The same for the samples `index` (b,) alone; their evaluations are counted here."""
-        part: MomentMatching = object.__new__(type(self))
-        part.__dict__.update(self.__dict__)
-        part.score_fn, part.y = select_rows(self.score_fn, index), self.y[index.to(self.y.device)]
-        part.operator = self.operator.rows(index, self.y.ndim)
-        part._solver, part._solved_ratio, part._last_state = RecycledResiduals(), float("inf"), None
-        return part
+        chosen = part(self, index, "score_fn")
+        chosen.y, chosen.operator = self.y[index.to(self.y.device)], self.operator.rows(index, self.y.ndim)
+        chosen._solver, chosen._solved_ratio, chosen._last_state = RecycledResiduals(), float("inf"), None
+        return chosen
 
     def correct_final(self, x: Tensor) -> Tensor:
         """The final image `x` (B, *D) of a sampling loop, its measured coordinates corrected in closed form.

@@ -12,7 +12,7 @@ from .linear_systems import inner
 from .sde import LARGEST_SIGMA, SDE, expand_to
 
 
-def common_gain(operator: LinearOperator, measurement: Tensor) -> float | None:
+def gram_factor(operator: LinearOperator, measurement: Tensor) -> float | None:
     """The number g with A At = g I on the range of A, or None; found with a random one like `measurement`."""
     generator = torch.Generator().manual_seed(0)
     back = apply(operator, "At", torch.randn(measurement[:1].shape, generator=generator, device="cpu").to(measurement))

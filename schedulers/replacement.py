@@ -60,5 +60,5 @@ class Replacement:
         return x + mean + self._project(other)
 
     def _project(self, x: Tensor) -> Tensor:
-        """A+ A x, shape (B, *D): what the measurement sees of `x`."""
+        """A+ A x, shape (B, *D): the measured part of `x`."""
         return apply(self.operator, "pseudo_inverse", apply(self.operator, "A", x))

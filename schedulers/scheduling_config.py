@@ -108,7 +108,7 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
         schedule = str(config.get("beta_schedule", ""))
         if schedule.endswith(NO_TABLE):
             name = schedule.removesuffix(NO_TABLE)
-            if name not in {base.__name__ for base in (*cls.__mro__, *_subclasses(cls))}:
+            if name not in {base.__name__ for base in (*cls.__mro__, *subclasses(cls))}:
                 raise ValueError(
                     f"config must describe the SDE of a {cls.__name__}, got that of a {name}, which takes other networks; "
                     f"for a new network call {cls.__name__}(...)"
@@ -163,5 +163,6 @@ def _of_this_version(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "_format": FORMAT, **({"predictor": "exponential_adams_bashforth"} if old else {})}
 
 
-def _subclasses(cls: type[Any]) -> list[type[Any]]:
-    return [other for own in cls.__subclasses__() for other in (own, *_subclasses(own))]
+def subclasses(cls: type[Any]) -> list[type[Any]]:
+    """All classes derived from `cls`, in the order of their definition, each before those derived from it."""
+    return [other for own in cls.__subclasses__() for other in (own, *subclasses(own))]

@@ -4,7 +4,7 @@ A scheduler object and the configuration that it saves give the same result: bot
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers.schedulers
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .beta_schedules import BETA_SCHEDULES
 from .parameterization import PREDICTION_TYPES
+from .scheduling_config import subclasses
 from .scheduling_sde import SDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
@@ -92,7 +93,7 @@ def sde_scheduler_class(name: str) -> type[SDEScheduler]:
     Raises:
         ValueError: there is none.
     """
-    found = [cls for cls in _subclasses(SDEScheduler) if cls.__name__ == name]
+    found = [cls for cls in subclasses(SDEScheduler) if cls.__name__ == name]
     if not found:
         raise ValueError(
             f"{name!r} must be an imported subclass of SDEScheduler: import the module that defines it first"
@@ -102,7 +103,7 @@ def sde_scheduler_class(name: str) -> type[SDEScheduler]:
 
 def is_sde_scheduler(name: Any) -> bool:
     """Whether an imported subclass of `SDEScheduler` has this name."""
-    return any(cls.__name__ == name for cls in _subclasses(SDEScheduler))
+    return any(cls.__name__ == name for cls in subclasses(SDEScheduler))
 
 
 def _from_config(config: Mapping[str, Any]) -> SDEScheduler:
@@ -112,7 +113,7 @@ def _from_config(config: Mapping[str, Any]) -> SDEScheduler:
     if name in REFUSED:
         raise _refusal(name, REFUSED[name])
     stock = getattr(diffusers.schedulers, name, None) or getattr(diffusers.schedulers.deprecated, name, None)
-    stock = stock or next((cls for cls in _subclasses(SchedulerMixin) if cls.__name__ == name), None)
+    stock = stock or next((cls for cls in subclasses(SchedulerMixin) if cls.__name__ == name), None)
     if stock is None or (isinstance(stock, type) and issubclass(stock, SDEScheduler)):
         ours: Any = sde_scheduler_class(name)
         return ours.from_config(dict(config))
@@ -186,9 +187,3 @@ def _same(default: Any, value: Any) -> bool:
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return list(default) == list(value)
     return default is value or (isinstance(value, (str, bool, int, float)) and default == value)
-
-
-def _subclasses(cls: Any) -> Iterator[type[Any]]:
-    for subclass in cls.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)

@@ -129,19 +129,19 @@ class TimestepsMixin(SDEConfigMixin):
         levels = self.parameterization.t_from_network_time(self.sde, values)
         if not len(levels) or not bool((levels.diff() < 0).all()) or not 0 < levels[-1] <= levels[0]:
             raise ValueError(
-                "timesteps must decrease strictly within what the network knows, "
+                "timesteps must decrease strictly within the network's range, "
                 f"got {values[:3].tolist()} ... {values[-1:].tolist()}"
             )
         return TimeGrid.through(levels.clamp_max(self.sde.T))
 
     def _check_known(self, name: str, values: Tensor) -> None:
-        """Raises ValueError unless all `values` (CPU, float64) are time arguments that the network knows."""
+        """Raises ValueError unless all `values` (CPU, float64) are time arguments that the network was trained on."""
         ends = torch.tensor([0.0, self.sde.T], dtype=torch.float64, device="cpu")
         low, high = self.parameterization.network_time(self.sde, ends).tolist()
         inside = (values >= low * (1 - ROUNDING)) & (values <= high * (1 + ROUNDING))
         if not bool(inside.all()):
             raise ValueError(
-                f"{name} must lie in {low:g} ... {high:g}, what the network knows, got {values[~inside][:3].tolist()}"
+                f"{name} must lie in {low:g} ... {high:g}, the network's range, got {values[~inside][:3].tolist()}"
             )
 
     def _begin(self, grid: TimeGrid, device: str | torch.device | None) -> None:

@@ -1,20 +1,22 @@
 """Score functions `(x, t) -> score` that hold something for each sample of a batch: labels, measurements.
 
-The adaptive solvers evaluate some samples of a batch and not others. They call the
-score function's method `rows` to get its part for these samples; a function without this method holds nothing per sample.
+The adaptive solvers evaluate some samples of a batch and not others. They call the score function's method `rows` to get its
+part for these samples; a function without this method holds nothing per sample.
 """
 
+import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from .checks import check_function
+from .checks import check_function, describe
 
 
 #: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
 #: A model with a condition (a class label) takes it by name: `(x, t, class_labels=...)`.
 ScoreFunction = Callable[..., Tensor]
+Condition = TypeVar("Condition")
 
 
 class PerSample:
@@ -69,6 +71,14 @@ def select_rows(score_fn: Any, index: Tensor) -> Any:
     return score_fn.rows(index) if hasattr(score_fn, "rows") else score_fn
 
 
+def part(condition: Condition, index: Tensor, *names: str) -> Condition:
+    """`condition` with its functions of these names for the samples `index` (b,) alone."""
+    chosen = copy.copy(condition)
+    for name in names:
+        setattr(chosen, name, select_rows(getattr(condition, name), index))
+    return chosen
+
+
 def evaluations_of(score_fn: Any, t: Tensor | None = None) -> int:
     """Network evaluations of one call of `score_fn` at the time `t` (0-dim), or without it at the time with most.
 
@@ -85,8 +95,7 @@ def check_score(score: Any, x: Tensor, name: str = "score_fn") -> Tensor:
         TypeError, ValueError: for anything else.
     """
     if not isinstance(score, Tensor) or not score.is_floating_point():
-        got = score.dtype if isinstance(score, Tensor) else type(score).__name__
-        raise TypeError(f"{name} must return a floating-point tensor, got {got}")
+        raise TypeError(f"{name} must return a floating-point tensor, got {describe(score)}")
     if score.shape != x.shape:
         raise ValueError(f"{name} must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
     return score

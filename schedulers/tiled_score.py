@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from .checks import check_function, check_integer, check_state, check_time, is_integer
-from .score_function import ScoreFunction, check_score, select_rows
+from .score_function import ScoreFunction, check_score, part, select_rows
 
 
 MAX_BATCH = 16
@@ -82,22 +82,19 @@ class TiledScore:
     def _score(self, tiles: Tensor, t: Tensor, index: Tensor, values: dict[str, Tensor]) -> Tensor:
         """The score of tiles (n, C, h, w), of which number k belongs to the sample `index[k]`."""
 
-        def score(tile: Tensor, part: Tensor) -> Tensor:
-            time = t[part.to(t.device)] if t.numel() > 1 else t
-            own = {name: value[part.to(value.device)] for name, value in values.items()}
-            return check_score(select_rows(self.score_fn, part)(tile, time, **own), tile)
+        def score(tile: Tensor, samples: Tensor) -> Tensor:
+            time = t[samples.to(t.device)] if t.numel() > 1 else t
+            own = {name: value[samples.to(value.device)] for name, value in values.items()}
+            return check_score(select_rows(self.score_fn, samples)(tile, time, **own), tile)
 
-        parts = list(zip(tiles.split(self.max_batch), index.split(self.max_batch)))
-        if len(parts) == 1 or not (torch.is_grad_enabled() and tiles.requires_grad):
-            return torch.cat([score(*part) for part in parts])
-        return torch.cat([checkpoint(score, *part, use_reentrant=False) for part in parts])
+        batches = list(zip(tiles.split(self.max_batch), index.split(self.max_batch)))
+        if len(batches) == 1 or not (torch.is_grad_enabled() and tiles.requires_grad):
+            return torch.cat([score(*batch) for batch in batches])
+        return torch.cat([checkpoint(score, *batch, use_reentrant=False) for batch in batches])
 
     def rows(self, index: Tensor) -> "TiledScore":
         """The same for the samples `index` (b,) alone."""
-        part: TiledScore = object.__new__(type(self))
-        part.__dict__.update(self.__dict__)
-        part.score_fn = select_rows(self.score_fn, index)
-        return part
+        return part(self, index, "score_fn")
 
 
 class Tiles:
