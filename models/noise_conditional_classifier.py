@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from ..schedulers import SDE
+from ..schedulers.checks import as_time
+from ..schedulers.score_function import PerSample
+from ..schedulers.sde import expand_to
 from .config_checks import check_dropout, check_integers, check_numbers, check_values
 from .convolution import make_convolution
 from .embeddings import FourierFeatures, TimeEmbedding
@@ -172,13 +176,33 @@ class NoiseConditionalClassifier(Network):
             labels: integers (B,) or (1,).
             sde: the SDE that noises the images; t is in its units.
         """
+        log_prob = noisy_log_prob(self, sde, (self.config.data_min, self.config.data_max))
+        if len(labels) == 1:
+            return partial(log_prob, class_labels=labels)
+        return PerSample(log_prob, class_labels=labels)
 
-        def log_prob(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            level = sde.sigma(t) / sde.alpha(t)
-            log_probs = F.log_softmax(self(x, level).logits, dim=-1)
-            return log_probs.gather(1, labels.to(x.device).expand(x.shape[0])[:, None])[:, 0]
 
-        return log_prob
+def noisy_log_prob(classifier: Any, sde: SDE, data_range: tuple[float, float]) -> Callable[..., torch.Tensor]:
+    """`(x, t, class_labels) -> log p(label | x_t = x)`, shape (B,), by a noise-conditional classifier.
+
+    Args:
+        classifier: called as `classifier(x / alpha, sigma / alpha).logits`, with states in its own range of data.
+        sde: the SDE of the states.
+        data_range: black and white of the states.
+    """
+    low, high = data_range
+    config = classifier.config
+    scale = (config.data_max - config.data_min) / (high - low)
+
+    def log_prob(x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+        t = as_time(t)
+        # Divided by alpha, every SDE is a VE SDE: a clean image plus white noise.
+        noisy = (x / expand_to(sde.alpha(t), x) - low) * scale + config.data_min
+        level = (scale * sde.noise_ratio(t)).to(x.device, x.dtype).expand(len(x))
+        logits = classifier(noisy.to(classifier.dtype), level).logits.to(x.dtype)
+        return F.log_softmax(logits, dim=1).gather(1, class_labels.to(x.device).expand(len(x))[:, None])[:, 0]
+
+    return log_prob
 
 
 def standardize(images: torch.Tensor) -> torch.Tensor:

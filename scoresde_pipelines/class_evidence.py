@@ -1,4 +1,4 @@
-"""Log-probabilities of classes given noisy or clean states, for a classifier with units of its own."""
+"""Log-probabilities of classes by either kind of classifier, of noisy or of clean images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from .models import NoiseConditionalClassifier
 from .models.image_preprocessing import ImagePreprocessing
-from .schedulers import SDE
-from .schedulers.sde import as_time, expand_to
+from .models.noise_conditional_classifier import NoiseConditionalClassifier
 
 
 def classifier_kind(classifier: Any) -> str:
@@ -23,31 +21,6 @@ def classifier_kind(classifier: Any) -> str:
         "classifier must be a NoiseConditionalClassifier, or a model of transformers for image classification "
         f"(AutoModelForImageClassification), got {type(classifier).__name__}"
     )
-
-
-def noisy_log_prob(
-    classifier: Any, sde: SDE, data_range: tuple[float, float]
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """`(x, t, class_labels) -> log p(label | x_t = x)`, shape (B,), by a noise-conditional classifier.
-
-    Args:
-        classifier: called as `classifier(x / alpha, sigma / alpha).logits`, with states in its own range of data.
-        sde: the SDE of the states.
-        data_range: black and white of the states.
-    """
-    low, high = data_range
-    config = classifier.config
-    scale = (config.data_max - config.data_min) / (high - low)
-
-    def log_prob(x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
-        t = as_time(t)
-        # Divided by alpha, every SDE is a VE SDE: a clean image plus white noise.
-        noisy = (x / expand_to(sde.alpha(t), x) - low) * scale + config.data_min
-        level = (scale * sde.noise_ratio(t)).to(x.device, x.dtype).expand(len(x))
-        logits = classifier(noisy.to(classifier.dtype), level).logits.to(x.dtype)
-        return functional.log_softmax(logits, dim=1).gather(1, class_labels[:, None])[:, 0]
-
-    return log_prob
 
 
 def clean_log_prob(

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .class_evidence import classifier_kind, clean_log_prob, noisy_log_prob
+from .class_evidence import classifier_kind, clean_log_prob
 from .image_sizes import check_tiles
 from .models import NoiseConditionalClassifier
+from .models.noise_conditional_classifier import noisy_log_prob
 from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput

@@ -97,7 +97,7 @@ class ClassifierTrainer(TrainerCore):
         """Class scores (B, num_classes) in float32 of uint8 images (B, C, H, W), noised to the times `t` (B,)."""
         x0 = to_data_range(images, self.data_range)
         # The VE form x / alpha, one for every SDE; the noise-to-signal ratio says which.
-        ratio = self.sde.sigma(t) / self.sde.alpha(t)
+        ratio = self.sde.noise_ratio(t)
         return model(x0 + expand_to(ratio, x0) * noise, ratio).logits.float()
 
     # ------------------------------------------------------------------ the end
@@ -135,6 +135,6 @@ class ClassifierTrainer(TrainerCore):
                 noise = torch.randn(batch.shape, generator=generator, device=device)
                 logits = self.noisy_logits(self.ema.model, batch, t, noise)
                 correct += int((logits.argmax(1).cpu() == labels[indices]).sum())
-            ratio = float(self.sde.sigma(t[0]) / self.sde.alpha(t[0]))
+            ratio = float(self.sde.noise_ratio(t[0]))
             report[f"accuracy at sigma/alpha = {ratio:.3g}"] = round(correct / len(labels), 4)
         return report
