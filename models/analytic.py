@@ -26,6 +26,7 @@ from ..schedulers.checks import (
     check_state,
     check_time,
 )
+from .gaussian_parameters import as_double, diagonal_variances, eigenvectors_of
 
 
 class GaussianMixtureScoreModel(nn.Module):
@@ -67,7 +68,7 @@ class GaussianMixtureScoreModel(nn.Module):
         covariances: Tensor | list | None = None,
     ):
         super().__init__()
-        means, weights = _double("means", means), _double("weights", weights)
+        means, weights = as_double("means", means), as_double("weights", weights)
         if means.ndim < 2 or not means.numel():
             raise ValueError(f"means must have shape (K, *D) with at least one dimension D, got {tuple(means.shape)}")
         if weights.shape != means.shape[:1] or not bool((weights > 0).all()):
@@ -78,9 +79,9 @@ class GaussianMixtureScoreModel(nn.Module):
             both = "both" if variances is not None else "none"
             raise ValueError(f"exactly one of variances and covariances must be given, got {both}")
         self.shape = tuple(means.shape[1:])
-        eigenvalues, eigenvectors = _diagonal("variances", variances, means), None
+        eigenvalues, eigenvectors = diagonal_variances("variances", variances, means), None
         if covariances is not None:
-            eigenvalues, eigenvectors = _eigen(_double("covariances", covariances), means)
+            eigenvalues, eigenvectors = eigenvectors_of(as_double("covariances", covariances), means)
         self.register_buffer("means", means)
         self.register_buffer("log_weights", torch.log(weights / weights.sum()))
         self.register_buffer("eigenvalues", eigenvalues)
@@ -140,7 +141,7 @@ class GaussianMixtureScoreModel(nn.Module):
             noise_std: standard deviation of the measurement's noise, positive.
         """
         size = self.means[0].numel()
-        matrix, y = _double("matrix", matrix).to(self.means), _double("measurement", measurement).to(self.means)
+        matrix, y = as_double("matrix", matrix).to(self.means), as_double("measurement", measurement).to(self.means)
         if matrix.ndim != 2 or matrix.shape[1] != size or not len(matrix):
             raise ValueError(f"matrix must have shape (m, {size}), got {tuple(matrix.shape)}")
         if y.shape != matrix.shape[:1]:
@@ -195,12 +196,12 @@ class GaussianScoreModel(GaussianMixtureScoreModel):
     """
 
     def __init__(self, mean: Tensor | list, variance: Tensor | float | None = None, covariance: Tensor | None = None):
-        mean = _double("mean", mean)
+        mean = as_double("mean", mean)
         if (variance is None) == (covariance is None):
             both = "both" if variance is not None else "none"
             raise ValueError(f"exactly one of variance and covariance must be given, got {both}")
         if variance is not None:
-            variance = _double("variance", variance)
+            variance = as_double("variance", variance)
             if variance.ndim and variance.shape != mean.shape:
                 raise ValueError(
                     f"variance must be a number or of shape {tuple(mean.shape)}, got {tuple(variance.shape)}"
@@ -209,8 +210,8 @@ class GaussianScoreModel(GaussianMixtureScoreModel):
                 raise ValueError(f"variance must not be negative, got {float(variance.min())}")
             variance = variance.expand(mean.shape)[None]
         else:
-            covariance = _double("covariance", covariance)[None]
-            _eigen(covariance, mean[None], "covariance")
+            covariance = as_double("covariance", covariance)[None]
+            eigenvectors_of(covariance, mean[None], "covariance")
         super().__init__([1.0], mean[None], variance, covariance)
 
 
@@ -271,50 +272,6 @@ def _coefficients(sde: SDE, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tenso
     t = check_time("t", t, check_state("x", x, 1))
     shape = (-1, 1, 1) if t.ndim else ()
     return sde.alpha(t).to(x).reshape(shape), sde.sigma(t).to(x).reshape(shape)
-
-
-def _double(name: str, values: Any) -> Tensor:
-    """`values` as a float64 tensor of finite numbers."""
-    try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
-        if not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta:
-            tensor = tensor.to(torch.float64)
-            if bool(tensor.isfinite().all()):
-                return tensor
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(f"{name} must be a tensor or a list of numbers, got {type(values).__name__}") from error
-    raise ValueError(f"{name} must be a dense tensor of finite real numbers, got {values!r}")
-
-
-def _diagonal(name: str, variances: Any, means: Tensor) -> Tensor:
-    if variances is None:
-        return torch.zeros(0).double()
-    values = _double(name, variances)
-    if values.shape == means.shape[:1]:
-        values = values.reshape(-1, *(1,) * (means.ndim - 1))
-    elif values.ndim and values.shape != means.shape:
-        raise ValueError(
-            f"{name} must be a number or of shape {tuple(means.shape[:1])} or {tuple(means.shape)}, "
-            f"got {tuple(values.shape)}"
-        )
-    if not bool((values >= 0).all()):
-        raise ValueError(f"{name} must not be negative, got {float(values.min())}")
-    return values.expand(means.shape).flatten(1).clone()
-
-
-def _eigen(covariances: Tensor, means: Tensor, name: str = "covariances") -> tuple[Tensor, Tensor]:
-    size = means[0].numel()
-    if covariances.shape != (len(means), size, size):
-        raise ValueError(f"{name} must have shape {(len(means), size, size)}, got {tuple(covariances.shape)}")
-    if not torch.allclose(covariances, covariances.mT, rtol=1e-6, atol=1e-9):
-        raise ValueError(f"{name} must be symmetric matrices")
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariances)
-    # Rounding may leave a zero eigenvalue slightly negative.
-    rounding = 1e-12 * eigenvalues.abs().amax()
-    eigenvalues = torch.where(eigenvalues.abs() <= rounding, 0.0, eigenvalues)
-    if not bool((eigenvalues >= 0).all()):
-        raise ValueError(f"{name} must not have negative eigenvalues, got {float(eigenvalues.min())}")
-    return eigenvalues, eigenvectors
 
 
 def _image_config(shape: tuple[int, ...]) -> dict:

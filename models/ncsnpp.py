@@ -12,46 +12,14 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from ..schedulers.checks import check_numbers as check_sequence
-from .config_checks import (
-    SMALLEST_SIGMA,
-    check_booleans,
-    check_choices,
-    check_class_labels,
-    check_dropout,
-    check_integer_lists,
-    check_integers,
-    check_noise_levels,
-    check_numbers,
-    check_sample_size,
-    check_values,
-)
+from .config_checks import SMALLEST_SIGMA, check_class_labels, check_values
 from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
 from .initialization import conv
 from .layers import activation
+from .ncsnpp_config import check_config
 from .network import Network
 from .noise_levels import expand_timestep, index_of_sigma, sigma_of_index
 from .unet_blocks import BlockOptions, DownBlock, MidBlock, UpBlock
-
-
-CHOICES = {
-    "time_embedding_type": ("fourier", "positional"),
-    "resnet_type": ("biggan", "ddpm"),
-    "input_pyramid": ("none", "input_skip", "residual"),
-    "output_pyramid": ("none", "output_skip", "residual"),
-    "pyramid_combine": ("sum", "cat"),
-    "up_attention": ("last", "every"),
-    "downsample_padding": (0, 1),
-}
-BOOLEANS = (
-    "center_input_sample",
-    "resample_with_conv",
-    "fir",
-    "skip_rescale",
-    "scale_by_sigma",
-    "discrete_sigmas",
-    "time_conditioning",
-)
 
 
 class NCSNpp(Network):
@@ -330,28 +298,3 @@ class NCSNpp(Network):
                 f"augment_labels must have shape {expected}, or be None where augment_dim is None, got "
                 f"{tuple(getattr(augment_labels, 'shape', ()))}"
             )
-
-
-def check_config(config: Any) -> None:
-    """Raise ValueError where an option of `NCSNpp` has no meaning."""
-    check_choices(config, CHOICES)
-    check_integers(config, "in_channels", "out_channels", "layers_per_block")
-    check_integers(config, "attention_head_dim", "norm_num_groups", "base_channels", "num_class_embeds", optional=True)
-    check_integers(config, "augment_dim", optional=True)
-    check_integer_lists(config, "block_out_channels")
-    check_sample_size(config, divisor=2 ** (len(config["block_out_channels"]) - 1))
-    check_integer_lists(config, "attention_resolutions", may_be_empty=True)
-    check_dropout(config)
-    check_numbers(config, "norm_eps", least=1e-30)  # smaller ones are zero in single precision
-    check_numbers(config, "fourier_scale", above=0)
-    check_numbers(config, "init_scale", "freq_shift", least=0)
-    check_noise_levels(config)
-    check_booleans(config, *BOOLEANS)
-    kernel = tuple(check_sequence("fir_kernel", config["fir_kernel"]))
-    if len(kernel) < 2 or abs(sum(kernel)) <= 1e-6 * max(map(abs, kernel)):
-        raise ValueError(f"fir_kernel must be at least 2 numbers whose sum is not 0, got {kernel}")
-    if config["discrete_sigmas"] and config["time_embedding_type"] != "positional":
-        raise ValueError(
-            "discrete_sigmas must be False unless time_embedding_type is 'positional', got True and "
-            f"{config['time_embedding_type']!r}"
-        )
