@@ -12,8 +12,6 @@ scale: the distance between two different held-out images. Classes: the share of
 classifier, which the sampler never sees, assigns to the wanted class.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

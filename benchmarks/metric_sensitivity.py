@@ -14,8 +14,6 @@ change of the metric, divided by the metric's standard error for the set without
 Features are cached, so a second run takes seconds. About ten minutes on one core, most of it EfficientNet.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ figure is the max-sliced Wasserstein-2 distance of 1000 samples to 10,000 exact 
 Published figures are printed beside ours.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

@@ -1,7 +1,7 @@
 """Checks of the networks' arguments, where they enter."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,6 +72,12 @@ def check_sample_size(config: Mapping[str, Any], optional: bool = False, divisor
         raise ValueError(
             f"sample_size must be divisible by {divisor} (2 for each level below the first), got {size!r}"
         )
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A `sample_size`, one number for both sides or a pair, as (height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
 
 
 def check_noise_levels(config: Mapping[str, Any]) -> None:

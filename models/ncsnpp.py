@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from .config_checks import SMALLEST_SIGMA, check_class_labels, check_values
+from .config_checks import SMALLEST_SIGMA, check_class_labels, check_values, height_and_width
 from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
 from .initialization import conv
 from .layers import activation
@@ -181,9 +181,8 @@ class NCSNpp(Network):
         self.conv_out = conv(width, self.config.out_channels, 3, scale=options.init_scale) if has_head else None
 
     def _has_attention(self, level: int) -> bool:
-        size = self.config.sample_size
-        size = size[-1] if isinstance(size, (list, tuple)) else size
-        return size // 2**level in self.config.attention_resolutions
+        _, width = height_and_width(self.config.sample_size)
+        return width // 2**level in self.config.attention_resolutions
 
     def forward(
         self,

@@ -13,6 +13,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
+from .config_checks import height_and_width
 from .ddpmpp import DDPMpp
 from .layers import ResnetBlock, SelfAttention
 from .ncsnpp import NCSNpp
@@ -134,7 +135,7 @@ def _levels(config: Any) -> dict[str, Any]:
     channels = tuple(config.block_out_channels)
     size = config.sample_size
     size = 2 ** (len(channels) + 2) if size is None else size
-    width = size if isinstance(size, int) else size[-1]
+    _, width = height_and_width(size)
     attention = [width // 2**level for level, name in enumerate(config.down_block_types) if name.startswith("Attn")]
     return {"sample_size": size, "block_out_channels": channels, "attention_resolutions": tuple(attention)}
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 
+Generator = torch.Generator | list[torch.Generator] | None  #: a source of randomness; a list has one for each sample
+
 MOST = 2**31 - 1  # of a number of images, steps or channels: beyond it memory ends, or torch's own counters
 
 

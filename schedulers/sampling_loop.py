@@ -1,24 +1,22 @@
 """The sampling loop of pipelines and training: from a score function and a start to images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .checks import check_function, check_generator, check_instance, check_state
+from .checks import Generator, check_function, check_generator, check_instance, check_state
 from .score_function import ScoreFunction, check_score
 
 
 if TYPE_CHECKING:
-    from .scheduling_sde import Generator, SDEScheduler
+    from .scheduling_sde import SDEScheduler
 
 
 @torch.no_grad()
 def sampling_loop(
-    scheduler: SDEScheduler,
+    scheduler: "SDEScheduler",
     score_fn: ScoreFunction,
     x: Tensor,
     generator: Generator = None,

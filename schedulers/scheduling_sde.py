@@ -18,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .checks import (
+    Generator,
     check_choice,
     check_flag,
     check_generator,
@@ -38,7 +39,6 @@ from .step_checks import LARGEST_SNR, check_correction, check_prediction
 from .time_grids import MOST_LEVELS, TIME_GRIDS
 
 
-Generator = torch.Generator | list[torch.Generator] | None
 MOST_CORRECTIONS = 10**4
 
 

@@ -10,8 +10,6 @@ trial samples anew, without gradients of the network. S4S (Frankel et al. 2025) 
 by gradients.
 """
 
-from __future__ import annotations
-
 import math
 from typing import TYPE_CHECKING
 
@@ -40,11 +38,11 @@ GROWTH, DECAY = 1.6, 0.92  # its factors after success and failure
 @torch.no_grad()
 def fit_steps(
     score_fn: ScoreFunction,
-    scheduler: SDEScheduler,
+    scheduler: "SDEScheduler",
     noise: Tensor,
     num_inference_steps: int = 5,
     trials: int = 40,
-) -> SDEScheduler:
+) -> "SDEScheduler":
     """A scheduler whose `set_timesteps(num_inference_steps)` plans steps fitted to `score_fn`.
 
     It needs about 60 + `num_inference_steps` (`trials` + 7) evaluations of the score at the batch of `noise`.

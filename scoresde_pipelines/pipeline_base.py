@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
 from .image_sizes import TileSize, check_sides, check_tiles
+from .models.config_checks import height_and_width
 from .network_use import in_use, network_output, weights_not_finite
 from .pipeline_components import check_components, label_names, null_label
 from .pipeline_pretrained import PretrainedPipeline
@@ -21,6 +22,7 @@ from .registration import stable_name
 from .schedulers import PerSample, SDEScheduler, TiledScore
 from .schedulers.adaptive_restart import MOST_RESTARTS, solve_with_restarts
 from .schedulers.checks import (
+    Generator,
     check_choice,
     check_finite,
     check_flag,
@@ -38,7 +40,6 @@ from .training.pipeline_loading import rough_data_std
 from .weak_guidance import WeakGuidance, check_weak_guidance
 
 
-Generator = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
@@ -105,8 +106,7 @@ class SDEPipelineBase(PretrainedPipeline):
         size = self.unet.config.sample_size
         if size is None:
             raise ValueError("unet.config.sample_size must be the size of the images, got None")
-        height, width = (size, size) if isinstance(size, int) else size
-        return (self.unet.config.in_channels, height, width)
+        return (self.unet.config.in_channels, *height_and_width(size))
 
     def shape_at(
         self,

@@ -9,12 +9,13 @@ from torch import Tensor
 from .class_evidence import classifier_kind, clean_log_prob
 from .image_sizes import check_tiles
 from .models import NoiseConditionalClassifier
+from .models.config_checks import height_and_width
 from .models.noise_conditional_classifier import noisy_log_prob
 from .network_use import in_use
-from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .pipeline_base import SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
-from .schedulers.checks import check_integer, check_number
+from .schedulers.checks import Generator, check_integer, check_number
 from .schedulers.guidance_scale import check_interval
 from .schedulers.score_function import ScoreFunction, evaluations_of
 from .schedulers.sde import LARGEST_SIGMA
@@ -246,8 +247,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         if classifier_kind(self.classifier) == "clean":
             return
         config, (channels, *size) = self.classifier.config, shape
-        own = config.get("sample_size") or tuple(size)
-        own = (own, own) if isinstance(own, int) else tuple(own)
+        own = height_and_width(config.get("sample_size") or size)
         if (config.in_channels, *own) != (channels, *size):
             raise ValueError(
                 f"classifier must be made for images of shape {shape} as the network is, "

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from .image_fit import fit_images
 from .image_inputs import gray_to_tensor
-from .pipeline_base import Generator, StepCallback
+from .pipeline_base import StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import GrayOperator
-from .schedulers.checks import check_number, check_numbers
+from .schedulers.checks import Generator, check_number, check_numbers
 
 
 class ScoreSdeColorizationPipeline(LinearInversePipeline):

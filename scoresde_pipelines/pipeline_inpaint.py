@@ -8,10 +8,11 @@ from torch import Tensor
 from .image_fit import fit_images, fit_masks, put_back, without_repainted
 from .image_inputs import images_to_tensor, masks_to_tensor
 from .image_outputs import export_images
-from .pipeline_base import Generator, StepCallback
+from .pipeline_base import StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import MaskOperator
+from .schedulers.checks import Generator
 
 
 class ScoreSdeInpaintPipeline(LinearInversePipeline):

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pipeline_base import Generator
 from .pipeline_latent_codes import LatentCodePipeline
 from .pipeline_output import ScoreSdeLikelihoodOutput
-from .schedulers.checks import check_choice, check_flag, check_generator, check_integer
+from .schedulers.checks import Generator, check_choice, check_flag, check_generator, check_integer
 from .schedulers.dequantization import DEQUANTIZATIONS
 from .schedulers.divergence import Divergence
 from .schedulers.likelihood import LogLikelihood, log_likelihood, spawn_generators

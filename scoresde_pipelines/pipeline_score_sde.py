@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .pipeline_base import SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
+from .schedulers.checks import Generator
 from .schedulers.score_function import ScoreFunction, evaluations_of
 from .weak_guidance import WeakGuidance
 

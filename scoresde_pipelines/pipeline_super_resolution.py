@@ -6,11 +6,11 @@ from torch import Tensor
 
 from .image_fit import fit_images
 from .image_inputs import images_to_tensor
-from .pipeline_base import Generator, StepCallback
+from .pipeline_base import StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .restoration import LinearInversePipeline, RestorationOptions
 from .schedulers import AveragePoolOperator
-from .schedulers.checks import check_integer, check_number
+from .schedulers.checks import Generator, check_integer, check_number
 
 
 class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .image_sizes import TileSize
-from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .pipeline_base import SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .quality import QUALITIES, choose_sampler
 from .schedulers import (
@@ -24,7 +24,7 @@ from .schedulers import (
     ancestral,
     posterior_start,
 )
-from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.checks import Generator, check_choice, check_integer, check_number
 from .schedulers.inference_mode import ordinary
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .models.config_checks import height_and_width
 from .pipeline_components import check_components
 from .schedulers import SDE, AutoGuidance, SDEScheduler
 from .schedulers.checks import check_number
@@ -84,7 +85,7 @@ def check_weak_classes(weak: WeakGuidance | None, unet: Any) -> None:
 
 def _shape(unet: Any) -> tuple[int, ...]:
     size = unet.config.sample_size
-    return (unet.config.in_channels, *((size, size) if isinstance(size, int) else size or ()))
+    return (unet.config.in_channels, *(height_and_width(size) if size else ()))
 
 
 def _same_device(first: torch.device, second: torch.device) -> bool:

@@ -1,7 +1,5 @@
 """The arguments of the training scripts, in groups: named as in diffusers' unconditional example wherever it has them."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Command-line arguments of both training scripts, named as in diffusers' unconditional example wherever it has them."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -5,8 +5,6 @@ the parameters as a vector of `AUGMENT_DIM` numbers, zero where nothing was done
 generates images that were not augmented. For data sets of some thousand images.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 All of them are functions of (seed, update, position of the image in the data stream).
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass

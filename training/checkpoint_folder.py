@@ -7,8 +7,6 @@ in one step. Old checkpoints are renamed to `.deleted-...` before they are delet
 removes the rest.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

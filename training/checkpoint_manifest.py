@@ -4,8 +4,6 @@ A file that it does not list, a pickled file, a link or a path out of the folder
 the checkpoint is read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -4,8 +4,6 @@ A checkpoint holds safetensors and JSON alone (`safe_state`); `checkpoint_folder
 `checkpoint_manifest` says when it is complete.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

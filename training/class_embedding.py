@@ -1,7 +1,5 @@
 """Class-conditional networks: the label "no class", and embeddings of other classes in a network for fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Batches in which every class is equally frequent."""
 
-from __future__ import annotations
-
 import numpy as np
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Command-line arguments of `train_classifier`: those of `train_unconditional` where both have them."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The training run of a noise-conditional classifier: cross-entropy of p(class | x_t) over the times of an SDE."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

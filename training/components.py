@@ -1,7 +1,5 @@
 """From command-line arguments to the network and the scheduler that are trained, new or pretrained."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import inspect
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from ..models import NCSNpp, with_augment_labels
+from ..models.config_checks import height_and_width
 from ..schedulers import SDEScheduler
 from .augmentation import AUGMENT_DIM
 from .class_embedding import class_report, fine_tuned_names, with_class_names
@@ -245,19 +244,11 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
     return NCSNpp.load_config(args.model_config_name_or_path, cache_dir=args.cache_dir, token=args.hub_token)
 
 
-def network_resolution(unet: Any) -> tuple[int, int] | None:
-    """Height and width of the images that a network was configured for, if it says so."""
-    size = unet.config.get("sample_size")
-    return None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def as_size(resolution: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """`--resolution` as (height, width)."""
-    return (resolution, resolution) if isinstance(resolution, int) else resolution
-
-
 def _check_shape(args: argparse.Namespace, unet: Any) -> None:
-    given = {"channels": args.channels, "resolution": as_size(args.resolution)}
-    for name, own in {"channels": unet.config.in_channels, "resolution": network_resolution(unet)}.items():
-        if given[name] is not None and own is not None and given[name] != own:
-            raise ValueError(f"{name} must be the network's, {own}, got {given[name]}")
+    channels, size = unet.config.in_channels, unet.config.get("sample_size")
+    if args.channels not in (None, channels):
+        raise ValueError(f"channels must be the network's, {channels}, got {args.channels}")
+    if args.resolution and size and height_and_width(args.resolution) != height_and_width(size):
+        raise ValueError(
+            f"resolution must be the network's, {height_and_width(size)}, got {height_and_width(args.resolution)}"
+        )

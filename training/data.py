@@ -5,12 +5,11 @@ demand beyond that. Their order is a pure function of (seed, position), so that 
 number of processes, continues with exactly the images of an uninterrupted run.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -114,7 +113,7 @@ class ImageStore(Dataset):
         except Exception as error:  # a damaged file may raise nearly anything
             raise ValueError(f"{self.rows.name(row)} cannot be read: {error}") from error
 
-    def select(self, indices: Sequence[int]) -> ImageStore:
+    def select(self, indices: Sequence[int]) -> Self:
         """A store of these images alone."""
         chosen = copy.copy(self)
         chosen.kept = [self.kept[index] for index in indices]

@@ -1,7 +1,5 @@
 """A summary of a data set from the headers of its images: printed before training; it also determines the channels."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field

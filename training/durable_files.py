@@ -1,7 +1,5 @@
 """Writing files so that they are on the disk, and telling a full disk from other errors."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

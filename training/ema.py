@@ -6,8 +6,6 @@ diffusers' `EMAModel` applies this one step late, ignores buffers and keeps a ba
 module, so it samples and saves like any other.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Generic, TypeVar
 

@@ -9,8 +9,6 @@ Prints one JSON object. `generated` is the distance of N generated images to the
 training images to the same split: what a perfect model would score. Both are biased alike, by their N.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from ..models.config_checks import height_and_width
 from .data import ImageStore, load_images
 from .evaluation.frechet import frechet_between
 from .feature_classifier import FeatureClassifier
@@ -37,10 +36,10 @@ warnings.warn(
 def generate(components: Components, count: int, batch_size: int, steps: int, seed: int, device: str) -> torch.Tensor:
     """`count` images as uint8 (count, C, H, W); image k is the one of seed `seed + k`."""
     config = components.unet.config
-    size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
+    height, width = height_and_width(config.sample_size)
     batches = []
     for first in range(0, count, batch_size):
-        shape = (min(batch_size, count - first), config.in_channels, size, size)
+        shape = (min(batch_size, count - first), config.in_channels, height, width)
         batches.append(sample(components, shape, num_inference_steps=steps, seed=seed + first, device=device))
         print(f"{first + shape[0]}/{count} images", flush=True)
     return torch.cat(batches)

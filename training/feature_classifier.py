@@ -4,8 +4,6 @@
         --channels 1 --output_dir classifier
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

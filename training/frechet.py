@@ -1,7 +1,5 @@
 """Moved to `training.evaluation`; this name works for one more release."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 

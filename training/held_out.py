@@ -1,7 +1,5 @@
 """Images that are not trained on: which they are, what the network is told of them, and the loss that is measured."""
 
-from __future__ import annotations
-
 import argparse
 
 import torch

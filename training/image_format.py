@@ -1,7 +1,5 @@
 """Size and channels of training images: pictures of any size and mode to uint8 arrays of one shape."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

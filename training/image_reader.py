@@ -4,8 +4,6 @@ Training, likelihood, evaluation, inpainting and colorization all read through t
 how color, transparency and 16-bit values are read), so that one picture has the same numbers whichever entry it takes.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

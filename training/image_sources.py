@@ -4,8 +4,6 @@ Files of a folder are listed here and passed to `datasets` one by one: by itself
 ("photo of a train.png") and patterns into folder names ("x[1]").
 """
 
-from __future__ import annotations
-
 import glob
 import logging
 import os

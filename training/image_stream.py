@@ -5,8 +5,6 @@ the size of a block (`stream_order`), never from processes or threads. A bookmar
 its position: a run can go on at any position after it. What was read ahead is read again after a resume.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """The columns of a data set: which one holds the images and which the labels, and single images without decoding."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterator

@@ -4,12 +4,10 @@ Clusters send SIGTERM or SIGUSR1 before they stop a job; Ctrl-C sends SIGINT. Al
 checkpoint and the exit code `INTERRUPTED`. A second SIGINT ends the program at once.
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -48,7 +46,7 @@ class Interruption:
         self._former: dict[signal.Signals, Any] = {}
         self._group: Any = None
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self

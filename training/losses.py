@@ -9,8 +9,6 @@ Every function returns one loss per sample; the caller averages. The perturbatio
 least float32 whatever the network computes in: at sigma = 50 a half-precision x_t has lost the image.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 

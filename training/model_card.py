@@ -1,7 +1,5 @@
 """The README of a trained pipeline: what it is, how to use it, how it was made."""
 
-from __future__ import annotations
-
 import argparse
 import platform
 import shlex
@@ -12,6 +10,7 @@ import diffusers
 import torch
 
 from ..models import NCSNpp
+from ..models.config_checks import height_and_width
 from .arguments import default_arguments
 from .pipeline_folder import SCHEDULERS, Components
 from .run_config import NOT_SAVED, argument_words
@@ -71,8 +70,7 @@ def model_card(args: argparse.Namespace, components: Components, location: str, 
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}, Python {platform.python_version()}",
     }
     usage = UNCONDITIONAL if names is None else CONDITIONAL
-    size = unet.config.get("sample_size")
-    height, width = (size, size) if not isinstance(size, (list, tuple)) else size
+    height, width = height_and_width(unet.config["sample_size"])
     labels = None if names is None else list(names[:2])
     guidance = 2.0 if isinstance(unet, NCSNpp) else 1.0  # other networks have no label "no class"
     return CARD.format(

@@ -3,8 +3,6 @@
 Every `from_pretrained` of a pipeline, the training script and all commands use it. Importing it needs no torch.
 """
 
-from __future__ import annotations
-
 import difflib
 import logging
 import re

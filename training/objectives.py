@@ -22,8 +22,6 @@ An objective of your own:
     Trainer(args, objective=Objective(soft)).train()
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The optimizer of a run and the course of its learning rate."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from typing import Any

@@ -9,8 +9,6 @@ The rules, for every entry of the package:
   65535. An "I" image that was read from a file is a 16-bit one.
 """
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np

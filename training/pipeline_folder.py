@@ -4,8 +4,6 @@ Training lies below the pipelines and does not import them, so the index is writ
 `model_index.json`, `unet/`, `scheduler/` and a `README.md` with the model card.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

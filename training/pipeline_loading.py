@@ -1,7 +1,5 @@
 """From a model's name to what is trained: the loading of pipeline folders."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ several n span further profiles: an average of any width in between is the linea
 profile is nearest in least squares (section 3.2), here under the condition that its weights sum to one.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Work whose errors reach all processes of a run: an error on one would leave the others waiting for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """The random state of one process: Python's, NumPy's, PyTorch's and its accelerator's, as tensors and numbers."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Run files: a command line as YAML. `--config run.yaml` reads one; every run saves its own as `run.yaml`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

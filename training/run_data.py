@@ -1,7 +1,5 @@
 """The data set that the arguments of a run name: opened as a whole or, with `--streaming`, as a stream."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

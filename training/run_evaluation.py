@@ -4,8 +4,6 @@ It draws nothing from the random state of the training and changes no weight: a 
 bit. The main process alone measures, the others wait.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -1,7 +1,5 @@
 """One run per folder: a lock that ends with its process."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -23,7 +21,7 @@ except ImportError:  # Windows
 LOCK_FILE = ".run.lock"
 # The locks of this process by folder. A second run in the same thread replaces the first (a notebook cell that is
 # run again), since only one of them can go on.
-_held: weakref.WeakValueDictionary[Path, RunLock] = weakref.WeakValueDictionary()
+_held: weakref.WeakValueDictionary[Path, "RunLock"] = weakref.WeakValueDictionary()
 
 
 class RunLock:

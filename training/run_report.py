@@ -1,7 +1,5 @@
 """Reports of a run's needs: memory before its first update, time after a few."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

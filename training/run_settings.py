@@ -4,8 +4,6 @@ Resumed training continues bit for bit only with the arguments, data and network
 changes the updates is compared, by name, with what the checkpoint holds.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

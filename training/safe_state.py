@@ -5,8 +5,6 @@ text and None. Its tensors become those of one safetensors file, and the nesting
 of the same file. Reading such a file cannot execute code, whatever it holds.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Sample grids while training, and the network's output as a function of state and time."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Sequence

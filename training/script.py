@@ -1,7 +1,5 @@
 """How the training scripts run from a command line: an error of the user's is one line on stderr and an exit code."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

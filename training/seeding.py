@@ -1,7 +1,5 @@
 """Random numbers that depend on the position of a run and not on earlier draws."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

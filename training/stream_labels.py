@@ -1,7 +1,5 @@
 """The classes of a stream. Their names are known before the run: from the data set, or from `--class_names`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ A shuffle buffer of `datasets` is not restored from a saved state: a run that is
 state at the beginning of a block is enough: the block is read again, and its permutation is known.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 from collections.abc import Iterator

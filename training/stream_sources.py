@@ -4,8 +4,6 @@ Images stay encoded until they are used. A stream has shards, which can be read 
 pictures equal parts of the list of their names.
 """
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Mapping
 from typing import Any

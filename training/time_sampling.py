@@ -3,8 +3,6 @@ r"""Densities of the training time t, each as its quantile function: from unifor
 A density is a function `(sde, u) -> t`; both of shape (B,), float64. One of your own is a function of two arguments.
 """
 
-from __future__ import annotations
-
 import math
 import weakref
 from collections.abc import Callable

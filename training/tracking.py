@@ -1,7 +1,5 @@
 """Accelerate and its trackers (TensorBoard, Weights & Biases)."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import warnings

@@ -7,8 +7,6 @@ The classifier's input is a clean image plus noise of a known size; the state of
 alpha. Whatever `--sde` it was trained with, it guides any other whose noise levels lie in the same range.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

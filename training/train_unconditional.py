@@ -6,8 +6,6 @@
 `trainer.Trainer` is the run, `arguments` lists what can be set.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The training run of a score-based generative model: denoising under an objective, with sample grids and pipelines."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from itertools import pairwise
@@ -10,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.config_checks import height_and_width
 from ..schedulers import SDEScheduler
 from .arguments import measures_nothing
 from .augmentation import UNIFORMS, augment
 from .class_embedding import null_label
 from .components import (
     DEFAULT_RESOLUTION,
-    as_size,
     build_components,
     build_objective,
-    network_resolution,
     with_data_statistics,
 )
 from .data import ImageFormat, ImageStore, to_data_range
@@ -82,7 +79,7 @@ class Trainer(TrainerCore):
         names = self._read_classes(table) if args.class_conditional else None
         self.components = build_components(args, report.channels or 3, scheduler, names, self.accelerator.print)
         unet = self.components.unet
-        size = as_size(args.resolution) or network_resolution(unet) or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
+        size = height_and_width(args.resolution or unet.config.get("sample_size") or DEFAULT_RESOLUTION)
         image_format = ImageFormat(size, unet.config.in_channels, args.image_fit, args.pad_value)
         self.images = ImageStore(table, image_format, args.image_column, args.max_cached_gb, args.skip_broken_images)
         if args.streaming:

@@ -7,8 +7,6 @@ stream), never of a generator's history or of a process. A resumed run continues
 batch in total follow the trajectory of one. (The masks of a network's dropout layers alone differ by process.)
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Bits/dim of few held-out images while a network trains, with the same noise at every call."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -7,8 +7,6 @@ The score of N images is biased upwards; the standard error is the jackknife's o
 into ten random parts first; with one part its value is this one.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -7,8 +7,6 @@ What it costs, in network calls: `HeldOutLoss` one per image and band (256 image
 256, without backward passes); `FewImageKID` `num_images` times the sampler's steps, so 200 images at 20 steps are 4000.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

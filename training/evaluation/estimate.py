@@ -1,10 +1,9 @@
 """A figure with its standard error, and how one is made from several seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -29,7 +28,7 @@ class Estimate:
         return {**found, "per_seed": list(self.per_seed)} if self.per_seed else found
 
     @classmethod
-    def from_dict(cls, found: dict) -> Estimate:
+    def from_dict(cls, found: dict) -> Self:
         """The inverse of `as_dict`."""
         value, se = (math.nan if found[name] is None else float(found[name]) for name in ("value", "se"))
         return cls(value, se, tuple(found.get("per_seed", ())))

@@ -1,7 +1,5 @@
 """Features of real images, computed once: a safetensors file named by the hash of the pixels and of the extractor."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Sequence

@@ -6,14 +6,12 @@ more things: a name for the table, `logits` where it is a classifier (for the In
 weights, by which features are cached.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +96,7 @@ class ClassifierFeatures(FeatureExtractor):
         self.classifier, self.name = classifier.float().eval().requires_grad_(False), name
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, name: str | None = None) -> ClassifierFeatures:
+    def from_pretrained(cls, folder: str | Path, name: str | None = None) -> Self:
         """Loads the classifier in `folder`."""
         return cls(FeatureClassifier.from_pretrained(folder), name or Path(folder).name)
 

@@ -6,8 +6,6 @@ pip install torch-fidelity        # brings torchvision; the network itself needs
 scoresde evaluate --features inception --features-weights weights-inception-2015-12-05-6726825d.pth ...
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import io

@@ -1,7 +1,5 @@
 """Any vision model of `transformers` as a feature extractor: DINOv2, CLIP, ViT, ResNet, ..."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -16,8 +16,6 @@ every fit point uses every image. The law needs N/4 well above the number of fea
 hold this one to it.)
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

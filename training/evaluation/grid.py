@@ -7,15 +7,13 @@ Sampling comes in as a function, so this module does not depend on pipelines:
 Image k of a seed must depend on (seed, k) alone, and start from the same noise in every row.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file
@@ -50,7 +48,7 @@ class Processes:
     wait: Callable[[], None] = field(default=lambda: None)
 
     @classmethod
-    def from_accelerate(cls, cpu: bool = False) -> Processes:
+    def from_accelerate(cls, cpu: bool = False) -> Self:
         """Of this run; one process where it was not launched."""
         from accelerate import PartialState
 

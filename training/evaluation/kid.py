@@ -11,8 +11,6 @@ KID without image i costs nothing more. For equal distributions it is up to sqrt
 (torchmetrics averages over random subsets in float32; its value on the whole set is this one, see the tests.)
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

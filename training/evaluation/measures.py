@@ -1,7 +1,5 @@
 """The table of metrics: name -> function of features. Add one's own by passing a larger table to `evaluate_grid`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from torch import Tensor

@@ -14,9 +14,8 @@ real depends on N; density and coverage do not have the first fault, and real ag
 Standard errors are those of the mean over images, with the balls held fixed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -88,7 +87,7 @@ class CopyThreshold:
     distance: float
 
     @classmethod
-    def measure(cls, held_out: Tensor, training: Tensor) -> CopyThreshold:
+    def measure(cls, held_out: Tensor, training: Tensor) -> Self:
         """From features of images that were not trained on, (N, D), and of the training images, (M, D)."""
         return cls(training, float(nearest(held_out, training)[0][:, 0].quantile(COPY_QUANTILE)))
 

@@ -1,7 +1,5 @@
 """What an evaluation is to measure, and everything about it that can be checked before the first image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

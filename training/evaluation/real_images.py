@@ -5,8 +5,6 @@ The line "real" compares as many others with it: from the rest of the split wher
 split, else what is left of the split, else one half of the reference with the other.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What an evaluation writes besides `results.json`: a table, pictures, samples in a public layout, the model card."""
 
-from __future__ import annotations
-
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,13 +1,11 @@
 """What an evaluation returns, and `results.json`."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..durable_files import write_text
 from .estimate import Estimate, difference_error
@@ -57,7 +55,7 @@ class RowResult:
         return {**vars(self), "metrics": {name: value.as_dict() for name, value in self.metrics.items()}}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> RowResult:
+    def from_dict(cls, found: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`."""
         return cls(**{**found, "metrics": _estimates(found["metrics"])})
 
@@ -117,7 +115,7 @@ class EvaluationResult:
         write_text(Path(folder) / RESULTS_FILE, json.dumps(self.as_dict(), indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> EvaluationResult:
+    def load(cls, folder: str | Path) -> Self:
         """Reads `results.json`."""
         found = json.loads((Path(folder) / RESULTS_FILE).read_text("utf-8"))
         rows = [RowResult.from_dict(row) for row in found["rows"]]

@@ -8,8 +8,6 @@ Batches are a fixed partition of the image indices, whatever the number of proce
 of one, bit for bit, and an interrupted evaluation continues with the missing batches.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
