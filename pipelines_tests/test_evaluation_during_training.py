@@ -53,7 +53,7 @@ def test_kid_of_few_images():
     features = images.float().mean(dim=(2, 3)) / 255
     kid = FewImageKID(extractor, features[:12], num_images=8)
     assert kid(lambda count: images[-count:], batch_size=3) == kernel_distance(features[12:], features[:12])
-    with pytest.raises(ValueError, match="num_images must be at least 3, got 2"):
+    with pytest.raises(ValueError, match="num_images must be an integer of at least 3, got 2"):
         FewImageKID(extractor, features, num_images=2)
 
 

@@ -126,7 +126,7 @@ def test_every_misfit_is_named(tmp_path: Path) -> None:
     assert lines == [
         "missing: all_modules.3.bias [8]",
         "extra: all_modules.99.weight [2]",
-        "misshapen: all_modules.1.weight [3, 3], expected [32, 16]",
+        "shape of all_modules.1.weight must be [32, 16], got [3, 3]",
     ]
 
 
@@ -142,7 +142,7 @@ def test_misfits_of_the_average_are_named(tmp_path: Path) -> None:
         load_official_checkpoint(saved(tmp_path, content | {"ema": short}), CONFIG)
     shadow = list(content["ema"]["shadow_params"])
     shadow[0] = torch.zeros(1)
-    with pytest.raises(ValueError, match=r"misshapen: ema all_modules.1.weight \[1\], expected \[32, 16\]"):
+    with pytest.raises(ValueError, match=r"shape of ema all_modules.1.weight must be \[32, 16\], got \[1\]"):
         load_official_checkpoint(saved(tmp_path, content | {"ema": {"shadow_params": shadow}}), CONFIG)
     del content["ema"]
     with pytest.raises(ValueError, match="pass use_ema=False"):
@@ -283,7 +283,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         load_official_checkpoint(tmp_path / "nothing.pth", CONFIG)
     with pytest.raises(FileNotFoundError, match=": a folder"):
         load_official_checkpoint(tmp_path, CONFIG)
-    with pytest.raises(ValueError, match=r"no official checkpoint: expected .*got \['weights'\]"):
+    with pytest.raises(ValueError, match=r"must hold a dictionary with 'model' and 'ema', got \['weights'\]"):
         load_official_checkpoint(saved(tmp_path, {"weights": torch.zeros(1)}), CONFIG)
     with pytest.raises(ValueError, match="must be a state dict"):
         load_official_checkpoint(saved(tmp_path, {"model": [torch.zeros(1)]}), CONFIG)

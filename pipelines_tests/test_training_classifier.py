@@ -106,7 +106,5 @@ def test_bad_arguments_are_named(argv, message, capsys):
 
 
 def test_a_missing_label_column_is_named(folder, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"label_column is 'kind', but the data set has the columns \['image', 'label'\]"
-    ):
+    with pytest.raises(ValueError, match=r"label_column must be one of the columns \['image', 'label'\], got 'kind'"):
         run(folder, tmp_path, "--label_column", "kind", "--max_train_steps", "1")

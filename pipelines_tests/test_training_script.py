@@ -206,7 +206,7 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--train_data_dir", "nowhere"], "train_data_dir is 'nowhere', which does not exist"),
+        (["--train_data_dir", "nowhere"], "train_data_dir must be an existing folder or file, got 'nowhere'"),
         (["--train_data_dir", "empty"], "train_data_dir must hold images or parquet files, 'empty' has none"),
         (["--train_data_dir", "IMAGES", "--image_column", "photo"], "photo"),
         (["--train_data_dir", "IMAGES", "--label_column", "kind", "--class_conditional"], "kind"),

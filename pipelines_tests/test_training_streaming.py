@@ -244,7 +244,7 @@ def test_what_cannot_be_streamed_is_named(tmp_path, parquet):
         open_stream(train_data_dir=str(parquet), split="train[:5]")
     with pytest.raises(ValueError, match=r"split must be one of those in .*, got 'test'"):
         open_stream(train_data_dir=str(parquet), split="test")
-    with pytest.raises(ValueError, match=r"train_data_dir is '.*nowhere', which does not exist"):
+    with pytest.raises(ValueError, match=r"train_data_dir must be an existing folder or file, got '.*nowhere'"):
         open_stream(train_data_dir=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="give either dataset_name"):
         open_stream()

@@ -126,15 +126,15 @@ class CheckpointManager:
             remove_leftovers(self.output_dir)
             path = self._checked(resume_from, allow_changed) if resume_from is not None else None
             if path is None:
-                self._make_room(overwrite, resume_from)
+                self._begin_run(overwrite, resume_from)
             write_run(self.output_dir, self.run_id, self.settings)
         except BaseException:
             self._lock.release()
             raise
         return path
 
-    def _make_room(self, overwrite: bool, resume_from: str | None) -> None:
-        """Checks that a new run may begin in the folder."""
+    def _begin_run(self, overwrite: bool, resume_from: str | None) -> None:
+        """Checks that a new run may begin in the folder, and with `overwrite` deletes the earlier one."""
         old_run = self.output_dir / SETTINGS_FILE
         checkpoints = [path.name for path in self.output_dir.glob("checkpoint-*") if path.name[11:].isdigit()]
         # "latest" without any checkpoint: the earlier run was stopped before its first one.

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--grid", type=Path, help="save a picture of the first 64 images")
     args = parser.parse_args(argv)
     if args.num_images < 2:
-        parser.error(f"--num_images is {args.num_images}, expected at least 2")
+        parser.error(f"--num_images must be at least 2, got {args.num_images}")
     classifier = FeatureClassifier.from_pretrained(args.classifier).float().eval()
     components = load_pipeline_folder(args.pretrained_model_name_or_path)
     changes = {name: value for name in ("predictor", "corrector") if (value := getattr(args, name)) is not None}

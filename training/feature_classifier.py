@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from ..models.feature_classifier import FeatureClassifier as FeatureClassifier
 from .data import ImageFormat, ImageStore, load_images
+from .image_table import find_label_column
 from .seeding import combined_seed
 
 
@@ -76,8 +77,7 @@ def labelled_images(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All images, uint8 (N, C, H, W), and labels, int64 (N,), of one split."""
     table = load_images(train_data_dir=train_data_dir, split=split)
-    if label_column not in table.column_names:
-        raise ValueError(f"label_column is {label_column!r}, but the data set has the columns {table.column_names}")
+    find_label_column(table, label_column)
     images = ImageStore(table, image_format, max_cached_gb=float("inf")).cache
     assert images is not None
     return images, torch.tensor([int(label) for label in table[label_column]])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..schedulers.checks import check_choice
+from ..schedulers.checks import check_choice, check_integer, is_integer
 from .pil_pictures import IMAGE_MODES, WHITE, to_8_bit
 
 
@@ -33,18 +33,16 @@ class ImageFormat:
     background: int = WHITE
 
     def __post_init__(self) -> None:
-        if not _is_integer(self.channels) or self.channels not in IMAGE_MODES:
+        if not is_integer(self.channels) or self.channels not in IMAGE_MODES:
             raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {self.channels!r}")
         check_choice("fit", self.fit, ("crop", "pad"))
-        sides: Any = (self.resolution,) if _is_integer(self.resolution) else self.resolution
-        if not isinstance(sides, (tuple, list)) or not all(_is_integer(side) and 1 <= side <= MOST for side in sides):
+        sides: Any = (self.resolution,) if is_integer(self.resolution) else self.resolution
+        if not isinstance(sides, (tuple, list)) or not all(is_integer(side) and 1 <= side <= MOST for side in sides):
             raise ValueError(f"resolution must be a positive number of pixels or two, got {self.resolution!r}")
         if len(sides) not in (1, 2):
             raise ValueError(f"resolution must be one side or (height, width), got {self.resolution!r}")
         for name in ("pad_value", "background"):
-            value = getattr(self, name)
-            if not _is_integer(value) or not 0 <= value <= 255:
-                raise ValueError(f"{name} must be an integer from 0 to 255, got {value!r}")
+            check_integer(name, getattr(self, name), 0, 255)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,10 +86,6 @@ def fitted_sides(sides: tuple[int, int], size: tuple[int, int], fit: str) -> tup
 
 
 MOST = 2**14  # pixels of a side: beyond it one picture fills the memory
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def overlap(source: int, target: int) -> tuple[slice, slice]:

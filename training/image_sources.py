@@ -87,7 +87,7 @@ def load_images(
         return load_dataset(dataset_name, dataset_config_name, split=split, cache_dir=cache_dir)
     path = check_path("train_data_dir", train_data_dir)
     if not path.exists():
-        raise ValueError(f"train_data_dir is {train_data_dir!r}, which does not exist")
+        raise ValueError(f"train_data_dir must be an existing folder or file, got {train_data_dir!r}")
     name, part = split_and_part(split)
     files = [path] if path.is_file() else listed_files(path)
     parquet = [file for file in files if file.suffix == ".parquet" and file.name not in METADATA_FILES]

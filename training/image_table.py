@@ -31,14 +31,14 @@ def find_image_column(dataset: ImageTable, image_column: str | None = None) -> s
     names = list(dataset.column_names)
     if image_column is not None:
         if image_column not in names:
-            raise ValueError(f"image_column is {image_column!r}, but the data set has the columns {names}")
+            raise ValueError(f"image_column must be one of the columns {names}, got {image_column!r}")
         return str(image_column)
     features = getattr(dataset, "features", None) or {}
     first = {} if features else dataset[0]
     for name in ["image", "img", *names]:
         if name in names and (is_image_feature(features.get(name)) or isinstance(first.get(name), Image.Image)):
             return name
-    raise ValueError(f"no column of {names} holds images; name it with image_column")
+    raise ValueError(f"image_column must name the column with images, got None: no column of {names} holds any")
 
 
 def find_label_column(dataset: ImageTable, label_column: str | None = None) -> str | None:
@@ -50,7 +50,7 @@ def find_label_column(dataset: ImageTable, label_column: str | None = None) -> s
     names = list(dataset.column_names)
     if label_column is not None:
         if label_column not in names:
-            raise ValueError(f"label_column is {label_column!r}, but the data set has the columns {names}")
+            raise ValueError(f"label_column must be one of the columns {names}, got {label_column!r}")
         return label_column
     features = getattr(dataset, "features", None) or {}
     classes = [name for name in names if hasattr(features.get(name), "names")]

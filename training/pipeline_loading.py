@@ -84,7 +84,7 @@ def network_class(name: str) -> Any:
     found = getattr(models, name, None) or getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, ModelMixin)):
         ours = sorted(cls.__name__ for cls in NETWORKS.values())
-        raise ValueError(f"{name!r} is not a network: expected one of {ours} or a model class of diffusers")
+        raise ValueError(f"the class of a network must be one of {ours} or a model of diffusers, got {name!r}")
     return found
 
 

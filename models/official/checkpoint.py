@@ -48,7 +48,7 @@ def load_official_checkpoint(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, corrupted, no official checkpoint, or carries more than data; or its tensors
-            do not fit the configuration (every missing, extra or misshapen one is named), are not floating-point
+            do not fit the configuration (every missing or extra one and every wrong shape is named), are not floating-point
             numbers or not finite.
 
     Example:

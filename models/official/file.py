@@ -107,9 +107,7 @@ def _check_layout(entries: list[zipfile.ZipInfo], size: int) -> None:
 def _check_content(content: Any, path: Path) -> None:
     if not isinstance(content, dict) or "model" not in content:
         found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(
-            f"{path} is no official checkpoint: expected a dictionary with 'model' and 'ema', got {found}"
-        )
+        raise ValueError(f"{path} must hold a dictionary with 'model' and 'ema', got {found}: no official checkpoint")
     state = content["model"]
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path}: 'model' must be a state dict, names to tensors, got {type(state).__name__}")

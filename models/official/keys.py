@@ -118,7 +118,7 @@ def from_official(model: NCSNpp | NCSNv2, state: Mapping[str, torch.Tensor]) -> 
     """A state dict for `model` from official tensors; `sigmas` and the `module.` prefix are ignored.
 
     Raises:
-        ValueError: naming every missing, extra or misshapen tensor.
+        ValueError: naming every missing or extra tensor and every wrong shape.
     """
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     expected = official_tensors(model)
@@ -144,7 +144,7 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, t
         f"extra: {key} {list(value.shape)}" for key, value in state.items() if key not in {*expected, "sigmas"}
     ]
     problems += [
-        f"misshapen: {key} {list(state[key].shape)}, expected {list(shape)}"
+        f"shape of {key} must be {list(shape)}, got {list(state[key].shape)}"
         for key, shape in expected.items()
         if key in state and tuple(state[key].shape) != tuple(shape)
     ]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...schedulers.checks import check_integer
 from ...schedulers.parameterization import Parameterization
 from ...schedulers.sde import SDE
 from ..data import to_data_range
@@ -64,10 +65,8 @@ class HeldOutLoss:
         parameterization: Parameterization | None = None,
         weighting: Weighting = score_matching,
     ) -> None:
-        if len(images) == 0:
-            raise ValueError("images must not be empty, got 0")
-        if bands < 1:
-            raise ValueError(f"bands must be at least 1, got {bands}")
+        check_integer("number of images", len(images))
+        check_integer("bands", bands)
         self.images, self.data_range, self.sde = images, data_range, sde
         self.bands, self.batch_size, self.seed = bands, batch_size, seed
         self.labels, self.weighting = labels, weighting
@@ -133,8 +132,7 @@ class FewImageKID:
     """
 
     def __init__(self, extractor: FeatureExtractor, real: Tensor, num_images: int = 200) -> None:
-        if num_images < 3:
-            raise ValueError(f"num_images must be at least 3, got {num_images}")
+        check_integer("num_images", num_images, 3)
         self.extractor, self.real, self.num_images = extractor, real, num_images
 
     def __call__(self, generate: Callable[[int], Tensor], batch_size: int = 64) -> Estimate:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...schedulers.checks import check_integer
 from .feature_cache import ImageSelection
 from .features import FeatureExtractor, extract
 from .measures import METRICS, OTHER_METRICS, Metric
@@ -92,8 +93,7 @@ def check_plan(plan: Plan, real: RealData, extractor: FeatureExtractor, has_bpd:
             f"num_images must be at least {needed} for {list(plan.metrics)}, got {plan.num_images} generated and "
             f"{len(real.reference)} real ones"
         )
-    if plan.batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {plan.batch_size}")
+    check_integer("batch_size", plan.batch_size)
     if "is" in plan.metrics and not extractor.has_logits:
         raise ValueError(f"features must be those of a classifier for the metric 'is', got {extractor.name}")
     if "bpd" in plan.metrics and not has_bpd:
