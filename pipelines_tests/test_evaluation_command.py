@@ -26,7 +26,8 @@ from scoresde_pipelines import (
     evaluate,
 )
 from scoresde_pipelines.cli import app
-from scoresde_pipelines.evaluation_models import PipelineSource, find_models
+from scoresde_pipelines.evaluation_models import find_models
+from scoresde_pipelines.evaluation_sampling import PipelineSource
 from scoresde_pipelines.training.checkpoint_manifest import write_manifest
 from scoresde_pipelines.training.evaluation import Row
 from scoresde_pipelines.training.evaluation.real_images import open_real

@@ -14,7 +14,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from .evaluation_models import ClassDraw, ModelSource, PipelineSource, find_models, load_weak_network
+from .evaluation_models import ModelSource, find_models, load_weak_network
+from .evaluation_sampling import ClassDraw, PipelineSource
 from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, SAMPLERS, WEAK_GUIDANCE_SCALE
 from .schedulers.checks import (
     MOST,
