@@ -1,5 +1,6 @@
-"""Whether files of weights hold numbers that a network's parameters may have."""
+"""Whether files of weights hold numbers that a network's parameters may have, and a fingerprint of weights."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -27,3 +28,12 @@ def check_weight_files(folder: Path, network: torch.nn.Module) -> None:
                 f"the weights in {path} must be floating-point numbers, got {kinds[wrong[0]]} for {wrong[0]} "
                 f"({len(wrong)} in all)"
             )
+
+
+def fingerprint(network: torch.nn.Module, settings: str = "") -> str:
+    """Sixteen hexadecimal digits that change with the weights and with `settings`."""
+    digest = hashlib.sha256(settings.encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from scoresde_pipelines import NCSNpp, ScoreSdeLikelihoodPipeline, ScoreSdePipeline, VESDEScheduler
 from scoresde_pipelines.cli import app
-from scoresde_pipelines.likelihood_measurement import fingerprint
 from scoresde_pipelines.likelihood_table import COLUMNS, LikelihoodTable, Row
+from scoresde_pipelines.models.weight_files import fingerprint
 
 
 COUNT = 5

@@ -219,7 +219,7 @@ def test_names_of_classes_are_kept_in_the_index(tmp_path):
     assert torch.equal(draw(ScoreSdePipeline.from_pretrained(tmp_path)), draw(pipe))
     index["id2label"] = {"0": "boot", "2": "coat"}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"id2label must hold the labels 0 to 1, got \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"id2label must name the classes 0..1, got \[0, 2\]"):
         load_pipeline_folder(tmp_path)
 
 

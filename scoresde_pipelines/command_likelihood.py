@@ -55,8 +55,9 @@ def likelihood(
     On several processes, with or without GPUs:
     accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli likelihood ...
     """
-    from .likelihood_measurement import PIPELINE_OPTIONS, conversions, fingerprint, measure, open_images
+    from .likelihood_measurement import PIPELINE_OPTIONS, conversions, measure, open_images
     from .likelihood_table import LikelihoodTable
+    from .models.weight_files import fingerprint
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
     from .schedulers.dequantization import DEQUANTIZATIONS
     from .schedulers.divergence import DIVERGENCES

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .evaluation_models import ModelSource
-from .likelihood_measurement import fingerprint
+from .models.weight_files import fingerprint
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_score_sde import ScoreSdePipeline
@@ -195,9 +195,6 @@ class PipelineSource:
         )
         likelihood.set_progress_bar_config(disable=True)
         generators = [torch.Generator().manual_seed(combined_seed(0, index)) for index in range(len(images))]
-        channels = pipe.sample_shape[0]
-        if images.shape[1] != channels:
-            images = images.expand(-1, 3, -1, -1) if channels == 3 else images.float().mean(1, keepdim=True).byte()
         output: Any = likelihood(images, tolerance=BPD_TOLERANCE, generator=generators)
         return output.bits_per_dim
 

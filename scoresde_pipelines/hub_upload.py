@@ -68,10 +68,7 @@ def pipeline_card(
     fields = {"license": license, "base_model": base_model, "datasets": datasets}
     labels = [] if not names else [names[key] for key in sorted(names, key=int)]
     return CARD.format(
-        tags=", ".join(
-            ["diffusers", "score-based-generative-modeling", "scoresde_pipelines"]
-            + ["class-conditional"] * conditional
-        ),
+        tags=", ".join(list(TAGS) + ["class-conditional"] * conditional),
         fields="".join(f"{key}: {_yaml(value)}\n" for key, value in fields.items() if value),
         title=repo_id.rstrip("/").split("/")[-1],
         description=(

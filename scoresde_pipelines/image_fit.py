@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from .schedulers.checks import check_choice
-from .training.image_format import fitted_sides, overlap
+from .training.image_format import FITS, fitted_sides, overlap
 
 
-RESIZES = ("crop", "pad")
 # A pixel of a fitted mask is white where more than this share of it comes from white pixels.
 WHITE_SHARE = 0.02
 
@@ -29,7 +28,7 @@ def fit_images(images: Tensor, size: tuple[int, int], resize: str | None, border
     Raises:
         ValueError: for another `resize`.
     """
-    check_choice("resize", resize, RESIZES, optional=True)
+    check_choice("resize", resize, FITS, optional=True)
     if resize is None:
         return images
     images = resampled(images, fitted_sides(_sides(images), size, resize))

@@ -9,7 +9,6 @@ from torch import Tensor
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Values beyond the data's range by more than this share of it are no rounding; so many of them cause a warning.
 TOLERATED_EXCESS, TOLERATED_SHARE = 0.1, 0.005
 

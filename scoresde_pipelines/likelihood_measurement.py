@@ -1,10 +1,8 @@
 """Bits/dim of the images of a data set, row by row into a table: what `scoresde likelihood` runs."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +11,9 @@ from tqdm.auto import tqdm
 from .likelihood_table import LikelihoodTable, Row
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .schedulers.probability_flow import ODEError
-from .training.data import ImageFormat, ImageStore, load_images
+from .training.data import ImageFormat, ImageStore
 from .training.data_report import data_report
+from .training.evaluation.real_images import open_split
 from .training.seeding import likelihood_seed
 
 
@@ -90,15 +89,6 @@ def _environment(names: tuple[str, ...], default: int) -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), default)
 
 
-def fingerprint(network: torch.nn.Module) -> str:
-    """Sixteen hexadecimal digits of the network's weights: a table must not be continued with other weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def conversions(images: ImageStore) -> list[str]:
     """What is done to the images of a data set before they are measured, with counts: "3 of 9 images ..."."""
     channels, height, width = images.format.shape
@@ -109,14 +99,8 @@ def open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) ->
     """A data set in the form of a model's images, `shape` (channels, height, width).
 
     Raises:
-        ValueError: there is neither such a file or folder nor such a data set of the Hub.
+        ValueError: there is neither such a file or folder nor such a data set of the Hub, or no such split.
     """
     channels, height, width = shape
-    source = {"train_data_dir": data} if Path(data).exists() else {"dataset_name": data}
-    try:
-        table = load_images(**source, split=split, whole_if_unsplit=True)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise ValueError(
-            f"data must be a folder or parquet file that exists, or a data set of the Hub, got {data!r}: {error}"
-        ) from error
+    table = open_split(data, split, whole_if_unsplit=True)
     return ImageStore(table, ImageFormat((height, width), channels, fit), max_cached_gb=0)

@@ -11,11 +11,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from .image_outputs import OUTPUT_TYPES, PIL_MODES, all_finite, export_images, to_unit_range, warn_of_excess
+from .image_outputs import OUTPUT_TYPES, all_finite, export_images, to_unit_range, warn_of_excess
 from .image_sizes import TileSize, check_sides, check_tiles
 from .models.config_checks import height_and_width
 from .network_use import in_use, network_output, weights_not_finite
-from .pipeline_components import check_components, label_names, null_label
+from .pipeline_components import check_components, null_label
 from .pipeline_pretrained import PretrainedPipeline
 from .quality import choose_sampler
 from .registration import stable_name
@@ -36,7 +36,8 @@ from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import DATA_STD
-from .training.pipeline_loading import rough_data_std
+from .training.pil_pictures import IMAGE_MODES
+from .training.pipeline_loading import label_names, rough_data_std
 from .weak_guidance import WeakGuidance, check_weak_guidance
 
 
@@ -187,9 +188,9 @@ class SDEPipelineBase(PretrainedPipeline):
         """Raises TypeError or ValueError unless images of this network can be returned like that."""
         check_flag("return_dict", return_dict)
         check_choice("output_type", output_type, OUTPUT_TYPES)
-        if output_type == "pil" and self.sample_shape[0] not in PIL_MODES:
+        if output_type == "pil" and self.sample_shape[0] not in IMAGE_MODES:
             raise ValueError(
-                f"output_type 'pil' needs {sorted(PIL_MODES)} channels, the network has {self.sample_shape[0]}: "
+                f"output_type 'pil' needs {sorted(IMAGE_MODES)} channels, the network has {self.sample_shape[0]}: "
                 "choose 'np' or 'pt'"
             )
 

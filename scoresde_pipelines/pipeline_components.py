@@ -1,4 +1,4 @@
-"""Whether the components of a pipeline fit each other, and what its classes are named."""
+"""Whether the components of a pipeline fit each other."""
 
 from typing import Any
 
@@ -44,18 +44,3 @@ def null_label(unet: Any, id2label: dict[int, str] | None) -> int | None:
     embeddings = getattr(unet.config, "num_class_embeds", None)
     there = getattr(getattr(unet, "class_embedding", None), "num_embeddings", None)
     return len(id2label) if id2label and embeddings == there == len(id2label) + 1 else None
-
-
-def label_names(id2label: Any) -> dict[int, str] | None:
-    """Checked names of classes; JSON has made strings of their numbers."""
-    if id2label is None:
-        return None
-    try:
-        names = {int(number): name for number, name in id2label.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
-    if not all(isinstance(name, str) for name in names.values()):
-        raise TypeError(f"id2label must hold names that are texts, got {id2label!r}")
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
-    return names

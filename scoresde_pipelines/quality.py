@@ -14,7 +14,7 @@ from .schedulers.scheduling_config import OWN_SPACING, SAMPLER_KEYS
 
 
 @dataclass(frozen=True)
-class Preset:
+class SamplerPreset:
     """A sampler and its number of noise levels.
 
     Attributes:
@@ -32,9 +32,9 @@ class Preset:
 
 #: "paper" is the predictor-corrector sampler of Song et al. (2021), with two network calls per level.
 QUALITIES = {
-    "draft": Preset("restart", None, None, levels=20, posterior_levels=8),
-    "default": Preset("restart", None, None, levels=100, posterior_levels=35),
-    "paper": Preset("reverse_diffusion", "langevin", "linspace", levels=1000, posterior_levels=1000),
+    "draft": SamplerPreset("restart", None, None, levels=20, posterior_levels=8),
+    "default": SamplerPreset("restart", None, None, levels=100, posterior_levels=35),
+    "paper": SamplerPreset("reverse_diffusion", "langevin", "linspace", levels=1000, posterior_levels=1000),
 }
 
 

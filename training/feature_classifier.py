@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from ..models.feature_classifier import FeatureClassifier as FeatureClassifier
 from .data import ImageFormat, ImageStore, load_images
+from .image_format import FITS
 from .image_table import find_label_column
 from .seeding import combined_seed
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
-    parser.add_argument("--image_fit", choices=("crop", "pad"), default="crop")
+    parser.add_argument("--image_fit", choices=FITS, default="crop")
     parser.add_argument("--label_column", default="label")
     parser.add_argument("--max_train_steps", type=int, default=1200)
     parser.add_argument("--train_batch_size", type=int, default=128)

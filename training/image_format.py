@@ -10,6 +10,9 @@ from ..schedulers.checks import check_choice, check_integer, is_integer
 from .pil_pictures import IMAGE_MODES, WHITE, to_8_bit
 
 
+FITS = ("crop", "pad")
+
+
 @dataclass(frozen=True)
 class ImageFormat:
     """How a picture of any size and mode becomes a uint8 array (channels, height, width); see `pil_pictures`.
@@ -35,7 +38,7 @@ class ImageFormat:
     def __post_init__(self) -> None:
         if not is_integer(self.channels) or self.channels not in IMAGE_MODES:
             raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {self.channels!r}")
-        check_choice("fit", self.fit, ("crop", "pad"))
+        check_choice("fit", self.fit, FITS)
         sides: Any = (self.resolution,) if is_integer(self.resolution) else self.resolution
         if not isinstance(sides, (tuple, list)) or not all(is_integer(side) and 1 <= side <= MOST for side in sides):
             raise ValueError(f"resolution must be a positive number of pixels or two, got {self.resolution!r}")

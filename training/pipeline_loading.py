@@ -113,20 +113,24 @@ def load_network(folder: str | Path, class_name: str, **options: Any) -> Any:
 
 
 def class_names(id2label: Any) -> list[str] | None:
-    """The names of the classes in the order of their labels, from `{"0": "cat", ...}` of a `model_index.json`.
+    """The names of the classes in the order of their labels, as `label_names`; None where there are none."""
+    names = label_names(id2label)
+    return [names[label] for label in sorted(names)] if names else None
 
-    Raises:
-        ValueError: the labels are not 0, 1, 2, ...
-    """
-    if not id2label:
+
+def label_names(id2label: Any) -> dict[int, str] | None:
+    """Checked names of classes; JSON has made strings of their numbers."""
+    if id2label is None:
         return None
     try:
-        names = {int(key): str(name) for key, name in dict(id2label).items()}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"id2label must hold a name for each label, got {id2label!r}") from error
+        names = {int(number): name for number, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
+    if not all(isinstance(name, str) for name in names.values()):
+        raise TypeError(f"id2label must hold names that are texts, got {id2label!r}")
     if sorted(names) != list(range(len(names))):
-        raise ValueError(f"id2label must hold the labels 0 to {len(names) - 1}, got {sorted(names)}")
-    return [names[label] for label in range(len(names))]
+        raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
+    return names
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ more things: a name for the table, `logits` where it is a classifier (for the In
 weights, by which features are cached.
 """
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
@@ -17,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..feature_classifier import FeatureClassifier
+from ...models.feature_classifier import FeatureClassifier
+from ...models.weight_files import fingerprint
+from ..image_reader import GRAY_WEIGHTS
 
 
 CODE_VERSION = 1  # raised when the same weights give other features: cached ones are then computed anew
 DEFAULT_FEATURES = "efficientnet-lite0"
 INCEPTION = "inception"
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what PIL converts to gray with
 
 
 class FeatureExtractor(nn.Module):
@@ -52,11 +52,7 @@ class FeatureExtractor(nn.Module):
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with the weights, the preprocessing and the code."""
-        digest = hashlib.sha256(json.dumps([CODE_VERSION, self.name, self.extra_repr()]).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self, json.dumps([CODE_VERSION, self.name, self.extra_repr()]))
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -104,7 +100,7 @@ class ClassifierFeatures(FeatureExtractor):
         """uint8 (B, 3, H, W) -> features; a classifier of gray images gets their luminance."""
         config = self.classifier.config
         if config["in_channels"] == 1:
-            weights = torch.tensor(LUMA, device=images.device).reshape(3, 1, 1)
+            weights = torch.tensor(GRAY_WEIGHTS, device=images.device).reshape(3, 1, 1)
             images = (images * weights).sum(dim=1, keepdim=True).round()
         if images.shape[-1] != config["sample_size"] or images.shape[-2] != config["sample_size"]:
             images = resize(images, config["sample_size"])

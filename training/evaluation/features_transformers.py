@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.image_preprocessing import RESAMPLING
 from .features import FeatureExtractor, resize
-
-
-RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, which processors are saved with
 
 
 class TransformersFeatures(FeatureExtractor):

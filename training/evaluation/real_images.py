@@ -12,24 +12,23 @@ from typing import Any
 
 import torch
 
+from ...schedulers.checks import check_choice
 from ..data import ImageFormat, ImageStore, load_images
 from ..data_report import data_report
+from ..image_format import FITS
 from .feature_cache import ImageSelection
 from .plan import RealData
 
 
-FITS = ("crop", "pad")
-
-
-def open_split(data: str, split: str) -> Any:
-    """A `datasets.Dataset` of one split of a folder, a parquet file or a Hub id.
+def open_split(data: str, split: str, whole_if_unsplit: bool = False) -> Any:
+    """A `datasets.Dataset` of one split of a folder, a parquet file or a Hub id; `whole_if_unsplit` as in `load_images`.
 
     Raises:
         ValueError: there is no such split, or no images.
     """
     source: dict[str, Any] = {"train_data_dir": data} if Path(data).exists() else {"dataset_name": data}
     try:
-        return load_images(**source, split=split)
+        return load_images(**source, split=split, whole_if_unsplit=whole_if_unsplit)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"data must be images with the split {split!r}, got {data!r}: {error}") from error
 
@@ -58,8 +57,7 @@ def open_real(
     Raises:
         ValueError: no such split; too few images; images of another size or other channels than the models'.
     """
-    if fit not in (None, *FITS):
-        raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
+    check_choice("fit", fit, FITS, optional=True)
     count = num_reference or num_images
     table = open_split(data, split)
     if len(table) < count:
