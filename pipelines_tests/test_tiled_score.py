@@ -22,6 +22,7 @@ from scoresde_pipelines import (
     VESDEScheduler,
     VPSDEScheduler,
 )
+from scoresde_pipelines.call_options import CallOptions
 from scoresde_pipelines.schedulers import (
     VPSDE,
     AveragePoolOperator,
@@ -294,7 +295,9 @@ def test_classes_of_another_size_and_on_tiles():
     score_fn = TiledScore(pipe.guided_score_fn(torch.tensor([0, 1]), 2.0), 8)
     pipe.scheduler.set_timesteps(3)
     with torch.no_grad():
-        expected = pipe.run_sampler(latents * pipe.scheduler.init_noise_sigma, pipe.plan(3), score_fn, seeded())
+        expected = pipe.run_sampler(
+            latents * pipe.scheduler.init_noise_sigma, pipe.plan(3), score_fn, CallOptions(generator=seeded())
+        )
     assert torch.equal(images[2], expected)
     with pytest.raises(ValueError, match="height must be divisible by 2 for 2 levels, got 9"):
         pipe(0, height=9)

@@ -1,7 +1,7 @@
-"""What the pipelines share: components, checks, the prior, and the two ways of sampling."""
+"""What the pipelines share: components, checks, the prior, the loop over a scheduler, and images."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,23 +11,20 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from .call_options import CallOptions
 from .image_outputs import OUTPUT_TYPES, all_finite, export_images, to_unit_range, warn_of_excess
 from .image_sizes import TileSize, check_sides, check_tiles
 from .models.config_checks import height_and_width
 from .network_use import in_use, network_output, weights_not_finite
 from .pipeline_components import check_components, null_label
+from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_pretrained import PretrainedPipeline
-from .quality import choose_sampler
 from .registration import stable_name
 from .schedulers import PerSample, SDEScheduler, TiledScore
-from .schedulers.adaptive_restart import MOST_RESTARTS, solve_with_restarts
 from .schedulers.checks import (
     Generator,
     check_choice,
-    check_finite,
     check_flag,
-    check_function,
-    check_generator,
     check_integer,
     check_number,
 )
@@ -35,13 +32,11 @@ from .schedulers.inference_mode import ordinary
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
-from .schedulers.sde import DATA_STD
 from .training.pil_pictures import IMAGE_MODES
 from .training.pipeline_loading import label_names, rough_data_std
-from .weak_guidance import WeakGuidance, check_weak_guidance
+from .weak_guidance import WeakGuidance
 
 
-StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Constraint = Callable[[Tensor, Tensor], Tensor]
 
 SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of double precision
@@ -143,41 +138,15 @@ class SDEPipelineBase(PretrainedPipeline):
         self,
         batch_size: int,
         num_inference_steps: int,
-        generator: Generator,
-        latents: Tensor | None,
-        output_type: str,
-        callback_tensors: Any = ("latents",),
-        callback: StepCallback | None = None,
-        return_dict: bool = True,
-        ode_tolerance: float | None = None,
+        options: CallOptions,
         shape: tuple[int, int, int] | None = None,
-        num_restarts: int = 0,
     ) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
         self.check_modules()
         check_integer("batch_size", batch_size)
         check_integer("num_inference_steps", num_inference_steps)
-        if isinstance(generator, tuple):
-            raise TypeError("generator must be a torch.Generator or a list of them, got a tuple")
-        check_generator("generator", generator, batch_size)
-        expected = (batch_size, *(shape or self.sample_shape))
-        if latents is not None and tuple(check_finite("latents", latents).shape) != expected:
-            raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
-        if latents is not None and latents.is_meta:
-            raise TypeError("latents must be a tensor with values, got one on the device meta")
-        self.check_output(output_type, return_dict)
-        if ode_tolerance is not None:
-            check_tolerance("ode_tolerance", ode_tolerance)
-        if check_integer("num_restarts", num_restarts, 0, MOST_RESTARTS) and ode_tolerance is None:
-            raise ValueError(
-                f"num_restarts must be 0 without ode_tolerance, got {num_restarts}: predictor='restart' restarts"
-            )
-        check_function("callback_on_step_end", callback, optional=True)
-        known = self._callback_tensor_inputs
-        if not isinstance(callback_tensors, (list, tuple)) or any(name not in known for name in callback_tensors):
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be a list of names among {known}, got {callback_tensors!r}"
-            )
+        options.check(batch_size, shape or self.sample_shape, self._callback_tensor_inputs)
+        self.check_output(options.output_type, options.return_dict)
 
     def check_modules(self) -> None:
         """Raises TypeError or ValueError unless the components fit; one may have been replaced since the last call."""
@@ -236,30 +205,15 @@ class SDEPipelineBase(PretrainedPipeline):
 
         return PerSample(score, class_labels=class_labels)
 
-    def check_weak(
-        self, weak_unet: Any, scale: float | None, interval: tuple[float, float] | None
-    ) -> WeakGuidance | None:
-        """`check_weak_guidance` with the pipeline's modules."""
-        self.check_modules()
-        return check_weak_guidance(weak_unet, scale, interval, self.unet, self.scheduler, self._execution_device)
-
-    def tiled(
-        self, score_fn: ScoreFunction, tile_size: TileSize, tile_overlap: int | None, tile_batch_size: int
-    ) -> ScoreFunction:
+    def tiled(self, score_fn: ScoreFunction, options: CallOptions) -> ScoreFunction:
         """`score_fn` on tiles: a `TiledScore`, or itself without a `tile_size`."""
-        check_integer("tile_batch_size", tile_batch_size)
-        return score_fn if tile_size is None else TiledScore(score_fn, tile_size, tile_overlap, tile_batch_size)
+        if options.tile_size is None:
+            return score_fn
+        return TiledScore(score_fn, options.tile_size, options.tile_overlap, options.tile_batch_size)
 
     def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
         """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
         return in_use(self.unet, None if weak is None else weak.unet)
-
-    def choose_sampler(self, quality: str | None, num_inference_steps: int | None) -> tuple[SDEScheduler, int]:
-        """The scheduler that samples and its number of levels: see `quality.choose_sampler`."""
-        self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
-        if num_inference_steps is not None:
-            check_integer("num_inference_steps", num_inference_steps)
-        return choose_sampler(self.scheduler, quality, num_inference_steps)
 
     def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
         """`scheduler`, by default the pipeline's, with its time steps set: a copy, whose steps belong to this run alone."""
@@ -275,9 +229,7 @@ class SDEPipelineBase(PretrainedPipeline):
         latents: Tensor,
         scheduler: SDEScheduler,
         score_fn: ScoreFunction,
-        generator: Generator = None,
-        callback: StepCallback | None = None,
-        callback_tensors: Sequence[str] = ("latents",),
+        options: CallOptions,
         constrain: Constraint | None = None,
     ) -> Tensor:
         """`sampling_loop`, with a progress bar and the callback.
@@ -286,51 +238,16 @@ class SDEPipelineBase(PretrainedPipeline):
             latents: the start, from `prepare_latents`.
             scheduler: from `plan`.
             score_fn: `(x, t) -> score`; a condition wraps `self.score_fn()`.
-            generator: source of every random draw.
-            callback: called as `callback(pipe, i, timestep, {"latents": ...})` after each step.
+            options: the generator and the callback, see `CallOptions`.
             constrain: `(x, t) -> x`, applied after each step; t is the SDE's time of the state.
         """
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 
             def on_step(i: int, timestep: Tensor, x: Tensor) -> Tensor | None:
                 bar.update()
-                if callback is None:
-                    return None
-                return _changed_latents(callback(self, i, timestep, {name: x for name in callback_tensors}), x)
+                return options.changed_state(self, i, timestep, x)
 
-            return sampling_loop(scheduler, score_fn, latents, generator, constrain=constrain, on_step=on_step)
-
-    def solve_ode(
-        self,
-        latents: Tensor,
-        tolerance: float,
-        score_fn: ScoreFunction | None = None,
-        num_restarts: int = 0,
-        generator: Generator = None,
-    ) -> tuple[Tensor, Tensor]:
-        """From `prepare_latents` to denoised images by the probability-flow ODE, and the evaluations of each, (B,).
-
-        Args:
-            latents: the start.
-            tolerance: error of the solver.
-            score_fn: `(x, t) -> score` with t of shape (B,), instead of the network's score.
-            num_restarts, generator: as in `solve_with_restarts`.
-        """
-        sde, end = self.scheduler.sde, self.scheduler.smallest_time
-        score_fn = score_fn or self.score_fn()
-        solution = solve_with_restarts(
-            score_fn,
-            sde,
-            latents * (sde.prior_std / self.scheduler.init_noise_sigma),
-            sde.T,
-            end,
-            num_restarts=num_restarts,
-            generator=generator,
-            tolerance=float(tolerance),
-            data_std=self.scheduler.data_std if num_restarts else DATA_STD,
-        )
-        t = torch.full((len(latents),), end, dtype=latents.dtype, device=latents.device)
-        return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1
+            return sampling_loop(scheduler, score_fn, latents, options.generator, constrain=constrain, on_step=on_step)
 
     # ------------------------------------------------------------------ images
 
@@ -359,6 +276,11 @@ class SDEPipelineBase(PretrainedPipeline):
         if output_type != "latent":
             warn_of_excess(x, self.config.data_min, self.config.data_max)
 
+    def output(self, images: Any, nfe: int | Tensor, options: CallOptions) -> ScoreSdePipelineOutput | tuple:
+        """What a call returns."""
+        output = ScoreSdePipelineOutput(images, nfe=nfe)
+        return output if options.return_dict else (output.images, output.nfe)
+
     def to_unit_range(self, x: Tensor) -> Tensor:
         """States in the data range, (B, C, H, W), as float32 images in [0, 1]."""
         return to_unit_range(x, self.config.data_min, self.config.data_max)
@@ -367,21 +289,6 @@ class SDEPipelineBase(PretrainedPipeline):
 def check_tolerance(name: str, value: Any) -> float:
     """`value`, if the adaptive solver can keep to this error in double precision."""
     return check_number(name, value, SMALLEST_TOLERANCE, 1, ends="[)")
-
-
-def _changed_latents(changed: Any, x: Tensor) -> Tensor | None:
-    """What a callback puts in the place of the state `x`, in its dtype; None where it changes nothing."""
-    if changed is not None and (not isinstance(changed, dict) or set(changed) - {"latents"}):
-        got = list(changed) if isinstance(changed, dict) else type(changed).__name__
-        raise TypeError(f"callback_on_step_end must return None or a dictionary with latents alone, got {got}")
-    latents = changed.get("latents", x) if changed else x
-    if latents is x:
-        return None
-    if check_finite("latents of callback_on_step_end", latents).shape != x.shape:
-        raise ValueError(
-            f"callback_on_step_end must return latents of shape {tuple(x.shape)}, got {tuple(latents.shape)}"
-        )
-    return latents.to(x)
 
 
 def _rows_not_finite(x: Tensor) -> int:

@@ -6,23 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .call_options import StepCallback
 from .class_evidence import classifier_kind, clean_log_prob
+from .generation import GeneratingPipeline, GenerationOptions
 from .image_sizes import check_tiles
 from .models import NoiseConditionalClassifier
 from .models.config_checks import height_and_width
 from .models.noise_conditional_classifier import noisy_log_prob
 from .network_use import in_use
-from .pipeline_base import SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
 from .schedulers.checks import Generator, check_integer, check_number
 from .schedulers.guidance_scale import check_interval
-from .schedulers.score_function import ScoreFunction, evaluations_of
+from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import LARGEST_SIGMA
 from .weak_guidance import WeakGuidance, check_weak_classes
 
 
-class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
+class ScoreSdeClassConditionalPipeline(GeneratingPipeline):
     """Images of given classes (paper section 5).
 
     With a `classifier` the network is unconditional, and the gradient of log p(class | x_t) joins its score in
@@ -138,45 +139,16 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             TypeError, ValueError: for a label or name that is not known, a classifier for other images, or an argument out
                 of its range, before any work is done; or for images that are not finite.
         """
+        options = GenerationOptions.of(locals())
         check_integer("num_samples", num_samples)
-        weak = self.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
-        shape = self.shape_at(height, width, tile_size, tile_overlap, weak)
+        weak, shape = self.check_guidance(options)
         tile = (min(pair) for pair in zip(shape[1:], check_tiles(tile_size, tile_overlap) or shape[1:]))
         labels = self.check_labels(class_labels, guidance_scale, (shape[0], *tile)).repeat_interleave(num_samples)
         if self.classifier is None:
             check_weak_classes(weak, self.unet)
         check_interval("guidance_interval", guidance_interval)
-        sampler, levels = self.choose_sampler(quality, num_inference_steps)
-        self.check_inputs(
-            len(labels),
-            levels,
-            generator,
-            latents,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-            callback_on_step_end,
-            return_dict,
-            ode_tolerance,
-            shape,
-            num_restarts=num_restarts,
-        )
         guided = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval, weak)
-        score_fn = self.tiled(guided, tile_size, tile_overlap, tile_batch_size)
-        nfe: int | Tensor
-        with self.running(weak):
-            x = self.prepare_latents(len(labels), generator, latents, shape=shape)
-            if ode_tolerance is not None:
-                x, nfe = self.solve_ode(x, ode_tolerance, score_fn, num_restarts, generator)
-                nfe = nfe * evaluations_of(guided)  # within an interval: where the scale acts, and so at most
-            else:
-                scheduler = self.plan(levels, sampler)
-                x = self.run_sampler(
-                    x, scheduler, score_fn, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
-                )
-                nfe = sum(evaluations_of(guided, t) for t in scheduler.times)
-        self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(x, output_type, weak), nfe=nfe)
-        return output if return_dict else (output.images, output.nfe)
+        return self.generate(guided, len(labels), options, shape, weak)
 
     def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
         """The context of every run, with the weak network that guides it: see `network_use.in_use`."""

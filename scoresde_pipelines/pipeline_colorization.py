@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
+from .call_options import StepCallback
 from .image_fit import fit_images
 from .image_inputs import gray_to_tensor
-from .pipeline_base import StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline, LinearProblem, RestorationOptions
 from .schedulers import GrayOperator
 from .schedulers.checks import Generator, check_number, check_numbers
 
@@ -84,7 +84,7 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         """
         options = RestorationOptions.of(locals())
         channels = self.sample_shape[0]
-        size = self.size_at(height, width, options)
+        size = self.size_at(options)
         gray_weights = check_numbers("gray_weights", gray_weights)
         if len(gray_weights) != channels:
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
@@ -94,4 +94,4 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, size if resize is None else None)
         gray = gray if size is None else fit_images(gray, size, resize)
-        return self.solve(gray, operator, noise_std, options, self.shape_of(gray, options))
+        return self.solve(LinearProblem(gray, operator, noise_std, self.shape_of(gray, options)), options)

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .call_options import StepCallback
 from .image_fit import fit_images, fit_masks, put_back, without_repainted
 from .image_inputs import images_to_tensor, masks_to_tensor
 from .image_outputs import export_images
-from .pipeline_base import StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline, LinearProblem, RestorationOptions
 from .schedulers import MaskOperator
 from .schedulers.checks import Generator
 
@@ -83,7 +83,7 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
                 and arguments out of their range, before any sampling.
         """
         options = RestorationOptions.of(locals())
-        size = self.size_at(height, width, options)
+        size = self.size_at(options)
         originals = images_to_tensor(image, self.sample_shape[0], size if resize is None else None)
         size = size or (originals.shape[-2], originals.shape[-1])
         repaint = masks_to_tensor(mask_image, len(originals), (originals.shape[-2], originals.shape[-1]))
@@ -96,7 +96,8 @@ class ScoreSdeInpaintPipeline(LinearInversePipeline):
         originals, repaint = (v.repeat_interleave(num_samples, dim=0) for v in (originals, repaint))
         low, high = self.config.data_min, self.config.data_max
         operator = MaskOperator(known)
-        x, nfe = self.restore(operator.A(low + (high - low) * images), operator, 0.0, options, shape)
+        measurement = operator.A(low + (high - low) * images)
+        x, nfe = self.restore(LinearProblem(measurement, operator, 0.0, shape), options)
         self.maybe_free_model_hooks()
         self.check_images(x, output_type)
         if output_type == "latent":

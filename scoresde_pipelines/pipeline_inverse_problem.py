@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .call_options import StepCallback
 from .image_inputs import images_to_tensor
-from .pipeline_base import StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline, LinearProblem, RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
 from .schedulers.checks import Generator, check_instance, check_number
 from .schedulers.linear_operator import apply
@@ -104,7 +104,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
         if not isinstance(measurement, Tensor):
             measurement = self.read_measurement(measurement, operator, shape)
         self.check_problem(measurement, operator, noise_std, shape)
-        return self.solve(measurement, operator, noise_std, options, shape)
+        return self.solve(LinearProblem(measurement, operator, noise_std, shape), options)
 
     def read_measurement(self, images: Any, operator: Any, shape: tuple[int, int, int]) -> Tensor:
         """A measurement (B, C, H, W) given as PIL images or arrays with values in [0, 1] or 8-bit ones.

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from .pipeline_base import SDEPipelineBase, StepCallback
+from .call_options import StepCallback
+from .generation import GeneratingPipeline, GenerationOptions
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers.checks import Generator
-from .schedulers.score_function import ScoreFunction, evaluations_of
+from .schedulers.score_function import ScoreFunction
 from .weak_guidance import WeakGuidance
 
 
-class ScoreSdePipeline(SDEPipelineBase):
+class ScoreSdePipeline(GeneratingPipeline):
     """Unconditional generation with the samplers of "Score-Based Generative Modeling through SDEs" (Song et al. 2021).
 
     Args:
@@ -94,39 +95,9 @@ class ScoreSdePipeline(SDEPipelineBase):
             TypeError, ValueError: for an argument out of its range, before any work is done; or for images that are not
                 finite.
         """
-        sampler, levels = self.choose_sampler(quality, num_inference_steps)
-        weak = self.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
-        shape = self.shape_at(height, width, tile_size, tile_overlap, weak)
-        self.check_inputs(
-            batch_size,
-            levels,
-            generator,
-            latents,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-            callback_on_step_end,
-            return_dict,
-            ode_tolerance,
-            shape,
-            num_restarts,
-        )
-        guided = self.guided_score_fn(weak)
-        score_fn = self.tiled(guided, tile_size, tile_overlap, tile_batch_size)
-        nfe: int | Tensor
-        with self.running(weak):
-            x = self.prepare_latents(batch_size, generator, latents, shape=shape)
-            if ode_tolerance is not None:
-                x, nfe = self.solve_ode(x, ode_tolerance, score_fn, num_restarts, generator)
-                nfe = nfe * evaluations_of(guided)  # within an interval: where the scale acts, and so at most
-            else:
-                scheduler = self.plan(levels, sampler)
-                x = self.run_sampler(
-                    x, scheduler, score_fn, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
-                )
-                nfe = sum(evaluations_of(guided, t) for t in scheduler.times)
-        self.maybe_free_model_hooks()
-        output = ScoreSdePipelineOutput(self.to_images(x, output_type, weak), nfe=nfe)
-        return output if return_dict else (output.images, output.nfe)
+        options = GenerationOptions.of(locals())
+        weak, shape = self.check_guidance(options)
+        return self.generate(self.guided_score_fn(weak), batch_size, options, shape, weak)
 
     def guided_score_fn(self, weak: WeakGuidance | None = None) -> ScoreFunction:
         """The score, guided by the weak network where there is one; states (B, *D) and times () or (B,)."""

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
+from .call_options import StepCallback
 from .image_fit import fit_images
 from .image_inputs import images_to_tensor
-from .pipeline_base import StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline, LinearProblem, RestorationOptions
 from .schedulers import AveragePoolOperator
 from .schedulers.checks import Generator, check_integer, check_number
 
@@ -81,7 +81,7 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
         """
         options = RestorationOptions.of(locals())
         check_integer("scale", scale)
-        large, size = self.size_at(height, width, options), None
+        large, size = self.size_at(options), None
         if large is not None:
             if large[0] % scale or large[1] % scale:
                 raise ValueError(f"scale must divide the network's height and width {large}, got {scale}")
@@ -90,4 +90,4 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
         small = images_to_tensor(image, self.sample_shape[0], size if resize is None else None)
         small = small if size is None else fit_images(small, size, resize)
         shape = self.shape_of(small, options, scale)
-        return self.solve(small, AveragePoolOperator(scale), noise_std, options, shape)
+        return self.solve(LinearProblem(small, AveragePoolOperator(scale), noise_std, shape), options)

@@ -2,16 +2,15 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .image_sizes import TileSize
-from .pipeline_base import SDEPipelineBase, StepCallback
+from .call_options import CallOptions
+from .pipeline_base import SDEPipelineBase
 from .pipeline_output import ScoreSdePipelineOutput
 from .quality import QUALITIES, choose_sampler
 from .schedulers import (
@@ -40,32 +39,34 @@ ODE_ORDER = 3
 
 
 @dataclass(frozen=True)
-class RestorationOptions:
+class LinearProblem:
+    """A measurement y = A x + noise of images x.
+
+    Attributes:
+        measurement: y, (B, *M).
+        operator: A.
+        noise_std: standard deviation of the noise.
+        shape: channels, height and width of the images.
+    """
+
+    measurement: Tensor
+    operator: LinearOperator
+    noise_std: float
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class RestorationOptions(CallOptions):
     """The options that the calls of all restoring pipelines share; see `ScoreSdeInverseProblemPipeline.__call__`."""
 
     method: str = "moment_matching"
-    num_inference_steps: int | None = None
     num_samples: int = 1
-    generator: Generator = None
-    latents: Tensor | None = None
     sampler: str | None = None
     solver_tolerance: float = 0.003
     solver_iterations: int | None = None
-    quality: str | None = None
-    output_type: str = "pil"
-    return_dict: bool = True
-    callback_on_step_end: StepCallback | None = None
-    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
-    tile_size: TileSize = None
-    tile_overlap: int | None = None
-    tile_batch_size: int = 16
-
-    @classmethod
-    def of(cls, arguments: dict[str, Any]) -> "RestorationOptions":
-        """The options among the arguments of a pipeline's call, given as the `locals()` at its begin."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("method", self.method, DEFAULT_STEPS)
         check_choice("sampler", self.sampler, SAMPLERS, optional=True)
         check_integer("num_samples", self.num_samples)
@@ -107,12 +108,13 @@ class LinearInversePipeline(SDEPipelineBase):
         unet, scheduler, data_min, data_max: as in `ScoreSdePipeline`: an unconditional model of the images.
     """
 
-    def size_at(self, height: int | None, width: int | None, options: RestorationOptions) -> tuple[int, int] | None:
+    def size_at(self, options: RestorationOptions) -> tuple[int, int] | None:
         """The size that images are restored in, or None where it is their own: with tiles, and neither side given.
 
         Raises:
             TypeError, ValueError: for a size at which the network does not run.
         """
+        height, width = options.height, options.width
         _, *size = self.shape_at(height, width, options.tile_size, options.tile_overlap)
         return None if options.tile_size is not None and height is None and width is None else (size[0], size[1])
 
@@ -126,78 +128,44 @@ class LinearInversePipeline(SDEPipelineBase):
     ) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
         self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
-        if options.num_inference_steps is not None:
-            check_integer("num_inference_steps", options.num_inference_steps)
-        check_integer("tile_batch_size", options.tile_batch_size)
         _, steps = options.sampler_of(self.scheduler, self.data_std)
-        self.check_inputs(
-            num_measurements * options.num_samples,
-            steps,
-            options.generator,
-            options.latents,
-            options.output_type,
-            options.callback_on_step_end_tensor_inputs,
-            options.callback_on_step_end,
-            options.return_dict,
-            shape=shape,
-        )
+        self.check_inputs(num_measurements * options.num_samples, steps, options, shape)
 
-    def solve(
-        self,
-        measurement: Tensor,
-        operator: LinearOperator,
-        noise_std: float,
-        options: RestorationOptions,
-        shape: tuple[int, int, int],
-    ) -> ScoreSdePipelineOutput | tuple:
+    def solve(self, problem: LinearProblem, options: RestorationOptions) -> ScoreSdePipelineOutput | tuple:
         """Checks the options, draws `num_samples` images for each measurement, and returns them as the options say.
 
         Args:
-            measurement: (B, *M), of images with values in [0, 1], as is `noise_std`.
-            shape: channels, height and width of the images.
+            problem: its measurement and `noise_std` are those of images with values in [0, 1].
+            options: of the call.
         """
-        self.check_options(options, len(measurement), shape)
+        self.check_options(options, len(problem.measurement), problem.shape)
         low, high = self.config.data_min, self.config.data_max
-        y = ordinary(measurement).to(self._execution_device, torch.float32)
-        black = torch.full((len(y), *shape), low, device=y.device)
-        y = ((high - low) * y + operator.A(black)).repeat_interleave(options.num_samples, dim=0)
-        x, nfe = self.restore(y, operator, float(noise_std) * (high - low), options, shape)
+        y = ordinary(problem.measurement).to(self._execution_device, torch.float32)
+        black = torch.full((len(y), *problem.shape), low, device=y.device)
+        y = ((high - low) * y + problem.operator.A(black)).repeat_interleave(options.num_samples, dim=0)
+        scaled = replace(problem, measurement=y, noise_std=float(problem.noise_std) * (high - low))
+        x, nfe = self.restore(scaled, options)
         self.maybe_free_model_hooks()
         return self.output(self.to_images(x, options.output_type), nfe, options)
 
-    def output(self, images: Any, nfe: int, options: RestorationOptions) -> ScoreSdePipelineOutput | tuple:
-        """What a call returns."""
-        output = ScoreSdePipelineOutput(images, nfe=nfe)
-        return output if options.return_dict else (output.images, output.nfe)
-
-    def restore(
-        self,
-        measurement: Tensor,
-        operator: LinearOperator,
-        noise_std: float,
-        options: RestorationOptions,
-        shape: tuple[int, int, int],
-    ) -> tuple[Tensor, int]:
-        """Draws one image for each measurement y = A x + noise.
-
-        Args:
-            measurement: (B, *M), in the units of the data range, as is `noise_std`.
-            shape: channels, height and width of the images.
+    def restore(self, problem: LinearProblem, options: RestorationOptions) -> tuple[Tensor, int]:
+        """Draws one image for each measurement of a problem in the units of the data range.
 
         Returns:
             The images in the data range, (B, channels, height, width), and the number of network evaluations.
         """
+        measurement, operator, noise_std = problem.measurement, problem.operator, problem.noise_std
         with self.running():
             if options.method == "twisted_smc":
-                return self._particles(measurement, operator, noise_std, options, shape)
+                return self._particles(problem, options)
             own, steps = options.sampler_of(self.scheduler, self.data_std)
             scheduler = self.plan(steps, own)
             known = Replacement(scheduler.sde, operator, measurement, _draw_from(options.generator))
-            x = self.prepare_latents(len(measurement), options.generator, options.latents, scheduler, shape)
+            x = self.prepare_latents(len(measurement), options.generator, options.latents, scheduler, problem.shape)
             if options.method == "replacement":
                 x = known(x, scheduler.times[0]) if not scheduler.config.prologue else x
                 score_fn = self._on_tiles(self.scheduler, options)
-                return self._loop(x, scheduler, score_fn, options, known), len(scheduler.times)
+                return self.run_sampler(x, scheduler, score_fn, options, known), len(scheduler.times)
             posterior = MomentMatching(
                 self._on_tiles(scheduler, options),
                 scheduler.sde,
@@ -211,34 +179,16 @@ class LinearInversePipeline(SDEPipelineBase):
             )
             if not scheduler.config.prologue:
                 x = posterior_start(posterior, scheduler.sde, x, scheduler.levels[0])
-            x = self._loop(x, scheduler, posterior, options)
+            x = self.run_sampler(x, scheduler, posterior, options)
             x = posterior.correct_final(x) if noise_std else known(x, torch.zeros((), device="cpu"))
             return x, posterior.evaluations
 
     def _on_tiles(self, scheduler: SDEScheduler, options: RestorationOptions) -> ScoreFunction:
-        score_fn = scheduler.score_fn(self.network)
-        return self.tiled(score_fn, options.tile_size, options.tile_overlap, options.tile_batch_size)
+        return self.tiled(scheduler.score_fn(self.network), options)
 
-    def _loop(
-        self,
-        x: Tensor,
-        scheduler: SDEScheduler,
-        score_fn: Callable[[Tensor, Tensor], Tensor],
-        options: RestorationOptions,
-        constrain: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        callbacks = options.callback_on_step_end, options.callback_on_step_end_tensor_inputs
-        return self.run_sampler(x, scheduler, score_fn, options.generator, *callbacks, constrain)
-
-    def _particles(
-        self,
-        measurement: Tensor,
-        operator: LinearOperator,
-        noise_std: float,
-        options: RestorationOptions,
-        shape: tuple[int, int, int],
-    ) -> tuple[Tensor, int]:
+    def _particles(self, problem: LinearProblem, options: RestorationOptions) -> tuple[Tensor, int]:
         """`restore` by twisted SMC: the samples of one measurement are one population."""
+        measurement, operator, noise_std = problem.measurement, problem.operator, problem.noise_std
         own = posterior_scheduler(self.scheduler, self.data_std)
         own.register_to_config(sampling_eps=self.scheduler.smallest_time)
         own.predictor = ancestral
@@ -262,9 +212,9 @@ class LinearInversePipeline(SDEPipelineBase):
             data_std=self.data_std,
             uniform=uniform,
         )
-        x = self.prepare_latents(len(measurement), generator, options.latents, scheduler, shape)
+        x = self.prepare_latents(len(measurement), generator, options.latents, scheduler, problem.shape)
         x = twisted.resample(x, scheduler.times[0])
-        x = self._loop(x, scheduler, twisted, options, twisted.resample)
+        x = self.run_sampler(x, scheduler, twisted, options, twisted.resample)
         if noise_std == 0:
             x = Replacement(scheduler.sde, operator, measurement)(x, torch.zeros((), device="cpu"))
         return x, twisted.evaluations

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..call_options import CallOptions
 from ..pipeline_base import SDEPipelineBase
 from ..pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from ..schedulers import SDEScheduler, sampling_loop
@@ -92,7 +93,7 @@ def sample_trajectory(
         batch_size, score_fn = len(labels), pipe.guided_score_fn(labels.to(pipe.device), guidance_scale)
     else:
         score_fn = pipe.score_fn()
-    pipe.check_inputs(batch_size, num_inference_steps, generator, None, "pt", ["latents"])
+    pipe.check_inputs(batch_size, num_inference_steps, CallOptions(generator=generator, output_type="pt"))
     with pipe.running():
         x = pipe.prepare_latents(batch_size, generator, None)
         trajectory = record_trajectory(pipe.plan(num_inference_steps), score_fn, x, generator)
