@@ -109,7 +109,7 @@ def test_the_deprecated_discrete_losses_still_work(case):
     dtype, tensors, mean = DTYPES[case["dtype"]], golden()[1], case["reduce_mean"]
     batch, noise, labels = tensors["batch"].to(dtype), tensors["z"].to(dtype), tensors["labels"]
     network = ToyNetwork(dtype)
-    with pytest.warns(DeprecationWarning, match="use the objective"):
+    with pytest.warns(FutureWarning, match="use the objective"):
         if case["sde"] == "ve":
             sigmas = torch.logspace(math.log10(50), math.log10(0.01), 1000, dtype=torch.float64).to(dtype)
             loss = smld_loss(network, sigmas, batch, labels, noise, reduce_mean=mean)

@@ -167,7 +167,7 @@ def smld_loss(
     model: TimedFunction, sigmas: Tensor, x0: Tensor, labels: Tensor, noise: Tensor, *, reduce_mean: bool = False
 ) -> Tensor:
     """Deprecated: eq. 1 of a score network `model(x, labels)` at the noise levels `sigmas[labels]`."""
-    warnings.warn("smld_loss is deprecated: use the objective 'smld'", DeprecationWarning, stacklevel=2)
+    warnings.warn("smld_loss leaves with the next release: use the objective 'smld'", FutureWarning, stacklevel=2)
     _check_levels("sigmas", sigmas, x0, labels, noise)
     levels, score = _Levels(torch.ones_like(sigmas), sigmas), Parameterization("score")
     return denoising_loss(lambda x, t: model(x, labels), score, levels, x0, labels, noise, reduce_mean=reduce_mean)
@@ -183,7 +183,7 @@ def ddpm_loss(
     reduce_mean: bool = True,
 ) -> Tensor:
     """Deprecated: eq. 3 with equal weights of a noise prediction `model(x, labels)` at `alphas_cumprod[labels]`."""
-    warnings.warn("ddpm_loss is deprecated: use the objective 'ddpm'", DeprecationWarning, stacklevel=2)
+    warnings.warn("ddpm_loss leaves with the next release: use the objective 'ddpm'", FutureWarning, stacklevel=2)
     _check_levels("alphas_cumprod", alphas_cumprod, x0, labels, noise)
     levels, epsilon = _Levels(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()), Parameterization("epsilon")
     return denoising_loss(lambda x, t: model(x, labels), epsilon, levels, x0, labels, noise, reduce_mean=reduce_mean)
