@@ -21,7 +21,7 @@ from .durable_files import append_text, remove, write_text
 from .evaluation.bits_per_dim import FewImageBits
 from .evaluation.during_training import BestWeights, FewImageKID, HeldOutLoss
 from .evaluation.feature_cache import ImageSelection, real_features
-from .evaluation.features import load_features
+from .evaluation.feature_names import load_features
 from .held_out import BANDS, REAL_IMAGES, choose, held_out_loss, network_labels
 from .pipeline_folder import Components, save_pipeline_folder
 from .sampling import network_output, sample

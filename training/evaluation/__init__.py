@@ -3,7 +3,8 @@
 from .class_scores import inception_score
 from .estimate import Estimate
 from .feature_cache import ImageSelection, real_features
-from .features import FeatureExtractor, load_features
+from .feature_names import load_features
+from .features import FeatureExtractor
 from .frechet import frechet_between, frechet_distance, frechet_estimates
 from .grid import Processes, evaluate_grid
 from .kid import kernel_distance
