@@ -53,6 +53,12 @@ def test_log_prob_under_every_sde(classifier: NoiseConditionalClassifier, sde: V
     torch.testing.assert_close(total, torch.ones(3))
 
 
+def test_labels_follow_the_samples_of_an_adaptive_solver(classifier: NoiseConditionalClassifier) -> None:
+    x, t, labels = torch.randn(3, 3, 16, 16), torch.tensor([0.1, 0.4, 0.7]), torch.tensor([1, 5, 9])
+    log_prob, index = classifier.log_prob_of(labels, VPSDE()), torch.tensor([2, 0])
+    torch.testing.assert_close(log_prob.rows(index)(x[index], t[index]), log_prob(x, t)[index])
+
+
 def test_guidance_is_the_gradient(classifier: NoiseConditionalClassifier) -> None:
     network = classifier.double()
     x, t = torch.randn(1, 3, 8, 8, dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
