@@ -1,13 +1,14 @@
 """Images per second of a training update, and the share of the device's measured matmul peak that it reaches.
 
     OMP_NUM_THREADS=1 python benchmarks/training_throughput.py --clock cpu       # one core of a busy host
-    python benchmarks/training_throughput.py --device cuda --batch-size 128 --compile
+    python benchmarks/training_throughput.py --device cuda --batch-size 128 --updates 10 --no-memory [--compile]
 
 An update is that of `train_unconditional`: times, noise, forward, backward, gradient clipping, Adam and the moving average.
 Operations are those of the matrix products and convolutions of forward and backward, without any shortcut: on a CPU in
 float32, Winograd's algorithm needs fewer, and the share can exceed 1. The peak is the fastest of a few products of square
-matrices in the same type. The fastest update counts. Besides, the memory of what a forward pass keeps for the backward
-pass, in float32.
+matrices in the same type; on a GPU of `DATASHEET`, the share of its stated bfloat16 peak stands beside it. The fastest
+update counts. The host's time of an update is what it takes until everything is launched; where it is as long as the
+update, the GPU waits for the CPU. Besides, the memory of what a forward pass keeps for the backward pass, in float32.
 """
 
 import argparse
@@ -35,6 +36,8 @@ from scoresde_pipelines.training.trainer import Trainer
 
 NETWORKS = ("ve/cifar10_ncsnpp_continuous", "vp/cifar10_ddpmpp_continuous")
 MEMORY = (*NETWORKS, "ve/church_ncsnpp_continuous", "ve/ffhq_ncsnpp_continuous")  # 32, 32, 256 and 1024 px
+# Dense bfloat16 operations per second by NVIDIA's data sheets, by a part of the name; the first that fits.
+DATASHEET = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
 SETTINGS = {
     "float32": [],
     "float32, channels last": ["--channels_last"],
@@ -89,6 +92,13 @@ def count(name: str) -> tuple[float, float]:
     ):
         network(x, t).sample.sum().backward()
     return float(counter.get_total_flops()), float(sum(storage.nbytes() for storage in kept.values()))
+
+
+def datasheet_peak(args: argparse.Namespace, setting: str) -> float | None:
+    """The stated operations per second of this GPU, if it is one of `DATASHEET` and the products are in bfloat16."""
+    if args.device != "cuda" or not setting.startswith("bfloat16"):
+        return None
+    return next((peak for name, peak in DATASHEET.items() if name in torch.cuda.get_device_name()), None)
 
 
 class Live(TorchDispatchMode):
@@ -157,22 +167,40 @@ def make_trainer(name: str, options: list[str], args: argparse.Namespace, folder
     return Trainer(parse_args(words))
 
 
+def launch_seconds(trainer: Trainer, pictures: Any, args: argparse.Namespace) -> float:
+    """Wall time until an update returns, which on a GPU is before it is done; the fastest of several."""
+    times = []
+    for _ in range(args.updates):
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        trainer.update(pictures)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def measure(name: str, setting: str, peak: float, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one network under one setting."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(name, SETTINGS[setting], args, Path(folder))
         pictures = trainer.source.read(0)
         trainer.update(pictures)  # prepares the device
+        if args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         times = [seconds(args, lambda: trainer.update(pictures)) for _ in range(args.updates)]
+        host = launch_seconds(trainer, pictures, args)
         trainer.checkpoints.close()
     rate = args.batch_size / min(times)
     operations, activations = count(name)
+    stated = datasheet_peak(args, setting)
     return {
         "network": name,
         "setting": setting + (", compiled" if args.compile else ""),
         "images_per_s": rate,
         "gflop_per_image": operations / 1e9,
         "share_of_matmul_peak": operations * rate / peak,
+        "share_of_datasheet_peak": None if stated is None else operations * rate / stated,
+        "host_ms_per_update": 1e3 * host,
         "float32_activations_gb_per_image": activations / 1e9,
         "slowest_update_is_slower_by": max(times) / min(times) - 1,
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else None,
@@ -188,6 +216,9 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2, help="that are timed, after the first")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time of all threads")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave the memory of the networks out: a minute on a CPU"
+    )
     parser.add_argument("--name", default="training_throughput", help="of the file in benchmarks/results")
     args = parser.parse_args()
     peaks = {kind: matmul_peak(args, getattr(torch, kind)) for kind in ("float32", "bfloat16")}
@@ -197,7 +228,7 @@ def main() -> None:
         for setting in args.settings:
             found.append(measure(name, setting, peaks[setting.split(",")[0]], args))
             print({key: round(value, 3) if isinstance(value, float) else value for key, value in found[-1].items()})
-    memory = {name: (count(name)[1] / 1e9, checkpointed(name) / 1e9) for name in MEMORY}
+    memory = {name: (count(name)[1] / 1e9, checkpointed(name) / 1e9) for name in (() if args.no_memory else MEMORY)}
     print("float32 activations of an image in GB, and with gradient checkpointing:", memory)
     save(
         args.name,

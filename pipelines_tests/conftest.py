@@ -33,6 +33,20 @@ def shared_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """A GPU for the tests of test_cuda*.py, which are skipped without one.
+
+    With `SCORESDE_TEST_DEVICE=cpu` they run on the CPU, and compare it with itself: whoever has no GPU checks their logic.
+    """
+    name = os.environ.get("SCORESDE_TEST_DEVICE", "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU; SCORESDE_TEST_DEVICE=cpu runs the same code on the CPU")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is then deterministic where that is asked for
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch.device(name)
+
+
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
     """A test that trains begins, and leaves, without the process-wide state of Accelerate."""

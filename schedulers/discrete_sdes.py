@@ -13,6 +13,7 @@ from torch import Tensor
 from .beta_schedules import checked_betas
 from .checks import as_time
 from .sde import SDE, VPSDE, SubVPSDE, finest_dtype
+from .transfers import to_device
 
 
 class BetaTable:
@@ -42,7 +43,7 @@ class BetaTable:
         position = as_time(t) * len(self.betas)
         cell = position.detach().nan_to_num(0.0).floor().clamp(0, len(self.betas) - 1)
         low = cell.long()
-        nodes, slopes = self.nodes.to(position), self.slopes.to(position)
+        nodes, slopes = (to_device(table, position.device, position.dtype) for table in (self.nodes, self.slopes))
         return position - cell, nodes[low], nodes[low + 1], slopes[low], slopes[low + 1]
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class BetaTable:
     def _t_from_integral(self, integral: Tensor) -> Tensor:
         # The cell by search, then Newton on its cubic, kept inside the bracket by bisection where it would leave.
         target = (-0.5 * integral.to(finest_dtype(integral.device))).clamp_min(float(self.nodes[-1]))
-        nodes, slopes = self.nodes.to(target), self.slopes.to(target)
+        nodes, slopes = (to_device(table, target.device, target.dtype) for table in (self.nodes, self.slopes))
         low = (torch.searchsorted(-nodes, -target) - 1).clamp(0, len(self.betas) - 1)
         start, first, last = nodes[low], slopes[low], slopes[low + 1]
         rise = nodes[low + 1] - start

@@ -10,6 +10,7 @@ from torch import Tensor
 from .checks import as_time, check_function, check_number, check_state, check_time
 from .score_function import check_score, evaluations_of, part
 from .sde import LARGEST_SIGMA
+from .transfers import to_device
 
 
 NoiseRatio = Callable[[Tensor], Tensor]
@@ -52,7 +53,9 @@ class GuidanceScale:
         if not isinstance(ratio, Tensor) or ratio.is_complex():
             raise TypeError(f"noise_ratio must return a tensor of real numbers, got {type(ratio).__name__}")
         scale = torch.where((ratio >= self.interval[0]) & (ratio <= self.interval[1]), self.scale, self.outside)
-        return float(scale) if scale.ndim == 0 else scale.to(x).reshape(-1, *(1,) * (x.ndim - 1))
+        return (
+            float(scale) if scale.ndim == 0 else to_device(scale, x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+        )
 
 
 def check_interval(name: str, interval: Any) -> tuple[float, float]:

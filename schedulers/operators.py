@@ -16,6 +16,7 @@ from torch.nn import functional
 from .checks import check_integer, check_number, check_numbers, check_state
 from .inference_mode import ordinary
 from .linear_operator import LinearOperator
+from .transfers import to_device
 
 
 class MaskOperator(LinearOperator):
@@ -52,7 +53,7 @@ class MaskOperator(LinearOperator):
     def _keep(self, name: str, x: Tensor) -> Tensor:
         check_state(name, x, 2)
         try:
-            return x * self.known.to(x.device, x.dtype).broadcast_to(x.shape)
+            return x * to_device(self.known, x.device, x.dtype).broadcast_to(x.shape)
         except RuntimeError as error:
             raise ValueError(
                 f"known of shape {tuple(self.known.shape)} must broadcast to {name} of shape {tuple(x.shape)}"
@@ -77,7 +78,8 @@ class GrayOperator(LinearOperator):
             raise ValueError(f"weights must have squares with a finite sum above zero, got {self.weights}")
 
     def _column(self, x: Tensor) -> Tensor:
-        return torch.tensor(self.weights, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
+        weights = torch.tensor(self.weights, device="cpu", dtype=x.dtype)
+        return to_device(weights, x.device).reshape(-1, 1, 1)
 
     def A(self, x: Tensor) -> Tensor:
         _check_images("x", x)
@@ -147,7 +149,7 @@ class BlurOperator(LinearOperator):
             raise ValueError(f"kernel of shape {tuple(kernel.shape)} must fit into {name} of shape {tuple(x.shape)}")
         up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
         padded = functional.pad(x, (left, left, up, up), mode="circular")
-        weight = ordinary(kernel.to(x)).expand(x.shape[1], 1, *kernel.shape)
+        weight = ordinary(to_device(kernel, x.device, x.dtype)).expand(x.shape[1], 1, *kernel.shape)
         return functional.conv2d(padded, weight, groups=x.shape[1])
 
     def A(self, x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from .checks import (
 )
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, expand_to, finest_dtype
 from .step_checks import check_scored
+from .transfers import to_device
 
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "edm")
@@ -172,10 +173,12 @@ class Parameterization:
         return (x / alpha - self._mean(x)) / scale, ratio, scale, alpha
 
     def _mean(self, x: Tensor) -> Tensor:
-        mean = torch.as_tensor(self.data_mean, dtype=x.dtype, device=x.device)
-        if mean.ndim and len(mean) != x.shape[1]:
+        mean = torch.as_tensor(self.data_mean, dtype=x.dtype, device="cpu")
+        if mean.ndim == 0:
+            return mean
+        if len(mean) != x.shape[1]:
             raise ValueError(f"data_mean must have one number per channel, {x.shape[1]}, got {len(mean)}")
-        return mean.reshape(-1, *(1,) * (x.ndim - 2)) if mean.ndim else mean
+        return to_device(mean, x.device).reshape(-1, *(1,) * (x.ndim - 2))
 
 
 def _coefficients(sde: SDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from .checks import as_real, as_time, check_finite, check_function, check_instan
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
 from .score_function import ScoreFunction, check_score, select_rows, with_condition
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, SMALLEST_TIME, expand_to, finest_dtype
+from .transfers import to_device
 
 
 # Start with small steps from data: a large one would skip its structure unnoticed. Errors grow from data to noise, so the
@@ -101,7 +102,7 @@ class UnitScaleFlow:
         t, rho = self.time(u), noise_ratio(u)
         h = (1 + rho**2).sqrt()
         x = (z * expand_to(self.sde.alpha(t) * self.data_std * h, z)).to(self.dtype)
-        score = select_rows(self.score_fn, rows)(x, t.to(x.device, x.dtype))
+        score = select_rows(self.score_fn, rows)(x, to_device(t, x.device, x.dtype))
         score = check_score(score, x).to(z.dtype)
         rate = noise_ratio_slope(u) / h
         return score * expand_to(-rate * self.sde.sigma(t), z) - z * expand_to(rate * rho / h, z)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .sde import expand_to
+from .transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Step:
         """The same step of the samples in `mask`, (b,), CPU."""
         if bool(mask.all()):
             return self
-        there = mask.to(self.origin.device)
+        there = to_device(mask.nonzero().flatten(), self.origin.device)
         slopes = [slope[there] for slope in self.slopes]
         return Step(self.rows[mask], self.start[mask], self.width[mask], self.origin[there], slopes, self.tableau)
 
@@ -203,7 +204,7 @@ def integrate(
     controller = _Controller(count, span, control, tableau.order)
     position = torch.full((count,), start, dtype=torch.float64, device="cpu")
     while len(rows := everyone[(position != end)]):
-        there = rows.to(z.device)
+        there = to_device(rows, z.device)
         width, last = controller.propose(rows, end - position[rows])
         origin = z[there]  # a copy: `z` is written to before `on_step` reads the step
         step = Step(rows, position[rows], width, origin, [slope[there]], tableau)
@@ -211,7 +212,7 @@ def integrate(
         scale = tolerance * (1 + torch.maximum(origin.abs(), landing.abs()))
         ratio = (step.error / scale).flatten(1).square().mean(1).sqrt()
         accepted = controller.judge(rows, width, ratio.cpu().double())
-        done = accepted.to(z.device)
+        done = to_device(accepted.nonzero().flatten(), z.device)  # a mask on the device would be read back
         z[there[done]], slope[there[done]] = landing[done], step.slopes[-1][done]
         position[rows[accepted]] = torch.where(last, torch.full_like(width, end), position[rows] + width)[accepted]
         controller.check(position, end, max_steps)

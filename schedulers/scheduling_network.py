@@ -12,6 +12,7 @@ from .parameterization import Parameterization
 from .scheduling_timesteps import TimestepsMixin
 from .score_function import ScoreFunction, check_score
 from .sde import expand_to
+from .transfers import to_device
 
 
 def precise(x: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class NetworkMixin(TimestepsMixin):
                 check_number("t", t, 0, self.sde.T, ends="(]")
             state, t = precise(check_state("x", x, 1)), check_time("t", t, x)
             if t.ndim:
-                sde, t = self.sde, t.to(x.device, state.dtype)
+                sde, t = self.sde, to_device(t, x.device, state.dtype)
                 time = self.parameterization.network_time(sde, t)
             else:
                 sde, t = self._plan.sde, t.double()
@@ -99,7 +100,7 @@ class NetworkMixin(TimestepsMixin):
                 time = self.parameterization.network_time(sde, t) if exact else self._network_time(t)
             scaled = self.parameterization.input(sde, state, t).to(getattr(model, "dtype", x.dtype))
             scaled = scaled.clone() if scaled is state else scaled
-            output = model(scaled, time.to(x.device), **model_kwargs, **more_kwargs)
+            output = model(scaled, to_device(time, x.device), **model_kwargs, **more_kwargs)
             output = check_score(output.sample if hasattr(output, "sample") else output, x, "model")
             # An output that is zero everywhere has the derivative zero.
             if scaled.requires_grad and output.grad_fn is None and torch.is_grad_enabled() and bool(output.any()):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .checks import as_floating, as_time, check_like, check_number, check_state, check_time
+from .transfers import to_device
 
 
 #: The rough standard deviation of image data in a range of 2, as of the official models; EDM's sigma_data.
@@ -43,7 +44,7 @@ def expand_to(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient of shape () or (B,) in a form that multiplies the state `x` of shape (B, *D) and keeps its dtype."""
     if coefficient.ndim == 0:
         return coefficient
-    return coefficient.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+    return to_device(coefficient, x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 class SDE:

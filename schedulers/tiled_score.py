@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .checks import check_function, check_integer, check_state, check_time, is_integer
 from .score_function import ScoreFunction, check_score, part, select_rows
+from .transfers import to_device
 
 
 MAX_BATCH = 16
@@ -133,7 +134,8 @@ class Tiles:
 
     def join(self, tiles: Tensor, dim: int) -> Tensor:
         """The mean, weighted by the windows, of what `cut` returns; `dim` is -1 or -2."""
-        weights = self.windows.to(tiles) if dim == -1 else self.windows.to(tiles)[..., None]
+        windows = to_device(self.windows, tiles.device, tiles.dtype)
+        weights = windows if dim == -1 else windows[..., None]
         parts = (self._placed(w * tile, dim, start) for w, tile, start in zip(weights, tiles, self.starts))
         return sum(parts)  # type: ignore[return-value]
 

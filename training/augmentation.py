@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..schedulers.checks import check_number, check_state
+from ..schedulers.transfers import to_device
 
 
 AUGMENT_DIM = 9  # mirrored left-right and up-down, scale, turn (2), stretch (2), shift (2)
@@ -43,9 +44,11 @@ def augment(images: Tensor, uniforms: Tensor, probability: float) -> tuple[Tenso
         raise ValueError(f"uniforms must have shape ({len(images)}, {UNIFORMS}), got {tuple(uniforms.shape)}")
     parameters = _parameters(uniforms.double().cpu(), probability)
     inverse = _inverse_maps(parameters, images.shape[-2] / images.shape[-1])
-    grid = F.affine_grid(inverse[:, :2].to(images.device, torch.float32), list(images.shape), align_corners=False)
+    grid = F.affine_grid(
+        to_device(inverse[:, :2], images.device, torch.float32), list(images.shape), align_corners=False
+    )
     warped = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="reflection", align_corners=False)
-    labels = _labels(parameters).float().to(images.device)
+    labels = to_device(_labels(parameters), images.device, torch.float32)
     changed = (labels != 0).any(dim=1).reshape(-1, 1, 1, 1)
     return torch.where(changed, warped.to(images.dtype), images), labels
 

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..schedulers.transfers import to_device
 from .class_sampling import BalancedBatches
 from .data import ImageStore, ShuffledBatches, image_batches
 from .image_stream import ImageStream
@@ -121,6 +122,6 @@ class BatchSource:
             u = stratified(u, args.seed, update, first, self.images_per_update)
         images = images.to(device, non_blocking=True)
         if args.random_flip:
-            mirrored = (draws.flip < 0.5).to(device).reshape(-1, 1, 1, 1)
+            mirrored = to_device(draws.flip < 0.5, device).reshape(-1, 1, 1, 1)
             images = torch.where(mirrored, images.flip(-1), images)
-        return Batch(images, None if labels is None else labels.to(device), u, draws, bookmark)
+        return Batch(images, None if labels is None else to_device(labels, device), u, draws, bookmark)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..schedulers.checks import check_finite, check_flag, check_function
 from ..schedulers.parameterization import Parameterization
 from ..schedulers.sde import SDE, expand_to
+from ..schedulers.transfers import to_device
 from .objectives import Weighting, likelihood, score_matching
 
 
@@ -93,7 +94,7 @@ def denoising_loss(
     _check_batch(x0, noise, t)
     x0 = _full_precision(x0)
     noise = noise.to(x0.dtype)
-    time = t.to(x0.device, x0.dtype)
+    time = to_device(t, x0.device, x0.dtype)
     mean, std = sde.marginal(x0, time)
     x = mean + expand_to(std, x0) * noise
     output = output_fn(x, time)

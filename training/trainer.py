@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.config_checks import height_and_width
 from ..schedulers import SDEScheduler
+from ..schedulers.transfers import to_device
 from .arguments import measures_nothing
 from .augmentation import UNIFORMS, augment
 from .class_embedding import null_label
@@ -185,14 +186,14 @@ class Trainer(TrainerCore):
             count = len(batch.images)
             has_classes = self.components.class_names is not None
             return torch.full((count,), null_label(unet), device=batch.images.device) if has_classes else None
-        dropped = (batch.draws.label < self.args.label_dropout).to(batch.labels.device)
+        dropped = to_device(batch.draws.label < self.args.label_dropout, batch.labels.device)
         return batch.labels.masked_fill(dropped, null_label(unet))
 
     def _sums(self, losses: Tensor, t: Tensor) -> Tensor:
         """Sum and count of the losses in all and in each noise band, shape (1 + NOISE_BANDS, 2)."""
         band = torch.bucketize(self.components.scheduler.sde.log_snr(t), self.band_edges.to(t.device)) + 1
         pairs = torch.stack([losses, torch.ones_like(losses)], dim=1)
-        sums = pairs.new_zeros(1 + NOISE_BANDS, 2).index_add_(0, band.to(pairs.device), pairs)
+        sums = pairs.new_zeros(1 + NOISE_BANDS, 2).index_add_(0, to_device(band, pairs.device), pairs)
         sums[0] = pairs.sum(dim=0)
         return sums
 

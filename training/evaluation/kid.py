@@ -54,7 +54,7 @@ def _left_out(within: Tensor, across: Tensor, others: int) -> Tensor:
 
 def _kernel_sums(x: Tensor, y: Tensor, same: bool) -> tuple[Tensor, Tensor]:
     """Row sums (n,) and column sums (m,) of the kernel matrix, without its diagonal where `same`; float64."""
-    rows, columns = [], torch.zeros(len(y), dtype=torch.float64)
+    rows, columns = [], torch.zeros(len(y), dtype=torch.float64, device=y.device)
     y = y.double()
     for start in range(0, len(x), BLOCK):
         kernel = (x[start : start + BLOCK].double() @ y.T / x.shape[1] + 1) ** 3

@@ -38,8 +38,10 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = NEIGHBOURS) -> di
         if len(features) <= k:
             raise ValueError(f"{name} must have more than {k} rows, got {len(features)}")
     real_radius, generated_radius = kth_distance(real, k), kth_distance(generated, k)
-    balls = torch.zeros(len(generated), dtype=torch.float64)  # of real images, around each generated one
-    recalled, covered = (torch.zeros(len(real), dtype=torch.bool) for _ in range(2))
+    balls = torch.zeros(
+        len(generated), dtype=torch.float64, device=real.device
+    )  # of real images, around each generated one
+    recalled, covered = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
     for start in range(0, len(generated), BLOCK):
         block = slice(start, start + BLOCK)
         distances = _distances(generated[block], real)
