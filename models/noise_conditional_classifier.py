@@ -15,6 +15,7 @@ from ..schedulers import SDE
 from ..schedulers.checks import as_time
 from ..schedulers.score_function import PerSample
 from ..schedulers.sde import expand_to
+from ..schedulers.transfers import to_device
 from .config_checks import check_dropout, check_integers, check_numbers, check_values
 from .convolution import make_convolution
 from .embeddings import FourierFeatures, TimeEmbedding
@@ -198,7 +199,7 @@ def noisy_log_prob(classifier: Any, sde: SDE, data_range: tuple[float, float]) -
         t = as_time(t)
         # Divided by alpha, every SDE is a VE SDE: a clean image plus white noise.
         noisy = (x / expand_to(sde.alpha(t), x) - low) * scale + config.data_min
-        level = (scale * sde.noise_ratio(t)).to(x.device, x.dtype).expand(len(x))
+        level = to_device(scale * sde.noise_ratio(t), x.device, x.dtype).expand(len(x))
         logits = classifier(noisy.to(classifier.dtype), level).logits.to(x.dtype)
         return F.log_softmax(logits, dim=1).gather(1, class_labels.to(x.device).expand(len(x))[:, None])[:, 0]
 
