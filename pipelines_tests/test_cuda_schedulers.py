@@ -206,8 +206,9 @@ def test_operators_have_the_values_of_the_cpu(device, name):
     }
     operator, x = operators[name], noise()
     y = operator.A(x)
+    there, measured = x.to(device), y.to(device)
     with no_waiting(device):
-        found = operator.A(x.to(device)), operator.At(y.to(device))
+        found = operator.A(there), operator.At(measured)
     for one, expected in zip(found, (y, operator.At(y))):
         torch.testing.assert_close(one.cpu(), expected, rtol=1e-5, atol=1e-6)
 
