@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from networks import Judge, images, load, unit_noise
+from networks import Judge, images, load, unit_noise, with_predictor
 from result_file import save
 
 
@@ -38,13 +38,7 @@ def main() -> None:
         for calls in args.calls:
             row = figures.setdefault(solver, {}).setdefault(str(calls), {})
             for level in args.levels:
-                scheduler = type(pipe.scheduler).from_config(
-                    pipe.scheduler.config,
-                    predictor=solver,
-                    corrector=None,
-                    timestep_spacing=None,
-                    last_noise_level=level,
-                )
+                scheduler = with_predictor(pipe, solver, last_noise_level=level)
                 found = []
                 for seed in range(args.seeds):
                     noise, generators = unit_noise(pipe, range(seed * args.images, (seed + 1) * args.images))
