@@ -154,7 +154,7 @@ def compare(name: str, batch: int, args: argparse.Namespace) -> dict[str, Any]:
         best = {mode: min(times) for mode, times in one.times.items()}
         ratios = [time / min(ours.times[mode]) for mode, time in best.items()]
         millions = sum(parameter.numel() for parameter in one.parameters) / 1e6
-        row = "".join(f"{time:9.0f} ms" for time in best.values()) + "   " + ", ".join(f"{r:.2f} x" for r in ratios)
+        row = "".join(f"{time:9.1f} ms" for time in best.values()) + "   " + ", ".join(f"{r:.2f} x" for r in ratios)
         print(f"{one.name:14}{millions:10.2f} M{row}")
         figures[one.name] = {f"{mode}_ms": round(time, 1) for mode, time in best.items()}
         figures[one.name] |= {"ours_is_faster": [round(ratio, 2) for ratio in ratios]}

@@ -1,7 +1,6 @@
 """Samplers on data whose truth is known, ours beside those of diffusers, at equal numbers of network calls.
 
     python benchmarks/samplers.py
-    python benchmarks/samplers.py --model fashion-mnist-32-vp --images 8
 
 Under the VP SDE with the exact score (`known_truths.py`):
 
@@ -15,8 +14,7 @@ Under the VP SDE with the exact score (`known_truths.py`):
 Everyone starts from the exact marginal at the first noise level and is told the exact noise of its state at its own noise
 levels, unrounded. One table holds the best of its grids at every number of calls, the next its default. Compares with
 azula where it is installed (`pip install --no-deps azula einops`). The last tables hold sampling to a tolerance, with and
-without restarts. With `--model` the score is that of a trained network (a shipped one, or the folder of a continuous VP
-model), and the truth the solution of the same ODE with 400 calls.
+without restarts. On trained networks: `network_samplers.py`; all tables of the docs: `python -m benchmarks.tables`.
 """
 
 import argparse
@@ -24,7 +22,6 @@ import importlib.util
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from diffusers import (
@@ -42,7 +39,8 @@ from known_truths import MIXTURE, VARIANCES, Truth, mixture, network_errors, spe
 from result_file import save
 from torch import Tensor
 
-from scoresde_pipelines import ScoreSdePipeline, VPSDEScheduler, shipped
+from scoresde_pipelines import SDE as BaseSDE
+from scoresde_pipelines import VPSDEScheduler
 from scoresde_pipelines.schedulers import VPSDE, ExponentialAdamsBashforth
 
 
@@ -72,38 +70,23 @@ OLD_GRIDS = [(spacing, eps) for spacing in ("log_snr", "karras") for eps in (1e-
 
 
 class Asked:
-    """A truth under the VP SDE, as samplers see it: starts, the exact noise, and how often they asked for it."""
+    """A truth as samplers see it: starts, the noise, and how often they asked for it."""
 
-    def __init__(self, truth: Truth):
-        self.truth, self.start, self.distance, self.calls = truth, truth.start, truth.distance, 0
+    def __init__(self, truth: Truth, sde: BaseSDE = SDE):
+        self.truth, self.sde, self.start, self.distance, self.calls = truth, sde, truth.start, truth.distance, 0
 
     def noise(self, x: Tensor, ratio: float) -> Tensor:
         """E[noise | x] of the state alpha x_0 + sigma noise where sigma / alpha = `ratio`."""
         self.calls += 1
-        t = SDE.t_from_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))
-        return -SDE.sigma(t) * self.truth.score(SDE, x.double(), t)
+        t = self._time(ratio)
+        return -self.sde.sigma(t) * self.truth.score(self.sde, x.double(), t)
 
+    def scaled_noise(self, y: Tensor, ratio: float) -> Tensor:
+        """The same of y = x / alpha."""
+        return self.noise(self.sde.alpha(self._time(ratio)) * y, ratio)
 
-def trained(folder: str, images: int) -> Asked:
-    """A network's score from random starts."""
-    pipe = ScoreSdePipeline.from_pretrained(shipped(folder) if folder in shipped() else folder)
-    half = torch.tensor(0.5, dtype=torch.float64)
-    if float(pipe.scheduler.sde.alpha(half)) != float(SDE.alpha(half)):
-        raise SystemExit("--model must be one of the paper's continuous VP SDE, beta from 0.1 to 20")
-    score_fn = pipe.scheduler.score_fn(pipe.network)
-    noise = torch.randn(images, *pipe.sample_shape, generator=torch.Generator().manual_seed(3)).double()
-
-    def score(sde: VPSDE, x: Tensor, t: Tensor) -> Tensor:
-        with torch.no_grad():
-            return score_fn(x.float(), t.float().expand(len(x))).double()
-
-    truth = Truth(score, lambda alpha, sigma: noise * math.hypot(alpha, sigma), lambda x, std: x, lambda x: math.nan)
-    found: list[Tensor] = []
-    truth.distance = lambda x: found.append(x) or 0.0
-    scheduler = VPSDEScheduler(continuous=True, predictor="exponential_multistep", sigma_data=pipe.data_std)
-    truth.measure(scheduler, 400)
-    truth.distance = lambda x: float((x - found[0]).square().mean().sqrt())
-    return Asked(truth)
+    def _time(self, ratio: float) -> Tensor:
+        return self.sde.t_from_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))
 
 
 def with_diffusers(truth: Asked, kind: type, options: dict, levels: int) -> Tensor:
@@ -133,14 +116,14 @@ def with_azula(truth: Asked, order: int, stop: float, steps: int) -> Tensor:
     from azula.noise import VESchedule
     from azula.sample import zEABSampler
 
-    first = float(SDE.sigma(torch.tensor(SDE.T)) / SDE.alpha(torch.tensor(SDE.T)))
+    first = float(truth.sde.noise_ratio(torch.tensor(truth.sde.T, dtype=torch.float64)))
 
     class Exact(Denoiser):
         schedule = VESchedule(stop, first)
 
         def forward(self, x_t: Tensor, t: Tensor) -> DiracPosterior:
             ratio = float(self.schedule.sigma(t))
-            return DiracPosterior(x_t - ratio * truth.noise(x_t / math.sqrt(1 + ratio**2), ratio))
+            return DiracPosterior(x_t - ratio * truth.scaled_noise(x_t, ratio))
 
     sampler = zEABSampler(Exact(), order=order, steps=steps, silent=True, dtype=torch.float64)
     return sampler(truth.start(1.0, first))
@@ -228,20 +211,13 @@ def adaptive(truths: dict[str, Truth]) -> dict[str, dict[str, dict[str, tuple[fl
 def main() -> None:
     """Measure, print the tables and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a pipeline folder, or the name of a shipped pipeline")
-    parser.add_argument("--images", type=int, default=8, help="of the model")
-    args = parser.parse_args()
+    parser.parse_args()
     logging.set_verbosity_error()
-    if args.model:
-        truths = {f"{Path(args.model).name}: rms distance": trained(args.model, args.images)}
-    else:
-        small = VARIANCES < 0.1
-        truths = {f"spectrum k^-{p}: Frechet distance": Asked(spectrum(p)) for p in (1.0, 1.5, 2.0)}
-        truths["mixture: W2"] = Asked(mixture(*MIXTURE, quantiles=500))
-        truths["network errors: largest rms"] = Asked(network_errors(lambda rms: float(rms[small].max())))
+    small = VARIANCES < 0.1
+    truths = {f"spectrum k^-{p}: Frechet distance": Asked(spectrum(p)) for p in (1.0, 1.5, 2.0)}
+    truths["mixture: W2"] = Asked(mixture(*MIXTURE, quantiles=500))
+    truths["network errors: largest rms"] = Asked(network_errors(lambda rms: float(rms[small].max())))
     samplers = contestants()
-    if args.model:
-        del samplers["ours: restart"]  # its samples are others, not worse ones
     defaults = {name: grids[:1] for name, grids in samplers.items()}
     figures = {}
     for title, truth, chosen in (
@@ -253,10 +229,9 @@ def main() -> None:
         print(f"\n| {title} | " + " | ".join(f"{calls} calls" for calls in CALLS) + " |\n" + "|---" * 5 + "|")
         for name, row in sorted(table.items(), key=lambda item: math.prod(item[1].values())):
             print(f"| {name} | " + " | ".join(f"{row[calls]:.2g}" for calls in CALLS) + " |")
-    if not args.model:
-        tables = {title: asked.truth for title, asked in truths.items() if "errors" not in title}
-        figures["to a tolerance"] = adaptive(tables)
-    save(f"samplers_{Path(args.model).name}" if args.model else "samplers", figures)
+    tables = {title: asked.truth for title, asked in truths.items() if "errors" not in title}
+    figures["to a tolerance"] = adaptive(tables)
+    save("samplers", figures)
 
 
 if __name__ == "__main__":

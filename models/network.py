@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
 
 from ..schedulers.checks import check_config_kind
 from .config_checks import check_sample
@@ -18,6 +19,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
     """A `ModelMixin` whose `from_pretrained` refuses a folder that lacks weights."""
 
     config: Any  # type: ignore[assignment]  # diffusers declares a dict; its keys are attributes
+    conv_in: nn.Conv2d  # the first layer of those that take images
     # diffusers declares these as None.
     _no_split_modules: Any = None
     _keep_in_fp32_modules: Any = None
@@ -31,8 +33,11 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
     def check_sample(self, sample: Any, divisor: int = 1) -> None:
         """Raise TypeError or ValueError unless `sample` are images for this network, with sides divisible by `divisor`."""
         captured = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        dtype = None if captured else self.dtype
-        check_sample(sample, self.config.in_channels, divisor, dtype, next(self.parameters()).is_meta)
+        weight = self.conv_in.weight
+        # diffusers finds `dtype` by reading every parameter: a tenth of what Python needs for a call of the network.
+        usual = weight.dtype == getattr(sample, "dtype", None)
+        dtype = None if captured else weight.dtype if usual else self.dtype
+        check_sample(sample, self.config.in_channels, divisor, dtype, weight.is_meta)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

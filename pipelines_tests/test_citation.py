@@ -87,6 +87,7 @@ def test_the_text_of_the_entries():
             ["zhang2023deis", "lu2022dpmsolver"],
         ),
         (SubVPSDEScheduler(predictor="exponential_multistep", timestep_spacing="log_snr"), ["ode"], []),
+        (SubVPSDEScheduler(predictor="heun"), ["adaptive_restart"], ["xu2023restart"]),
         (VESDEScheduler(predictor=None, corrector="annealed_langevin", prediction_type="edm"), [],
          ["song2019ncsn", "karras2022edm"]),
         (DDIMScheduler(), [], ["ho2020ddpm", "song2021ddim"]),

@@ -41,6 +41,7 @@ WRONG = [
     (["--model", "./none"], list(GIVEN), ("there is no such folder",)),
     (["--dtype", "int8"], PICTURES, ("dtype must be one of", "int8")),
     (["--sampler", "nope"], ["sample", *RESTORE, "evaluate"], ("sampler must be one of", "nope")),
+    (["--sampler", "adaptive_restart"], RESTORE, ("sampler must be one for a condition", "adaptive_restart")),
     (["--method", "nope"], RESTORE, ("method must be one of", "nope")),
     (["--fit", "stretch"], [*RESTORE, "interpolate", "likelihood", "evaluate"], ("fit must be one of", "stretch")),
     (["--seed", "-1"], ["sample", *RESTORE, "likelihood"], ("--seed",)),

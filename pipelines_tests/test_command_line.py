@@ -122,6 +122,9 @@ def test_samplers_are_those_of_the_table(folder, tmp_path, monkeypatch):
         tmp_path / "ode" / "out",
         loaded(ScoreSdePipeline, folder)(COUNT, STEPS, generator=generators(), ode_tolerance=1e-3).images,
     )
+    run(folder, "sample", tmp_path / "noisy" / "out", *RUN, "--sampler", "adaptive_restart")
+    restarts = {"ode_tolerance": 1e-3, "num_restarts": 3, "generator": generators()}
+    check(tmp_path / "noisy" / "out", loaded(ScoreSdePipeline, folder)(COUNT, **restarts).images)
     monkeypatch.setitem(SAMPLERS, "mine", {"predictor": "euler_maruyama", "corrector": None})
     run(folder, "sample", tmp_path / "mine" / "out", *RUN, "--sampler", "mine")
     pipe.scheduler = VESDEScheduler.from_config(pipe.scheduler.config, predictor="euler_maruyama", corrector=None)

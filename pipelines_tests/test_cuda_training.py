@@ -164,7 +164,7 @@ def test_noise_of_an_image_does_not_depend_on_its_batch(device):
     assert abs(float(whole.mean())) < 0.1 and abs(float(whole.std()) - 1) < 0.1
 
 
-def test_only_the_copies_of_accelerate_wait_for_the_gpu(device, train):
+def test_an_update_never_waits_for_the_gpu(device, train):
     """An update waits for the GPU nowhere, in float32."""
     if device.type == "cpu":
         pytest.skip("nothing waits on a CPU")

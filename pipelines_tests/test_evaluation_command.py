@@ -164,12 +164,13 @@ def test_the_function_returns_what_is_written(folder, tmp_path):
     mine = {
         "slow": {"predictor": "euler_maruyama", "corrector": "langevin", "correct_steps": 2},
         "ode": {"ode_tolerance": 0.1},
+        "noisy": {"ode_tolerance": 0.1, "num_restarts": 1},
     }
     result = evaluate(
         str(folder / "vp"),
         str(folder / "data"),
         tmp_path,
-        samplers=["slow", "ode"],
+        samplers=["slow", "ode", "noisy"],
         sampler_settings=mine,
         steps=2,
         seeds=[0, 1],
@@ -179,9 +180,9 @@ def test_the_function_returns_what_is_written(folder, tmp_path):
         num_bpd_images=2,
         device="cpu",
     )
-    slow, ode = result.rows
+    slow, ode, noisy = result.rows
     assert (slow.nfe, slow.num_images, len(slow.metrics["kid"].per_seed)) == (6.0, 12, 2)
-    assert ode.nfe > 10
+    assert noisy.nfe > ode.nfe > 10
     pipe = ScoreSdeLikelihoodPipeline.from_pretrained(folder / "vp")
     pictures = [load_image(folder, index) for index in torch.randperm(COUNT, generator=generator(0)).tolist()[:2]]
     seeds = [generator(combined_seed(0, index)) for index in range(2)]

@@ -50,7 +50,7 @@ def langevin(
         noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
     ratio = noise_norm / score_norm
     # Where the score vanishes the rule gives an infinite step: take none.
-    return _step(x, score, noise, 2 * (snr * torch.where(score_norm > 0, ratio, 0.0)) ** 2)
+    return _step(x, score, noise, 2 * (snr * ratio.masked_fill(~(score_norm > 0), 0.0)) ** 2)
 
 
 def annealed_langevin(

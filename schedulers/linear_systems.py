@@ -28,9 +28,10 @@ def conjugate_gradients(
         if not bool(active.any()):
             break
         image = matrix(direction)
-        step = torch.where(active, square / inner(direction, image).clamp_min(torch.finfo(y.dtype).tiny), 0.0)
+        step = square / inner(direction, image).clamp_min(torch.finfo(y.dtype).tiny)
+        step = step.masked_fill(~active, 0.0)  # `where` with a number would copy it to the device
         solution = solution + expand_to(step, y) * direction
         residual = residual - expand_to(step, y) * image
         before, square = square, inner(residual, residual)
-        direction = residual + expand_to(torch.where(active, square / before, 0.0), y) * direction
+        direction = residual + expand_to((square / before).masked_fill(~active, 0.0), y) * direction
     return solution

@@ -108,5 +108,5 @@ def orthonormalize(vectors: Vectors, earlier: list[Vectors], active: Tensor | No
     square = inner(vectors[1], vectors[1])
     tiny = torch.finfo(square.dtype).tiny
     useful = square > INDEPENDENT * size if active is None else active & (square > INDEPENDENT * size)
-    factor = torch.where(useful, square.clamp_min(tiny).rsqrt(), 0.0)
+    factor = square.clamp_min(tiny).rsqrt().masked_fill(~useful, 0.0)
     return tuple(expand_to(factor, v) * v for v in vectors)

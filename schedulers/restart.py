@@ -14,7 +14,7 @@ from .sde import DATA_STD, SDE
 from .time_grids import TimeGrid
 
 
-# Levels of sigma / alpha between which the sampling restarts, in units of data_std.
+# Levels of sigma / alpha between which the sampling restarts, in units of data_std; LOW at least.
 LOW, HIGH = 0.2, 2.0
 FEWEST_CALLS = 15  # with fewer there is one descent: each must have enough calls to be accurate
 
@@ -32,6 +32,7 @@ class Restart:
     def __init__(self, data_std: float = DATA_STD):
         self.solver = ExponentialMultistep(data_std=data_std)
         self._grid: TimeGrid | None = None
+        self._low = LOW * data_std  # where the descents end
         self._ends: set[float] = set()  # times of the last calls of all descents but the last
 
     @property
@@ -47,8 +48,10 @@ class Restart:
         """n levels of all descents together, each with as many as its part of the law of the solver's grid."""
         whole = self.solver.grid(sde, n, smallest_time)
         first, last = (float(sde.noise_ratio(whole.levels[i])) for i in (0, -1))
-        low, high = LOW * self.data_std, HIGH * self.data_std
-        if n < FEWEST_CALLS or not last < low < high < first:
+        # A grid that ends above LOW, where the network's errors begin, restarts from its end.
+        low, high = max(LOW * self.data_std, last), HIGH * self.data_std
+        self._low = low
+        if n < FEWEST_CALLS or not low < high < first:
             self._grid, self._ends = whole, set()
             return whole
         ends = [(first, low), *[(high, low)] * (restarts(n) - 1), (high, last)]
@@ -76,7 +79,7 @@ class Restart:
         """A step of the solver from `t` to `s`; the last of a descent goes to the lower level, and by the kernel to `s`."""
         if float(t) not in self._ends:
             return self.solver(sde, x, score, t, s)
-        low = sde.t_from_log_snr(-2 * torch.tensor(LOW * self.data_std, dtype=torch.float64, device="cpu").log())
+        low = sde.t_from_log_snr(-2 * torch.tensor(self._low, dtype=torch.float64, device="cpu").log())
         x, _ = self.solver(sde, x, score, t, low)
         self.solver.start()
         scale, std = sde.transition(s, low)

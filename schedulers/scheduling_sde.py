@@ -89,12 +89,17 @@ class SDEScheduler(NetworkMixin):
         sampling_eps (`float`): the smallest time at which the network is called.
         timestep_spacing (`str`, *optional*): a key of `TIME_GRIDS`: "linspace", "leading", "trailing", "log_snr",
             "karras", "official". `None` is the predictor's own grid, for "exponential_multistep" and "restart", and
-            "linspace" for all others. An own grid may end below `sampling_eps`, at times that were trained.
+            "linspace" for all others. An own grid may end below `sampling_eps`, at times that were trained,
+            or above it (`last_noise_level`).
         prologue (`bool`): begin `timesteps` with one entry at which `step` ignores the network and scales unit noise to
             the prior, for stock pipelines that do not apply `init_noise_sigma` (DDPMPipeline, DDIMPipeline).
         sigma_data (`float`): standard deviation of the data, in the units of the state; prediction type "edm" uses it.
         data_mean (`float` or `list`): mean of the data, one number or one per channel; prediction type "edm" uses it.
         learned_steps (`dict`, *optional*): for the predictor "learned_steps", what `fit_steps` found.
+        last_noise_level (`float`): the least sigma / alpha at which a predictor's own grid calls the network, in units of
+            `data_std`, 0 to 1. At 0 the predictor's grid ends where it is most accurate on an exact score; a trained
+            network's images may be better with about 0.2. Likelihoods, latent codes, `ode_tolerance` and all other grids
+            do not use it.
 
     Raises:
         TypeError, ValueError: for an unknown name or a number out of its range, naming the argument.
@@ -119,6 +124,7 @@ class SDEScheduler(NetworkMixin):
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
         learned_steps: dict[str, dict[str, list]] | None = None,
+        last_noise_level: float = 0.0,
     ):
         self.setup()
 
@@ -136,6 +142,7 @@ class SDEScheduler(NetworkMixin):
         check_number("snr", config["snr"], 0, LARGEST_SNR, ends="(]")
         check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS, optional=True)
         check_steps("learned_steps", config.get("learned_steps"))
+        check_number("last_noise_level", config.get("last_noise_level", 0.0), 0, 1)
         self._keep_own_spacing()
         self.sde = self.make_sde()
         self._refuse_stock_schedulers()

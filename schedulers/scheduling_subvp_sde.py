@@ -50,6 +50,7 @@ class SubVPSDEScheduler(SDEScheduler):
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
         learned_steps: dict[str, dict[str, list]] | None = None,
+        last_noise_level: float = 0.0,
     ):
         self.betas = beta_table(self.config)
         self.setup()

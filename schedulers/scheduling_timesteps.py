@@ -50,6 +50,15 @@ class TimestepsMixin(SDEConfigMixin):
         return eps if table is None else max(eps, 1.0 / len(table))
 
     @property
+    def solver_end(self) -> float:
+        """The smallest time of predictors' own grids: `first_trained_time`, or that of `last_noise_level` if larger."""
+        level = float(self.config.get("last_noise_level", 0.0)) * self.data_std
+        if level == 0:
+            return self.first_trained_time
+        log_snr = -2 * torch.tensor(level, dtype=torch.float64, device="cpu").log()
+        return max(self.first_trained_time, float(self.sde.t_from_log_snr(log_snr)))
+
+    @property
     def likelihood_eps(self) -> float:
         """The smallest time of likelihoods and latent codes, unless one is given: 1e-5, or the first index of a table."""
         return self.smallest_time if self.time_convention == "index" else TRAINING_EPS
@@ -118,7 +127,7 @@ class TimestepsMixin(SDEConfigMixin):
     def _grid(self, n: int) -> TimeGrid:
         spacing, own = self.config.timestep_spacing, getattr(self.predictor, "grid", None)
         if spacing is None and own is not None:
-            return own(self.sde, n, self.first_trained_time)
+            return own(self.sde, n, self.solver_end)
         return TIME_GRIDS[spacing or "linspace"](self.sde, n, self.smallest_time)
 
     def _custom_grid(self, timesteps: list[float] | Tensor) -> TimeGrid:

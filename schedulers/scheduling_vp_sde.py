@@ -66,6 +66,7 @@ class VPSDEScheduler(SDEScheduler):
         sigma_data: float = DATA_STD,
         data_mean: float | list[float] = 0.0,
         learned_steps: dict[str, dict[str, list]] | None = None,
+        last_noise_level: float = 0.0,
     ):
         check_choice("variance_type", variance_type, VARIANCE_TYPES)
         check_flag("continuous", continuous)

@@ -67,7 +67,7 @@ def fit_steps(
     n = check_integer("num_inference_steps", num_inference_steps, 2, MOST_CALLS)
     check_integer("trials", trials, 0, MOST_TRIALS)
     start = check_state("noise", noise, 1).float() * scheduler.sde.prior_std
-    fit = _Fit(score_fn, scheduler.sde, scheduler.data_std, scheduler.first_trained_time, start)
+    fit = _Fit(score_fn, scheduler.sde, scheduler.data_std, scheduler.solver_end, start)
     ratios, weights = fit.search(n, trials)
     entry = {"noise_ratios": ratios, "weights": weights}
     known = scheduler.config.get("learned_steps") or {}

@@ -27,6 +27,7 @@ from .predictors import Predictor, ancestral
 from .score_function import ScoreFunction, check_score
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, finest_dtype
 from .step_checks import check_prediction
+from .transfers import to_device
 
 
 class TwistedSMC:
@@ -107,7 +108,7 @@ class TwistedSMC:
         own = torch.arange(len(x), device=x.device)
         # Drawn in any case: what a population draws must not depend on the others.
         ancestors = torch.where(poor, self._ancestors(), own)
-        self._log_weights = torch.where(poor, 0.0, self._log_weights)
+        self._log_weights = self._log_weights.masked_fill(poor, 0.0)
         self._states = tuple(value[ancestors] for value in found)
         return self._states[0]
 
@@ -145,6 +146,8 @@ class TwistedSMC:
         """Indices (B,) into the batch: systematic resampling of every population."""
         weights = self._weights()
         n, device = self.particles, weights.device
-        positions = (torch.arange(n, device=device) + self.uniform().to(weights)[:, None]) / n
+        positions = (
+            torch.arange(n, device=device) + to_device(self.uniform(), weights.device, weights.dtype)[:, None]
+        ) / n
         chosen = torch.searchsorted(weights.cumsum(1), positions).clamp_max(n - 1)
         return (chosen + n * torch.arange(len(weights), device=device)[:, None]).flatten()

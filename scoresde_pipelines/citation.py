@@ -25,10 +25,11 @@ def cite(pipeline_or_scheduler: Any, *methods: str) -> str:
         pipeline_or_scheduler: a pipeline with a `scheduler`, or a scheduler; of this package or a stock one that
             `to_sde_scheduler` converts. SDEs, predictors and correctors of your own are left out.
         methods: what was chosen in the pipeline's call: "ode" (`ode_tolerance`, instead of the predictor and corrector),
-            "moment_matching", "pseudo_inverse", "twisted_smc", "replacement", "classifier_guidance",
-            "classifier_free_guidance", "autoguidance" (`weak_unet`), "guidance_interval", "tiles", "likelihood". Defaults
-            follow from the pipeline: moment matching for inpainting, colorization, super-resolution and inverse problems,
-            the guidance of a class-conditional pipeline, the trace estimator of a likelihood.
+            "adaptive_restart" (the same with `num_restarts`), "moment_matching", "pseudo_inverse", "twisted_smc",
+            "replacement", "classifier_guidance", "classifier_free_guidance", "autoguidance" (`weak_unet`),
+            "guidance_interval", "tiles", "likelihood". Defaults follow from the pipeline: moment matching for inpainting,
+            colorization, super-resolution and inverse problems, the guidance of a class-conditional pipeline, the trace
+            estimator of a likelihood.
 
     Returns:
         The entries, separated by an empty line. This package and the paper (Song et al. 2021) come first.
@@ -51,7 +52,7 @@ def cite(pipeline_or_scheduler: Any, *methods: str) -> str:
         raise TypeError(
             f"pipeline_or_scheduler must be a pipeline or a scheduler, got {type(pipeline_or_scheduler).__name__}"
         )
-    names = [*_of_scheduler(to_sde_scheduler(scheduler), "ode" in methods)]
+    names = [*_of_scheduler(to_sde_scheduler(scheduler), bool({"ode", "adaptive_restart"} & {*methods}))]
     if scheduler is not pipeline_or_scheduler:
         names += _of_pipeline(pipeline_or_scheduler, methods)
     keys = ["song2021scoresde", *(key for name in [*names, *methods] for key in CITED.get(name, ()))]

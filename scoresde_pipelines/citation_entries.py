@@ -181,6 +181,7 @@ CITED: dict[str, tuple[str, ...]] = {
     "NCSNv2": ("song2020ncsnv2",),
     "UNet2DModel": ("ho2020ddpm",),
     "ode": (),
+    "adaptive_restart": ("xu2023restart",),
     "replacement": (),
     "moment_matching": ("boys2023tmpd", "rozet2024mmps"),
     "pseudo_inverse": ("song2023pgdm",),
@@ -196,6 +197,7 @@ CITED: dict[str, tuple[str, ...]] = {
 #: The names that may be passed to `cite`; the others follow from the pipeline.
 METHODS = (
     "ode",
+    "adaptive_restart",
     "replacement",
     "moment_matching",
     "pseudo_inverse",

@@ -152,10 +152,10 @@ def load_weak(model: str, pipe: Any) -> Any:
     return load_weak_network(model).to(pipe.device, pipe.unet.dtype)
 
 
-def set_sampler(pipe: Any, sampler: str) -> float | None:
-    """Gives a pipeline the settings of a sampler; returns the tolerance of the ODE solver, or None."""
-    pipe.scheduler, tolerance = with_sampler(pipe.scheduler, sampler, SAMPLERS[sampler])
-    return tolerance
+def set_sampler(pipe: Any, sampler: str) -> dict[str, Any]:
+    """Gives a pipeline the settings of a sampler; returns those of the pipeline's call."""
+    pipe.scheduler, options = with_sampler(pipe.scheduler, sampler, SAMPLERS[sampler])
+    return options
 
 
 def check_output(folder: Path, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from .command_options import Work, set_sampler
+from .samplers import NUM_RESTARTS, SAMPLERS
 
 
 # What measured best for pictures with trained networks (docs/inverse_problems.md).
@@ -99,10 +100,15 @@ def restoration(
     """What `PictureRun` calls to restore one picture; `problem(pipe)` returns the arguments that state the problem.
 
     The samplers "default" and "ode" are the method's own and the ODE solver; any other follows the scheduler.
+
+    Raises:
+        typer.BadParameter: for a sampler that cannot be given a condition.
     """
+    if NUM_RESTARTS in SAMPLERS[sampler]:
+        raise typer.BadParameter(f"sampler must be one for a condition, such as 'ode' or 'restart', got {sampler!r}")
 
     def prepare(pipe: Any, work: Work) -> Callable[[range, list[Any]], Any]:
-        ode = set_sampler(pipe, sampler) is not None
+        ode = bool(set_sampler(pipe, sampler))
         options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step}
         if sampler != "default":
             options["sampler"] = "ode" if ode else "scheduler"

@@ -64,7 +64,7 @@ def sample(
 
     def prepare(pipe: Any, work: Work) -> Any:
         options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}
-        options["ode_tolerance"] = set_sampler(pipe, sampler)
+        options |= set_sampler(pipe, sampler)
         options["weak_guidance_scale"] = weak_guidance_scale
         if weak_model is not None:
             options["weak_unet"] = load_weak(weak_model, pipe)

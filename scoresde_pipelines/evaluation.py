@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .evaluation_models import ModelSource, find_models, load_weak_network
 from .evaluation_sampling import ClassDraw, PipelineSource
-from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, SAMPLERS, WEAK_GUIDANCE_SCALE
+from .samplers import CALL, GUIDANCE_SCALE, SAMPLERS, WEAK_GUIDANCE_SCALE
 from .schedulers.checks import (
     MOST,
     check_choice,
@@ -76,7 +76,7 @@ def evaluate(
         models: names of shipped pipelines, folders, Hub ids, or patterns for training checkpoints (`runs/x/checkpoint-*`).
         data: a folder, a parquet file or a Hub id; `split` of it is compared with.
         samplers: keys of `SAMPLERS` or of `sampler_settings`.
-        steps: numbers of noise levels; "ode" chooses its own.
+        steps: numbers of noise levels; "ode" and "adaptive_restart" choose their own.
         seeds: each gives `num_images` images, image k from the same noise in every row; all seeds are measured together.
         features: see `training.evaluation.load_features`; EfficientNet-Lite0 by default.
         metrics: "kid", "fd", "is", "pr" (precision, recall, density, coverage), "bpd" (bits/dim of real images), "nn"
@@ -217,9 +217,7 @@ def _choose_samplers(
         isinstance(name, str) and isinstance(settings, Mapping) for name, settings in own.items()
     ):
         raise TypeError(f"sampler_settings must be dictionaries of settings by the sampler's name, got {own!r}")
-    known_settings = {ODE_TOLERANCE, GUIDANCE_SCALE}.union(
-        *(inspect.signature(cls).parameters for cls in SCHEDULERS.values())
-    )
+    known_settings = {*CALL, GUIDANCE_SCALE}.union(*(inspect.signature(cls).parameters for cls in SCHEDULERS.values()))
     for name, settings in own.items():
         if set(settings) - known_settings:
             raise ValueError(f"sampler_settings must be settings of a scheduler, got {dict(settings)} for {name!r}")

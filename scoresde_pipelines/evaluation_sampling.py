@@ -13,7 +13,7 @@ from .models.weight_files import fingerprint
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_score_sde import ScoreSdePipeline
-from .samplers import GUIDANCE_SCALE, ODE_TOLERANCE, WEAK_GUIDANCE_SCALE, with_sampler
+from .samplers import GUIDANCE_SCALE, WEAK_GUIDANCE_SCALE, with_sampler
 from .training.evaluation import Row
 from .training.evaluation.real_images import open_split
 from .training.image_table import labels_by_name
@@ -102,24 +102,23 @@ class PipelineSource:
             weights = fingerprint(pipe.unet)
             shapes.append(pipe.sample_shape)
             for sampler in self.samplers:
-                scheduler, tolerance = self._scheduler(original, sampler)
+                scheduler, options = self._scheduler(original, sampler)
                 guidance = self._guidance(name, pipe, sampler) | self._weak_guidance(name, pipe, sampler)
                 for count in steps:
-                    adaptive = tolerance is not None
-                    folder = f"{_slug(name)}_{_slug(sampler)}" + ("" if adaptive else f"_{count}")
+                    folder = f"{_slug(name)}_{_slug(sampler)}" + ("" if options else f"_{count}")
                     scheduler.set_timesteps(count)
                     rows.append(Row(name, sampler, count, folder))
                     settings[folder] = {
                         "weights": weights,
                         "scheduler": {key: value for key, value in scheduler.config.items() if key[0] != "_"},
                         "data_range": [pipe.config.data_min, pipe.config.data_max],
-                        **({ODE_TOLERANCE: tolerance} if adaptive else {"steps": count}),
+                        **(options or {"steps": count}),
                         **guidance,
                     }
         return rows, settings, shapes
 
-    def _scheduler(self, original: Any, sampler: str) -> tuple[Any, float | None]:
-        """The model's scheduler with a sampler's settings, and the tolerance of the ODE solver or None."""
+    def _scheduler(self, original: Any, sampler: str) -> tuple[Any, dict[str, Any]]:
+        """The model's scheduler with a sampler's settings, and those of the pipeline's call."""
         scales = (GUIDANCE_SCALE, WEAK_GUIDANCE_SCALE)
         settings = {key: value for key, value in self.samplers[sampler].items() if key not in scales}
         return with_sampler(original, sampler, settings)
@@ -164,10 +163,8 @@ class PipelineSource:
         """
         pipe, original = self.pipeline(row.model)
         generators = [torch.Generator().manual_seed(combined_seed(seed, index)) for index in indices]
-        pipe.scheduler, tolerance = self._scheduler(original, row.sampler)
-        options: dict[str, Any] = dict(
-            num_inference_steps=row.steps, generator=generators, output_type="pt", ode_tolerance=tolerance
-        )
+        pipe.scheduler, chosen = self._scheduler(original, row.sampler)
+        options: dict[str, Any] = dict(num_inference_steps=row.steps, generator=generators, output_type="pt", **chosen)
         scale = self.samplers[row.sampler].get(GUIDANCE_SCALE)
         weak_scale = self.samplers[row.sampler].get(WEAK_GUIDANCE_SCALE)
         if weak_scale is not None:

@@ -41,6 +41,7 @@ COMMON = {
     "timestep_spacing": name("linspace", "leading", "trailing", "log_snr", "karras").optional(),
     "prologue": flag(),
     "sigma_data": real(0.3, 1, "0.0", "-1.0"),
+    "last_noise_level": real(0, 0.5, "-0.1", "1.5"),
     "learned_steps": only("None", LEARNED).plus(
         hopeless=("[]", "3", "{'2': 3}", "{'2': {'noise_ratios': [nan, 1.0], 'weights': [[1.0], [1.0, 1.0]]}}")
     ),

@@ -106,8 +106,8 @@ def generate(
     """
     check_choice("sampler", sampler, SAMPLERS)
     source = models[model]
-    scheduler, tolerance = with_sampler(source.scheduler, sampler, SAMPLERS[sampler])
-    options: dict[str, Any] = {"num_inference_steps": int(steps), "ode_tolerance": tolerance}
+    scheduler, chosen = with_sampler(source.scheduler, sampler, SAMPLERS[sampler])
+    options: dict[str, Any] = {"num_inference_steps": int(steps), **chosen}
     pipe: SDEPipelineBase
     if label == NO_CLASS:
         pipe, options["batch_size"] = ScoreSdePipeline.from_pipe(source, scheduler=scheduler), int(count)
