@@ -163,8 +163,8 @@ class PipelineSource:
         """
         pipe, original = self.pipeline(row.model)
         generators = [torch.Generator().manual_seed(combined_seed(seed, index)) for index in indices]
-        pipe.scheduler, chosen = self._scheduler(original, row.sampler)
-        options: dict[str, Any] = dict(num_inference_steps=row.steps, generator=generators, output_type="pt", **chosen)
+        pipe.scheduler, call = self._scheduler(original, row.sampler)
+        options: dict[str, Any] = dict(num_inference_steps=row.steps, generator=generators, output_type="pt", **call)
         scale = self.samplers[row.sampler].get(GUIDANCE_SCALE)
         weak_scale = self.samplers[row.sampler].get(WEAK_GUIDANCE_SCALE)
         if weak_scale is not None:
