@@ -49,6 +49,13 @@ WRONG = [
     (["--noise-std", "nan"], ["colorize", "upscale", "restore"], ("noise_std must be a finite number", "nan")),
     (["--noise-std", "0"], ["restore"], ("blur-std or noise-std must be positive",)),
     (["--guidance-scale", "inf"], ["sample", "evaluate"], ("guidance_scale must be a finite number", "inf")),
+    (
+        ["--class", "bird"],
+        ["sample"],
+        ("value for --class: class_labels must be among ['cat', 'dog'], got 'bird'"),
+    ),
+    (["--class", "dog", "--class", "2"], ["sample"], ("class_labels must lie in 0..1, got [1, 2]",)),
+    (["--class", "²"], ["sample"], ("class_labels must be among ['cat', 'dog'], got '²'",)),
     (["--tolerance", "0"], ["interpolate", "likelihood"], ("tolerance must be a finite number",)),
     (["--image", "none.png"], [*RESTORE, "interpolate"], ("picture must be a file that exists", "none.png")),
     (["--image", "text.png"], [*RESTORE, "interpolate"], ("picture must be a file that Pillow reads", "text.png")),
