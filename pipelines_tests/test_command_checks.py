@@ -35,6 +35,13 @@ WRONG = [
     (["--output", "full"], [*PICTURES, "export"], ("output must be a new or an empty folder",)),
     (["--output", "table.txt"], ["likelihood"], ("output must be a file that ends in",)),
     (["--data", "./none"], ["likelihood", "evaluate"], ("data must be a folder or parquet file that exists",)),
+    (["--data", "full"], ["likelihood", "evaluate"], ("must hold images or parquet files, 'full' has none",)),
+    (["--data", ".", "--split", "train"], ["likelihood"], ("data must hold images that can be read", "text.png")),
+    (
+        ["--data", ".", "--split", "train", "--num-images", "3"],
+        ["evaluate"],
+        ("data must hold images that can be read", "text.png"),
+    ),
     (["--weak-model", "./none"], ["sample", "evaluate"], ("there is no such folder",)),
     (["--metrics", "nope"], ["evaluate"], ("metrics must be among", "nope")),
     (["--device", "abacus"], [name for name in GIVEN if name != "export"], ("device must be an available", "abacus")),
