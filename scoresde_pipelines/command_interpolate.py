@@ -43,7 +43,7 @@ def interpolate(
     geometry = Geometry(fit=fit)
 
     def prepare(pipe: Any, work: Work) -> Any:
-        first, last = (geometry.tensor(path, pipe, tiles=False) for path in image)
+        first, last = (geometry.tensor(path, pipe, tiles=False)[0] for path in image)
         return lambda indices, generators: pipe.interpolate(first, last, num_images, tolerance)
 
     run = PictureRun(model, output, 0, device, dtype, num_images, overwrite, json)

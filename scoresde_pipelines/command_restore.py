@@ -64,13 +64,15 @@ def restore(
     def problem(pipe: Any) -> dict[str, Any]:
         import torch
 
+        from .image_fit import measured_inside
         from .schedulers import BlurOperator, MaskOperator
 
-        measurement = geometry.tensor(image, pipe)
+        measurement, place = geometry.tensor(image, pipe)
         size = measurement.shape[-2:]
         # Without blur every pixel is measured.
         operator = BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(size).bool())
-        stated = {"measurement": measurement, "operator": operator, "noise_std": noise_std}
+        operator = measured_inside(operator, place, (size[0], size[1]))
+        stated = {"measurement": measurement, "operator": operator, "noise_std": noise_std, "place": place}
         return stated | TRAINED_NETWORK | geometry.size | {"height": size[0], "width": size[1]}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
