@@ -429,6 +429,17 @@ def test_app_says_what_to_install(monkeypatch):
     assert result.exit_code == 1 and "pip install 'scoresde_pipelines[app]'" in result.output
 
 
+def test_app_names_what_is_wrong(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words, message in (
+        (["--model", "./none"], "got './none': there is no such folder"),
+        (["--model", "run/checkpoint-*"], "model must match a folder, got 'run/checkpoint-*'"),
+        (["--device", "abacus"], "device must be an available"),
+    ):
+        result = CliRunner().invoke(app, ["app", *words])
+        assert result.exit_code == 2 and message in " ".join(result.output.replace("│", " ").split())
+
+
 WRAPPED = """
 import signal, sys
 from scoresde_pipelines import cli

@@ -3,6 +3,7 @@
 Importing it needs no torch; a check imports what it needs when its option is given.
 """
 
+import glob
 import math
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -75,6 +76,16 @@ def check_model(value: Any) -> Any:
 
     for one in _listed(value):
         _refused(partial(locate, one))
+    return value
+
+
+def check_models(value: Any) -> Any:
+    """`check_model` of names that may be patterns, "runs/x/checkpoint-*", which must match something."""
+    for one in _listed(value):
+        if not glob.has_magic(one):
+            check_model(one)
+        elif not glob.glob(one):
+            raise typer.BadParameter(f"model must match a folder, got {one!r}")
     return value
 
 

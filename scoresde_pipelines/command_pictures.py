@@ -10,10 +10,6 @@ import typer
 from .command_options import Work, set_sampler
 
 
-# What measured best for pictures with trained networks (docs/inverse_problems.md).
-TRAINED_NETWORK = {"sampler": "scheduler", "solver_iterations": 1}
-
-
 @dataclass(frozen=True)
 class Geometry:
     """The size that pictures are made in; `None` for the model's own, or with tiles that of the picture.
@@ -90,15 +86,15 @@ class Geometry:
                 typer.secho(f"warning: {path}, {_text(sides)} pixels, {changes}{hint}", fg="yellow", err=True)
         return picture
 
-    def tensor(self, path: Path, pipe: Any, *, tiles: bool = True) -> tuple[Any, tuple[slice, slice]]:
-        """A picture as a float32 tensor (1, channels, height, width) in [0, 1], fitted, and its part within a border."""
-        from .image_fit import fit_images, inside
+    def tensor(self, path: Path, pipe: Any, *, tiles: bool = True) -> Any:
+        """A picture as a float32 tensor (1, channels, height, width) in [0, 1], not yet fitted."""
         from .image_inputs import images_to_tensor
 
-        pixels = images_to_tensor(self.open(path, pipe, tiles=tiles), pipe.sample_shape[0])
-        sides = (pixels.shape[-2], pixels.shape[-1])
-        size = sides if self.fit is None else pipe.shape_at(**self.size)[1:]
-        return fit_images(pixels, size, self.fit), inside(sides, size, self.fit)
+        return images_to_tensor(self.open(path, pipe, tiles=tiles), pipe.sample_shape[0])
+
+    def fitted_size(self, pipe: Any) -> tuple[int, int] | None:
+        """Height and width that pictures are fitted to; None where they are left as they are."""
+        return None if self.fit is None else pipe.shape_at(**self.size)[1:]
 
 
 def _text(sides: tuple[int, int]) -> str:
