@@ -3,6 +3,7 @@
 Importing it needs no torch; a check imports what it needs when its option is given.
 """
 
+import glob
 import math
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -41,9 +42,12 @@ def in_range(name: str, low: float, high: float = math.inf, ends: str = "[)") ->
     """A check that an option is a finite number from `low` to `high`; `ends` says which of them belong to the range."""
 
     def check(value: Any) -> Any:
-        from .schedulers.checks import check_number
-
         for one in _listed(value):
+            above = low <= one if ends[0] == "[" else low < one
+            if above and (one <= high if ends[1] == "]" else one < high):
+                continue
+            from .schedulers.checks import check_number  # here: it imports torch
+
             _refused(partial(check_number, name, one, low, high, ends=ends))
         return value
 
@@ -73,6 +77,32 @@ def check_model(value: Any) -> Any:
     for one in _listed(value):
         _refused(partial(locate, one))
     return value
+
+
+def check_models(value: Any) -> Any:
+    """`check_model` of names that may be patterns, "runs/x/checkpoint-*", which must match something."""
+    for one in _listed(value):
+        if not glob.has_magic(one):
+            check_model(one)
+        elif not glob.glob(one):
+            raise typer.BadParameter(f"model must match a folder, got {one!r}")
+    return value
+
+
+def check_classes(model: str, labels: Sequence[int | str]) -> None:
+    """A check that a model has the classes, by number or name, where files of this machine say which it has.
+
+    Raises:
+        TypeError, ValueError: as the pipeline does.
+    """
+    from .model_facts import folder_classes
+    from .training.model_names import locate
+
+    place = locate(model)
+    classes = folder_classes(place) if isinstance(place, Path) else None
+    if labels and classes is not None:
+        classes.check_count()
+        classes.check([label if isinstance(label, int) else classes.ids([label])[0] for label in labels])
 
 
 def complete_model(incomplete: str) -> list[str]:

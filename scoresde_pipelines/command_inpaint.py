@@ -56,7 +56,7 @@ def inpaint(
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
 
     def problem(pipe: Any) -> dict[str, Any]:
-        whole, white = (geometry.open(path, pipe) for path in (image, mask))
+        whole, white = (geometry.open(path, pipe, whole=True) for path in (image, mask))
         return {"image": whole, "mask_image": white} | geometry.arguments
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)

@@ -43,7 +43,10 @@ def interpolate(
     geometry = Geometry(fit=fit)
 
     def prepare(pipe: Any, work: Work) -> Any:
-        first, last = (geometry.tensor(path, pipe, tiles=False) for path in image)
+        from .image_fit import fit_images
+
+        size = geometry.fitted_size(pipe) or pipe.sample_shape[1:]
+        first, last = (fit_images(geometry.tensor(path, pipe, tiles=False), size, geometry.fit) for path in image)
         return lambda indices, generators: pipe.interpolate(first, last, num_images, tolerance)
 
     run = PictureRun(model, output, 0, device, dtype, num_images, overwrite, json)

@@ -55,7 +55,7 @@ def likelihood(
     On several processes, with or without GPUs:
     accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli likelihood ...
     """
-    from .likelihood_measurement import PIPELINE_OPTIONS, conversions, measure, open_images
+    from .likelihood_measurement import PIPELINE_OPTIONS, images_of_shape, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .models.weight_files import fingerprint
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
@@ -79,12 +79,15 @@ def likelihood(
         "official_cells": official_cells,
         "seed": seed,
     }
+    with named("data"):
+        dataset, about = open_images(data, split)
     with named("model"):
         pipe = ScoreSdeLikelihoodPipeline.from_pretrained(model).to(best_device(device))
+    channels, *size = pipe.sample_shape
     with named("data"):
-        images = open_images(data, split, fit, pipe.sample_shape)
-        for change in conversions(images):
-            typer.secho(f"warning: {change}: bits/dim are those of the changed images", fg="yellow", err=True)
+        images = images_of_shape(dataset, fit, pipe.sample_shape)
+    for change in about.conversions(channels, (size[0], size[1])):
+        typer.secho(f"warning: {change}: bits/dim are those of the changed images", fg="yellow", err=True)
     with named("output"):
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
     count = len(images) if limit is None else min(limit, len(images))

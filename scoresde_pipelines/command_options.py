@@ -62,7 +62,9 @@ Sampler = Annotated[str, one_of("sampler", SAMPLERS)]
 Steps = Annotated[int | None, typer.Option(min=1, help="Noise levels; the method's own number by default.")]
 NumImages = Annotated[int, typer.Option(min=1, help="Number of pictures.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at a time; it does not change them.")]
-Fit = Annotated[str | None, one_of("fit", FITS, "'crop' or 'pad' pictures to the model's size.")]
+Fit = Annotated[
+    str | None, one_of("fit", FITS, "For another size: 'crop' takes the middle of a picture, 'pad' all of it.")
+]
 Height = Annotated[int | None, typer.Option(min=1, help="Of the result, in pixels; by default that of the model.")]
 Width = Annotated[int | None, typer.Option(min=1, help="Of the result, in pixels; by default that of the model.")]
 TileSize = Annotated[int | None, typer.Option(min=1, help="Make large pictures on tiles of this side.")]

@@ -27,7 +27,7 @@ from .command_options import (
     TileSize,
     Width,
 )
-from .command_pictures import TRAINED_NETWORK, Geometry, restoration
+from .command_pictures import Geometry, restoration
 
 
 def restore(
@@ -62,16 +62,13 @@ def restore(
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
 
     def problem(pipe: Any) -> dict[str, Any]:
-        import torch
+        from .deblurring import TRAINED_NETWORK, Deblurring
 
-        from .schedulers import BlurOperator, MaskOperator
-
-        measurement = geometry.tensor(image, pipe)
-        size = measurement.shape[-2:]
-        # Without blur every pixel is measured.
-        operator = BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(size).bool())
-        stated = {"measurement": measurement, "operator": operator, "noise_std": noise_std}
-        return stated | TRAINED_NETWORK | geometry.size | {"height": size[0], "width": size[1]}
+        given = Deblurring.of(geometry.tensor(image, pipe), geometry.fitted_size(pipe), geometry.fit, blur_std)
+        height, width = given.measurement.shape[-2:]
+        stated = {"measurement": given.measurement, "operator": given.operator, "place": given.place}
+        stated |= {"noise_std": noise_std, **TRAINED_NETWORK, **geometry.size}
+        return stated | {"height": height, "width": width}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
     run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem))

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_checks import in_range
+from .command_checks import check_classes, in_range
 from .command_options import (
     BatchSize,
     Device,
@@ -24,6 +24,7 @@ from .command_options import (
     Width,
     Work,
     load_weak,
+    named,
     set_sampler,
 )
 from .command_pictures import Geometry
@@ -60,7 +61,9 @@ def sample(
 ) -> None:
     """Generate pictures: one PNG each, and a grid of them."""
     size = Geometry(height, width, tile_size, tile_overlap).size
-    labels = [] if label is None else [int(name) if name.isdigit() else name for name in label]
+    labels = [] if label is None else [int(name) if name.isdecimal() else name for name in label]
+    with named("class"):
+        check_classes(model, labels)
 
     def prepare(pipe: Any, work: Work) -> Any:
         options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}

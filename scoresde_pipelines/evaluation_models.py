@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from .model_facts import Classes, folder_classes, folder_shape
 from .pipeline_score_sde import ScoreSdePipeline
 from .training.checkpoints import read_state
 from .training.model_names import ModelNotFoundError, locate
@@ -54,6 +55,16 @@ class ModelSource:
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise ValueError(f"model must have finite weights, got NaN or infinity in {key} of {self.name!r}")
         return pipe
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of its images, where the files of a folder of this machine say so."""
+        return folder_shape(Path(self.location)) if Path(self.location).is_dir() else None
+
+    @property
+    def classes(self) -> Classes | None:
+        """Its classes, where the files of a folder of this machine say which; they may be none."""
+        return folder_classes(Path(self.location)) if Path(self.location).is_dir() else None
 
     @property
     def card(self) -> Path | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .evaluation_models import ModelSource
+from .model_facts import Classes
 from .models.weight_files import fingerprint
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
@@ -16,7 +17,7 @@ from .pipeline_score_sde import ScoreSdePipeline
 from .samplers import GUIDANCE_SCALE, WEAK_GUIDANCE_SCALE, with_sampler
 from .training.evaluation import Row
 from .training.evaluation.real_images import open_split
-from .training.image_table import labels_by_name
+from .training.image_table import find_label_column, labels_by_name
 from .training.seeding import combined_seed
 from .weak_guidance import check_weak_classes
 
@@ -30,28 +31,32 @@ class ClassDraw:
     Args:
         data: a folder, a parquet file or a Hub id.
         split: its split with the labels.
+
+    Raises:
+        ValueError: the data have no labels.
     """
 
     def __init__(self, data: str, split: str):
         self.data, self.table = data, open_split(data, split)
+        if find_label_column(self.table) is None:
+            raise ValueError(
+                f"data must have a column of class labels for guidance_scale, got {data!r} with "
+                f"{list(self.table.column_names)}"
+            )
 
-    def labels(self, pipe: ScoreSdeClassConditionalPipeline) -> Tensor:
-        """The labels of all real images as numbers of the model's classes, int64 (N,).
+    def labels(self, classes: Classes) -> Tensor:
+        """The labels of all real images as numbers of a model's classes, int64 (N,).
 
         Raises:
-            ValueError: the data have no labels, or a class that the model does not know.
+            ValueError: the data have a class that the model does not know.
         """
-        names = {number: name for name, number in pipe.labels.items()}
-        known = [names.get(number, str(number)) for number in range(pipe.num_classes)]
+        names = {number: name for name, number in classes.numbers.items()}
+        known = [names.get(number, str(number)) for number in range(classes.count)]
         try:
             labels = labels_by_name(self.table, None, known)
         except ValueError as error:
             raise ValueError(f"data must have the classes of the model, got {self.data!r}: {error}") from error
-        if labels is None:
-            raise ValueError(
-                f"data must have a column of class labels for guidance_scale, got {self.data!r} with "
-                f"{list(self.table.column_names)}"
-            )
+        assert labels is not None  # there is a column of labels
         return labels
 
 
@@ -135,7 +140,7 @@ class PipelineSource:
             conditional.check_labels([0], scale)
         except ValueError as error:
             raise ValueError(f"guidance_scale must fit the model {model!r}: {error}") from error
-        self._labels[model] = self.classes.labels(conditional)
+        self._labels[model] = self.classes.labels(Classes(conditional.labels, conditional.num_classes))
         return {GUIDANCE_SCALE: scale, "labels": hashlib.sha256(self._labels[model].numpy().tobytes()).hexdigest()}
 
     def _weak_guidance(self, model: str, pipe: ScoreSdePipeline, sampler: str) -> dict[str, Any]:

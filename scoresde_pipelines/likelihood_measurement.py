@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from .likelihood_table import LikelihoodTable, Row
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .schedulers.probability_flow import ODEError
-from .training.data import ImageFormat, ImageStore
-from .training.data_report import data_report
+from .training.data import ImageFormat, ImageStore, ImageTable
+from .training.data_report import DataReport, data_report
 from .training.evaluation.real_images import open_split
 from .training.seeding import likelihood_seed
 
@@ -89,18 +89,21 @@ def _environment(names: tuple[str, ...], default: int) -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), default)
 
 
-def conversions(images: ImageStore) -> list[str]:
-    """What is done to the images of a data set before they are measured, with counts: "3 of 9 images ..."."""
-    channels, height, width = images.format.shape
-    return data_report(images.dataset, images.column).conversions(channels, (height, width))
-
-
-def open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) -> ImageStore:
-    """A data set in the form of a model's images, `shape` (channels, height, width).
+def open_images(data: str, split: str) -> tuple[ImageTable, DataReport]:
+    """A data set, and what its images are.
 
     Raises:
-        ValueError: there is neither such a file or folder nor such a data set of the Hub, or no such split.
+        ValueError: there is neither such a file or folder nor such a data set of the Hub, no such split, or an image that
+            cannot be read.
     """
-    channels, height, width = shape
     table = open_split(data, split, whole_if_unsplit=True)
+    report = data_report(table)
+    if report.broken:
+        raise ValueError(f"data must hold images that can be read, got {report.broken[0]} in {data}")
+    return table, report
+
+
+def images_of_shape(table: ImageTable, fit: str, shape: tuple[int, int, int]) -> ImageStore:
+    """A data set in the form of a model's images, `shape` (channels, height, width)."""
+    channels, height, width = shape
     return ImageStore(table, ImageFormat((height, width), channels, fit), max_cached_gb=0)

@@ -10,7 +10,8 @@ from .image_fit import fit_images, fit_masks, put_back, without_repainted
 from .image_inputs import images_to_tensor, masks_to_tensor
 from .image_outputs import export_images
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, LinearProblem, RestorationOptions
+from .restoration import LinearInversePipeline, LinearProblem
+from .restoration_options import RestorationOptions
 from .schedulers import MaskOperator
 from .schedulers.checks import Generator
 
