@@ -26,7 +26,7 @@ from .schedulers.checks import (
     check_number,
     check_path,
 )
-from .training.destinations import check_writable
+from .training.destinations import check_apart, check_writable
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_data
 from .training.evaluation.plan import check_metrics, check_num_images
 from .training.evaluation.real_images import FITS
@@ -115,6 +115,7 @@ def evaluate(
         if folder is not None:
             check_path(name, folder)
     check_writable("output", output)
+    check_apart("output", output, data)
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
@@ -137,8 +138,8 @@ def evaluate(
     opened = open_data(data, split, num_images, num_reference=num_reference, train_split=training)
     check_num_images(metrics, num_images, opened.count)
     classes = ClassDraw(data, split) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
-    for model in found if classes is not None else []:
-        if (names := model.classes) is not None and names.count:
+    for names in (model.classes for model in found if classes is not None):
+        if names is not None and names.count and classes is not None:
             classes.labels(names)
     known = [shape for shape in (model.shape for model in found) if shape is not None]
     real = opened.for_models(known, fit) if len(known) == len(found) else None

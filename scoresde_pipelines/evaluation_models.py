@@ -23,12 +23,11 @@ from .training.checkpoints import read_state
 from .training.evaluation import Row
 from .training.evaluation.real_images import open_split
 from .training.image_table import find_label_column, labels_by_name
-from .training.model_names import ModelNotFoundError, locate
+from .training.model_names import CHECKPOINT_WEIGHTS, ModelNotFoundError, locate
 from .training.seeding import combined_seed
 from .weak_guidance import check_weak_classes
 
 
-CHECKPOINT_WEIGHTS = "unet_ema.safetensors"
 BPD_TOLERANCE = 1e-3
 
 
