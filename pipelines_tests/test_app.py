@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import socket
 import sys
 import threading
 
@@ -11,15 +12,23 @@ import torch
 from PIL import Image
 
 from scoresde_pipelines import (
+    BlurOperator,
     GaussianScoreModel,
+    MaskOperator,
     ScoreSdeClassConditionalPipeline,
+    ScoreSdeColorizationPipeline,
+    ScoreSdeInpaintPipeline,
+    ScoreSdeInverseProblemPipeline,
     ScoreSdeLikelihoodPipeline,
     ScoreSdePipeline,
+    ScoreSdeSuperResolutionPipeline,
     shipped,
 )
 from scoresde_pipelines.app import Models, actions, launch
+from scoresde_pipelines.app.actions import Run
 from scoresde_pipelines.image_fit import fit_images
 from scoresde_pipelines.image_inputs import images_to_tensor
+from scoresde_pipelines.viz.trajectories import preview
 
 
 FASHION, EMOJI = "fashion-mnist-32-vp", "emoji-32-ve"
@@ -66,11 +75,11 @@ def test_inpainting_keeps_what_was_not_painted(models):
     drawing = {"background": ramp(), "layers": [Image.new("RGBA", (64, 64))]}
     drawing["layers"][0].paste((255, 0, 102, 128), (0, 0, 32, 64))
     image, mask = actions_painted(drawing)
-    found = pixels(last(actions.inpaint(models, EMOJI, image, mask, steps=3, count=1)).picture, 64)
+    found = pixels(last(actions.inpaint(models, EMOJI, image, mask, Run(3, 1))).picture, 64)
     np.testing.assert_array_equal(found[:, 32:], np.asarray(ramp())[:, 32:])
     assert np.abs(found[:, :32].astype(int) - np.asarray(ramp())[:, :32]).max() > 20
     with pytest.raises(ValueError, match="mask must have white pixels where to paint, got none"):
-        next(actions.inpaint(models, EMOJI, image, Image.new("L", (64, 64)), steps=3))
+        next(actions.inpaint(models, EMOJI, image, Image.new("L", (64, 64)), Run(3)))
 
 
 def actions_painted(drawing):
@@ -83,7 +92,7 @@ def actions_painted(drawing):
 
 def test_colours_and_details_fit_the_picture(models):
     gray = np.asarray(ramp().resize((32, 32), Image.Resampling.LANCZOS).convert("L")).astype(float)
-    found = pixels(last(actions.colorize(models, EMOJI, ramp(), steps=3, count=1)).picture)
+    found = pixels(last(actions.colorize(models, EMOJI, ramp(), Run(3, 1))).picture)
     # The mean of the channels is measured; clipping at black and white hides it where the few steps leave the range.
     inside = ((found > 0) & (found < 255)).all(-1)
     assert inside.mean() > 0.2
@@ -91,13 +100,75 @@ def test_colours_and_details_fit_the_picture(models):
     with pytest.raises(ValueError, match="model must be one of colour images"):
         next(actions.colorize(models, FASHION, ramp()))
     small = np.asarray(ramp().resize((8, 8), Image.Resampling.LANCZOS)).astype(float)
-    found = pixels(last(actions.upscale(models, EMOJI, ramp(), steps=3, count=1)).picture)
+    found = pixels(last(actions.upscale(models, EMOJI, ramp(), Run(3, 1))).picture)
     blocks = found.reshape(8, 4, 8, 4, 3)
     inside = ((blocks > 0) & (blocks < 255)).all((1, 3))
     assert inside.any()
     np.testing.assert_allclose(blocks.astype(float).mean((1, 3))[inside], small[inside], atol=1.5)
     with pytest.raises(ValueError, match="scale must divide the network's height and width"):
         next(actions.upscale(models, EMOJI, ramp(), scale=5))
+
+
+def test_a_weak_model_guides_as_in_the_pipeline(models, tmp_path):
+    pipe = ScoreSdeClassConditionalPipeline.from_pretrained(shipped(FASHION))
+    for parameter in pipe.unet.parameters():
+        parameter.data *= 0.9
+    pipe.save_pretrained(tmp_path / "weak")
+    both = Models([FASHION, str(tmp_path / "weak")])
+    options = {"sampler": "ddim", "steps": 4, "count": 1, "seed": 3}
+    weak = {"weak_model": str(tmp_path / "weak"), "weak_guidance_scale": 2.5}
+    strong = ScoreSdeClassConditionalPipeline.from_pretrained(shipped(FASHION))
+    strong.scheduler.predictor, strong.scheduler.corrector = "exponential", None
+    for label, call in ((actions.NO_CLASS, {"batch_size": 1}), ("Bag", {"class_labels": ["Bag"]})):
+        found = last(actions.generate(both, FASHION, label, **options, **weak))
+        kind = ScoreSdePipeline if label == actions.NO_CLASS else ScoreSdeClassConditionalPipeline
+        generator = torch.Generator().manual_seed(3)
+        guided = {"weak_unet": pipe.unet, "weak_guidance_scale": 2.5, "num_inference_steps": 4}
+        wanted = kind.from_pipe(strong)(**call, **guided, generator=generator)
+        np.testing.assert_array_equal(pixels(found.picture), np.asarray(wanted.images[0]))
+        assert found.count == wanted.nfe == 8  # two networks
+        unguided = last(actions.generate(both, FASHION, label, **options))
+        assert not np.array_equal(pixels(unguided.picture), pixels(found.picture))
+
+
+def test_tiles_keep_the_size_of_a_picture(models):
+    image, run = ramp(40), Run(2, 1, 5, tile_size=32, tile_overlap=0.25)
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (10, 10, 30, 30))
+    options = {"num_inference_steps": 2, "tile_size": 32, "tile_overlap": 8}
+    for found, cls, call, side in (
+        (actions.inpaint(models, EMOJI, image, mask, run), ScoreSdeInpaintPipeline, {"mask_image": mask}, 40),
+        (actions.colorize(models, EMOJI, image, run), ScoreSdeColorizationPipeline, {}, 40),
+        (actions.upscale(models, EMOJI, image, run, 2), ScoreSdeSuperResolutionPipeline, {"scale": 2}, 80),
+    ):
+        given = image.convert("L") if cls is ScoreSdeColorizationPipeline else image
+        pipe = cls.from_pretrained(shipped(EMOJI))
+        wanted = pipe(given, **call, **options, generator=torch.Generator().manual_seed(5)).images[0]
+        assert wanted.size == (side, side)
+        np.testing.assert_array_equal(pixels(last(found).picture, side), np.asarray(wanted))
+
+
+@pytest.mark.parametrize("tile_size", [0, 32])
+def test_it_restores_what_the_pipeline_restores(models, tile_size):
+    image = ramp(40)
+    if tile_size == 0:  # 40 x 30 becomes 32 x 24, with a border of 4 rows that are not known
+        image = image.crop((0, 0, 40, 30))
+        small = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None] / 255
+        y, known = fit_images(small, (32, 32), "pad"), torch.zeros(32, 32)
+        known[4:28] = 1
+        operator, more, rows = MaskOperator(known) @ BlurOperator.gaussian(0.7), {}, slice(4, 28)
+    else:
+        y = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None] / 255
+        more, rows = {"tile_size": 32, "height": 40, "width": 40}, slice(0, 40)
+        operator = BlurOperator.gaussian(0.7)
+    found = last(actions.restore(models, EMOJI, image, Run(2, 1, 5, tile_size), 0.7, 0.1)).picture
+    pipe = ScoreSdeInverseProblemPipeline.from_pretrained(shipped(EMOJI))
+    options = {"num_inference_steps": 2, "sampler": "scheduler", "solver_iterations": 1, **more}
+    wanted = pipe(y, operator, noise_std=0.1, **options, generator=torch.Generator().manual_seed(5)).images[0]
+    wanted = np.asarray(wanted)[rows]
+    np.testing.assert_array_equal(np.asarray(found.resize(wanted.shape[1::-1], Image.Resampling.NEAREST)), wanted)
+    with pytest.raises(ValueError, match="blur or noise must be positive, got 0 for both"):
+        next(actions.restore(models, EMOJI, image, Run(2, 1), 0, 0))
 
 
 def test_a_preview_shows_the_denoised_spread():
@@ -107,7 +178,7 @@ def test_a_preview_shows_the_denoised_spread():
     # 5 standard deviations of the noisy state become 5 of the data's assumed spread, around the middle of the range.
     sigma = torch.tensor(10.0)
     x = 0.5 + 0.5 * (pipe.data_std**2 + sigma**2).sqrt() * torch.ones(1, 1, 4, 4)
-    torch.testing.assert_close(actions.preview(pipe, sigma, x), torch.full((1, 1, 4, 4), 0.5 + 0.5 * pipe.data_std))
+    torch.testing.assert_close(preview(pipe, sigma, x), torch.full((1, 1, 4, 4), 0.5 + 0.5 * pipe.data_std))
 
 
 def models_scheduler():
@@ -160,6 +231,15 @@ def test_without_gradio_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "scoresde_pipelines.app.page", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'scoresde_pipelines\[app\]'"):
         launch()
+
+
+def test_an_address_that_cannot_be_served_is_named_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"host and port must be free .* got 127.0.0.1 and {port}"):
+            launch([FASHION], port=port, block=False)
+    with pytest.raises(ValueError, match=r"got 999\.1\.1\.1: "):
+        launch([FASHION], host="999.1.1.1", block=False)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import scoresde_pipelines
 from scoresde_pipelines import (
     BlurOperator,
+    MaskOperator,
     ScoreSdeClassConditionalPipeline,
     ScoreSdeColorizationPipeline,
     ScoreSdeInpaintPipeline,
@@ -196,7 +197,7 @@ def test_info(folder):
         (["--dtype", "int8"], "dtype must be one of float32, float16, bfloat16, got 'int8'"),
         (["--device", "abacus"], "abacus"),
         (["--class", "bird"], "class_labels must be among ['cat', 'dog'], got 'bird'"),
-        (["--class", "7"], "class_labels must lie in 0..1, got [7, 7, 7]"),
+        (["--class", "7"], "class_labels must lie in 0..1, got [7]"),
         (["--num-images", "0"], "num-images"),
         (["--steps", "x"], "steps"),
     ],
@@ -226,6 +227,48 @@ def test_pictures_of_another_size_need_fit(folder, tmp_path):
     for command, words in (("interpolate", one), ("restore", one[:2]), ("colorize", one[:2])):
         message = run(folder, command, tmp_path / "new", *words, code=2)  # names options that the command has
         assert ("--tile-size" in message) == (command != "interpolate")
+
+
+def test_pad_returns_all_of_the_picture_and_crop_its_middle_and_both_say_so(folder, tmp_path):
+    image = Image.open(folder / "a.png").resize((20, 12), 0)
+    image.save(tmp_path / "wide.png")
+    given = ["--image", tmp_path / "wide.png", *RUN]
+    commands = (
+        ("colorize", [], "is resized to 8 x 5", "is resized to 13 x 8 and cut to 8 x 8", (8, 5)),
+        ("upscale", ["--scale", 2], "is resized to 4 x 2", "is resized to 7 x 4 and cut to 4 x 4", (8, 4)),
+        ("restore", ["--blur-std", 0.5], "is resized to 8 x 5", "is resized to 13 x 8 and cut to 8 x 8", (8, 5)),
+    )
+    for command, more, padded, cropped, size in commands:
+        for fit, expected, result in (("pad", padded, size), ("crop", cropped, (8, 8))):
+            words = [command, "--model", folder / "model", "--output", tmp_path / fit / command, *given, *more]
+            done = CliRunner().invoke(app, [str(word) for word in (*words, "--fit", fit)])
+            assert done.exit_code == 0, done.output
+            assert f"20 x 12 pixels, {expected}: --tile-size takes it as it is" in " ".join(done.stderr.split())
+            assert Image.open(tmp_path / fit / command / "0000.png").size == result
+    pipe = loaded(ScoreSdeSuperResolutionPipeline, folder)
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "resize": "pad"}
+    images = pipe(image, 2, generator=generators(), **options).images
+    for ours, theirs in zip(written(tmp_path / "pad" / "upscale"), images):
+        assert np.array_equal(ours, np.asarray(theirs))
+    message = run(folder, "upscale", tmp_path / "none", *given, code=2)
+    assert "image must be 2 x 2 pixels, got 20 x 12" in message
+    assert "give --tile-size (all of it in its own size), --fit pad (all of it, shrunk where it is larger)" in message
+
+
+def test_restore_measures_no_border(folder, tmp_path):
+    image = Image.open(folder / "a.png").crop((0, 0, 8, 5))
+    image.save(tmp_path / "low.png")
+    blur = ["--blur-std", 0.5, "--noise-std", 0.1]
+    run(folder, "restore", tmp_path / "out", "--image", tmp_path / "low.png", *blur, "--fit", "pad", *RUN)
+    known, padded = torch.zeros(8, 8), torch.zeros(1, 3, 8, 8)
+    known[1:6] = 1
+    padded[:, :, 1:6] = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+    options = {"num_inference_steps": STEPS, "num_samples": COUNT, "sampler": "scheduler", "solver_iterations": 1}
+    pipe = loaded(ScoreSdeInverseProblemPipeline, folder)
+    operator = MaskOperator(known) @ BlurOperator.gaussian(0.5)
+    images = pipe(padded, operator, noise_std=0.1, generator=generators(), **options).images
+    for ours, theirs in zip(written(tmp_path / "out"), images, strict=True):
+        assert np.array_equal(ours, np.asarray(theirs)[1:6])
 
 
 def test_large_pictures_are_restored_on_tiles(folder, tmp_path):
@@ -338,15 +381,21 @@ def test_a_failure_during_the_work_ends_with_1(folder, tmp_path):
 def test_help_needs_no_torch_and_fits_80_columns():
     code = """
         import sys
+        from importlib import import_module
         from scoresde_pipelines.cli import app
         for words in sys.argv[1:]:
             try:
                 app(words.split() + ["--help"])
             except SystemExit as end:
                 assert end.code == 0
+        for script in ("unconditional", "classifier"):
+            try:
+                import_module(f"scoresde_pipelines.training.train_{script}").run(["--help"])
+            except SystemExit as end:
+                assert end.code == 0
         assert not {"torch", "diffusers", "numpy", "PIL"} & set(sys.modules), sorted(sys.modules)
     """
-    words = ["", *(name for name in COMMANDS if name != "train")]
+    words = ["", *COMMANDS]
     environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(Path(scoresde_pipelines.__file__).parents[1])}
     code = "\n".join(line[8:] for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
@@ -381,6 +430,17 @@ def test_app_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = CliRunner().invoke(app, ["app"])
     assert result.exit_code == 1 and "pip install 'scoresde_pipelines[app]'" in result.output
+
+
+def test_app_names_what_is_wrong(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words, message in (
+        (["--model", "./none"], "got './none': there is no such folder"),
+        (["--model", "run/checkpoint-*"], "model must match a folder, got 'run/checkpoint-*'"),
+        (["--device", "abacus"], "device must be an available"),
+    ):
+        result = CliRunner().invoke(app, ["app", *words])
+        assert result.exit_code == 2 and message in " ".join(result.output.replace("│", " ").split())
 
 
 WRAPPED = """

@@ -26,7 +26,7 @@ from scoresde_pipelines import (
     evaluate,
 )
 from scoresde_pipelines.cli import app
-from scoresde_pipelines.evaluation_models import PipelineSource, find_models
+from scoresde_pipelines.evaluation_models import ModelSource, PipelineSource, find_models
 from scoresde_pipelines.training.checkpoint_manifest import write_manifest
 from scoresde_pipelines.training.evaluation import Row
 from scoresde_pipelines.training.evaluation.real_images import open_real
@@ -353,6 +353,8 @@ def broken(folder) -> Path:
         (["--model", "nowhere"], "model must be a shipped name, a folder or a Hub id, got"),
         (["--sampler", "fast"], "sampler must be one of default, pc,"),
         (["--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["--guidance-scale", "2"], "data must have a column of class labels for guidance_scale, got"),
+        (["--num-images", "2"], "num_images must be at least 3 for ['kid', 'fd'], got 2 generated and 2 real ones"),
         (["--metrics", "fid"], "metrics must be among ['kid', 'fd', 'is', 'pr', 'bpd', 'nn'], got 'fid'"),
         (["--features", "emoji"], "features must be one of ['efficientnet-lite0', 'inception', 'emoji-32', 'fashion"),
         (["--fit", "stretch"], "fit must be one of crop, pad, got 'stretch'"),
@@ -361,6 +363,11 @@ def broken(folder) -> Path:
 def test_bad_input_is_named_before_the_first_image(folder, broken, tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr(PipelineSource, "generate", lambda *arguments: pytest.fail("an image was generated"))
     option, value = changes
+    if option in ("--data", "--split", "--num-images", "--guidance-scale"):  # of the data: before any model is loaded
+        monkeypatch.setattr(ModelSource, "load", lambda model: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(
+            "scoresde_pipelines.evaluation.load_features", lambda *arguments: pytest.fail("features were loaded")
+        )
     value = folder / value if option in ("--data", "--model") else value
     result = run(folder, tmp_path, option, value)
     assert result.exit_code == 2, result.output

@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from scoresde_pipelines import DDPMpp, ScoreSdeClassConditionalPipeline, ScoreSdePipeline, VPSDEScheduler, evaluate
+from scoresde_pipelines.evaluation_models import ModelSource
 from scoresde_pipelines.training.seeding import combined_seed
 
 
@@ -123,7 +124,9 @@ def test_rows_with_a_weak_model_are_those_of_the_pipeline_with_its_network(folde
         ({"weak_model": "plain"}, r"weak_model must fit the model .*weak_unet must know 3 classes.*got None"),
     ],
 )
-def test_bad_input_is_named_before_the_first_image(folder, tmp_path, changes, message):
+def test_bad_input_is_named_before_the_first_image(folder, tmp_path, monkeypatch, changes, message):
+    if "data" in changes:
+        monkeypatch.setattr(ModelSource, "load", lambda model: pytest.fail("a model was loaded"))
     if (folder / changes.get("weak_model", "nowhere")).is_dir():
         changes = {**changes, "weak_model": str(folder / changes["weak_model"])}
     with pytest.raises(ValueError, match=message):

@@ -6,14 +6,18 @@ import torch
 from PIL import Image
 
 from scoresde_pipelines import (
+    AveragePoolOperator,
     GaussianScoreModel,
+    GrayOperator,
+    MaskOperator,
     ScoreSdeColorizationPipeline,
     ScoreSdeInpaintPipeline,
+    ScoreSdeInverseProblemPipeline,
     ScoreSdeSuperResolutionPipeline,
     VESDEScheduler,
 )
 from scoresde_pipelines.image_fit import fit_images, fit_masks, put_back
-from scoresde_pipelines.training.image_format import ImageFormat
+from scoresde_pipelines.training.image_format import ImageFormat, fitted_sides
 
 
 SIZES = [(12, 20), (20, 12), (5, 3), (4, 9), (16, 16), (8, 8)]
@@ -31,6 +35,17 @@ def pipeline(cls, channels=3, mean=0.25, size=8):
 def picture(height, width, seed=0):
     pixels = np.random.default_rng(seed).integers(80, 176, (height, width, 3))  # so that no overshoot is clipped
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def gray_picture(height, width):
+    return torch.from_numpy(np.asarray(picture(height, width)).copy()).float().mean(-1)[None, None] / 255
+
+
+CALLS = [  # and the size of what they measure
+    (ScoreSdeColorizationPipeline, {}, (8, 8)),
+    (ScoreSdeSuperResolutionPipeline, {"scale": 2}, (4, 4)),
+]
+FEW = {"num_inference_steps": 3, "output_type": "pt"}
 
 
 @pytest.mark.parametrize("sides", SIZES)
@@ -105,21 +120,44 @@ def test_masks_that_crop_cannot_reach_and_that_leave_nothing_are_named():
         fit_masks(torch.ones(1, 1, 8, 24, dtype=torch.bool), (8, 8), "pad")
 
 
-@pytest.mark.parametrize("resize", ["crop", "pad"])
-def test_colorization_and_super_resolution_are_of_the_fitted_picture(resize):
-    image = picture(12, 20)
-    arguments = {"num_inference_steps": 3, "output_type": "pt"}
-    gray = torch.from_numpy(np.asarray(image).copy()).float().mean(-1)[None, None] / 255
-    for cls, call, fitted in (
-        (ScoreSdeColorizationPipeline, {}, fit_images(gray, (8, 8), resize)),
-        (ScoreSdeSuperResolutionPipeline, {"scale": 2}, fit_images(gray, (4, 4), resize)),
-    ):
-        pipe, given = pipeline(cls), gray.expand(1, 3, -1, -1)
-        draws = [torch.Generator().manual_seed(0) for _ in range(2)]
-        ours = pipe(given, **call, resize=resize, generator=draws[0], **arguments).images
-        theirs = pipe(fitted.expand(1, 3, -1, -1), **call, generator=draws[1], **arguments).images
+def test_a_crop_is_the_result_of_the_fitted_picture():
+    gray = gray_picture(12, 20)
+    for cls, call, size in CALLS:
+        pipe, draws = pipeline(cls), [torch.Generator().manual_seed(0) for _ in range(2)]
+        fitted = fit_images(gray, size, "crop").expand(1, 3, -1, -1)
+        ours = pipe(gray.expand(1, 3, -1, -1), **call, resize="crop", generator=draws[0], **FEW).images
+        theirs = pipe(fitted, **call, generator=draws[1], **FEW).images
         assert tuple(ours.shape) == (1, 3, 8, 8) and torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sides", [(12, 20), (3, 4), (8, 5)])
+def test_pad_measures_no_border_and_returns_none(sides):
+    gray = gray_picture(*sides)
+    for cls, call, size in CALLS:
+        pipe, inverse = pipeline(cls), pipeline(ScoreSdeInverseProblemPipeline)
+        draws = [torch.Generator().manual_seed(0) for _ in range(3)]
+        ours = pipe(gray.expand(1, 3, -1, -1), **call, resize="pad", generator=draws[0], **FEW).images
+        # The same problem stated by hand: the border is not known.
+        scale, channels = call.get("scale", 1), 3 if call else 1
+        height, width = fitted_sides(sides, size, "pad")
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        known = torch.zeros(size)
+        known[top : top + height, left : left + width] = 1
+        measured = AveragePoolOperator(scale) if call else GrayOperator()
+        operator = measured if known.all() else MaskOperator(known) @ measured
+        y = fit_images(gray, size, "pad").expand(1, channels, -1, -1)
+        theirs = inverse(y, operator, sampler="scheduler", generator=draws[1], **FEW).images
+        rows, columns = slice(scale * top, scale * (top + height)), slice(scale * left, scale * (left + width))
+        assert ours.shape[-2:] == (scale * height, scale * width) and torch.equal(ours, theirs[..., rows, columns])
+        few = {**FEW, "output_type": "latent"}
+        latent = pipe(gray.expand(1, 3, -1, -1), **call, resize="pad", generator=draws[2], **few).images
+        assert tuple(latent.shape) == (1, 3, 8, 8)
+
+
+def test_a_picture_of_another_size_needs_resize():
+    gray = gray_picture(12, 20).expand(1, 3, -1, -1)
+    for cls, call, _ in CALLS:
         with pytest.raises(ValueError, match="image must have height and width"):
-            pipe(given, **call)
+            pipeline(cls)(gray, **call)
         with pytest.raises(ValueError, match=r"resize must be None or one of \['crop', 'pad'\], got 'stretch'"):
-            pipe(given, **call, resize="stretch")
+            pipeline(cls)(gray, **call, resize="stretch")

@@ -11,7 +11,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scoresde_pipelines import DDPMpp, ScoreSdePipeline
-from scoresde_pipelines.training import tracking
+from scoresde_pipelines.schedulers.parameterization import PREDICTION_TYPES
+from scoresde_pipelines.training import argument_choices, objectives, pipeline_loading, tracking
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
 from scoresde_pipelines.training.objectives import Objective
@@ -286,3 +287,10 @@ def test_averages_of_a_run_go_on_after_a_resume(images, tmp_path):
     assert [(entry["sigma_rel"], entry["updates"]) for entry in index] == [
         (width, n) for n in (2, 4, 6) for width in (0.05, 0.1)
     ]
+
+
+def test_the_names_that_need_no_torch_are_those_of_the_tables():
+    assert set(argument_choices.OBJECTIVES) == set(objectives.OBJECTIVES)
+    assert set(argument_choices.SDES) == set(pipeline_loading.SCHEDULERS)
+    assert set(argument_choices.NETWORKS) == set(pipeline_loading.NETWORKS)
+    assert argument_choices.PREDICTION_TYPES == PREDICTION_TYPES

@@ -266,6 +266,46 @@ def test_without_matplotlib_the_message_names_the_extra(monkeypatch, tmp_path, c
         main(["quality", "--results", str(tmp_path), "--output", str(tmp_path / "a.png")])
 
 
+@pytest.fixture
+def weak(pipe, tmp_path):
+    """The model with other weights, in a folder."""
+    other = ScoreSdePipeline.from_pretrained(FASHION)
+    for parameter in other.unet.parameters():
+        parameter.data *= 0.9
+    other.save_pretrained(tmp_path / "weak")
+    return other.unet.eval()
+
+
+@pytest.mark.parametrize("labels", [None, ["Bag"]])
+def test_a_trajectory_is_guided_by_a_weak_network(pipe, weak, labels):
+    guidance = {"weak_unet": weak, "weak_guidance_scale": 2.5}
+    frames = sample_trajectory(pipe, 1, 3, labels, generator=_seed(7), scale=1, **guidance)
+    kind = ScoreSdePipeline if labels is None else ScoreSdeClassConditionalPipeline
+    call = {"batch_size": 1} if labels is None else {"class_labels": labels}
+    wanted = kind.from_pipe(pipe)(**call, num_inference_steps=3, generator=_seed(7), **guidance).images[0]
+    np.testing.assert_array_equal(np.asarray(frames[-1])[:32, :32], np.asarray(wanted))
+    plain = sample_trajectory(pipe, 1, 3, labels, generator=_seed(7), scale=1)
+    assert not np.array_equal(np.asarray(plain[-1]), np.asarray(frames[-1]))
+    with pytest.raises(ValueError, match="weak_guidance_scale must be None without a weak_unet, got 2"):
+        sample_trajectory(pipe, 1, 3, labels, weak_guidance_scale=2)
+
+
+def test_the_command_takes_a_weak_model(tmp_path, pipe, weak):
+    options = ["--model", FASHION, "--num-images", "1", "--steps", "3", "--scale", "1", "--seed", "7"]
+    guidance = ["--weak-model", str(tmp_path / "weak"), "--weak-guidance-scale", "2.5"]
+    main(["trajectory", *options, *guidance, "--output", str(tmp_path / "a.gif")])
+    frames = sample_trajectory(pipe, 1, 3, generator=_seed(7), scale=1, weak_unet=weak, weak_guidance_scale=2.5)
+    plain = sample_trajectory(pipe, 1, 3, generator=_seed(7), scale=1)
+    with Image.open(tmp_path / "a.gif") as gif:
+        gif.seek(gif.n_frames - 1)
+        shown = np.asarray(gif.convert("L")).astype(int)
+    assert (
+        np.abs(shown - np.asarray(frames[-1])).max() < 16 < np.abs(shown - np.asarray(plain[-1])).max()
+    )  # 64 colours
+    with pytest.raises(SystemExit, match="error: weak_model must be a shipped name"):
+        main(["trajectory", *options, "--weak-model", "./nowhere", "--output", str(tmp_path / "c.gif")])
+
+
 def test_the_command_writes_the_gif_of_a_model(tmp_path, pipe):
     path = tmp_path / "run.gif"
     options = ["--num-images", "1", "--steps", "3", "--scale", "1", "--seed", "7"]

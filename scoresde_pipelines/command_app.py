@@ -4,11 +4,19 @@ from typing import Annotated, Any
 
 import typer
 
+from .command_checks import check_models, complete_model
 from .command_options import Device, best_device
 
 
 def app(
-    model: Annotated[list[str] | None, typer.Option(help="Model to offer, repeat for more; the shipped ones.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model to offer, or a quoted pattern of checkpoints; repeat for more. The shipped ones by default.",
+            callback=check_models,
+            autocompletion=complete_model,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     device: Device = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; a free one by default.")] = None,
@@ -23,4 +31,7 @@ def app(
     from .app import launch
 
     options: dict[str, Any] = {"models": model, "host": host, "port": port, "device": best_device(device)}
-    launch(**{name: value for name, value in options.items() if value is not None})
+    try:
+        launch(**{name: value for name, value in options.items() if value is not None})
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error

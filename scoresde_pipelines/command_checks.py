@@ -3,6 +3,7 @@
 Importing it needs no torch; a check imports what it needs when its option is given.
 """
 
+import glob
 import math
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -41,9 +42,12 @@ def in_range(name: str, low: float, high: float = math.inf, ends: str = "[)") ->
     """A check that an option is a finite number from `low` to `high`; `ends` says which of them belong to the range."""
 
     def check(value: Any) -> Any:
-        from .schedulers.checks import check_number
-
         for one in _listed(value):
+            above = low <= one if ends[0] == "[" else low < one
+            if above and (one <= high if ends[1] == "]" else one < high):
+                continue
+            from .schedulers.checks import check_number  # here: it imports torch
+
             _refused(partial(check_number, name, one, low, high, ends=ends))
         return value
 
@@ -66,13 +70,61 @@ def check_device(value: str | None) -> str | None:
     return value
 
 
-def check_model(value: Any) -> Any:
-    """A check that a name, where one is given, can be that of a model: a folder that exists, a shipped name, or a Hub id."""
-    from .training.model_names import locate
+def check_model(value: str) -> str:
+    """A check that a name can be that of a model: a folder with a pipeline, a shipped name, or a Hub id."""
+    _refused(lambda: _check_place(value))
+    return value
+
+
+def check_models(value: Any) -> Any:
+    """`check_model` of names, where any are given, that may be training checkpoints and patterns, "runs/x/checkpoint-*"."""
+    from .training.model_names import CHECKPOINT_WEIGHTS
 
     for one in _listed(value):
-        _refused(partial(locate, one))
+        if not glob.has_magic(one):
+            _refused(partial(_check_place, one, CHECKPOINT_WEIGHTS))
+        elif not glob.glob(one):
+            raise typer.BadParameter(f"model must match a folder, got {one!r}")
     return value
+
+
+def _check_place(name: str, *others: str) -> None:
+    from .training.model_names import check_pipeline_folder, locate
+
+    place = locate(name)
+    if isinstance(place, Path):
+        check_pipeline_folder(place, *others)
+
+
+def check_run(value: Path) -> Path:
+    """A check that a folder is that of a training run: it holds a pipeline."""
+    if not value.is_dir():
+        raise typer.BadParameter(f"run must be a folder that exists, got {str(value)!r}")
+    _refused(lambda: _check_place(str(value)))
+    return value
+
+
+def check_file(parameter: typer.CallbackParam, value: Path) -> Path:
+    """A check that a file exists."""
+    if not value.is_file():
+        raise typer.BadParameter(f"{parameter.name} must be a file that exists, got {str(value)!r}")
+    return value
+
+
+def check_classes(model: str, labels: Sequence[int | str]) -> None:
+    """A check that a model has the classes, by number or name, where files of this machine say which it has.
+
+    Raises:
+        TypeError, ValueError: as the pipeline does.
+    """
+    from .model_facts import folder_classes
+    from .training.model_names import locate
+
+    place = locate(model)
+    classes = folder_classes(place) if isinstance(place, Path) else None
+    if labels and classes is not None:
+        classes.check_count()
+        classes.check([label if isinstance(label, int) else classes.ids([label])[0] for label in labels])
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -115,6 +167,20 @@ def check_picture(value: Any) -> Any:
                 f"picture must be a file that Pillow reads, got {str(path)!r}: {error}"
             ) from error
     return value
+
+
+def check_same_size(image: Path, mask: Path) -> None:
+    """Raises ValueError where a mask has another size than its picture."""
+    from PIL import Image
+
+    from .training.pil_pictures import upright
+
+    sizes = []
+    for path in (image, mask):
+        with Image.open(path) as opened:
+            sizes.append("{} x {}".format(*upright(opened).size))
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"mask must have the size of the picture, {sizes[0]} pixels, got {sizes[1]}")
 
 
 def check_folder(parameter: typer.CallbackParam, value: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .command_checks import check_data, check_folder, one_of
+from .command_checks import check_data, check_folder, check_models, complete_model, one_of
 from .command_options import FITS, Device, Json, WeakModel, report
 from .samplers import SAMPLERS
 
@@ -16,7 +16,11 @@ SAMPLER_HELP = f"One of {', '.join(SAMPLERS)}; repeat for more."
 def evaluate(
     model: Annotated[
         list[str],
-        typer.Option(help="Shipped name, folder, Hub id, or a quoted pattern 'runs/x/checkpoint-*'; repeat for more."),
+        typer.Option(
+            help="Shipped name, folder, Hub id, or a quoted pattern 'runs/x/checkpoint-*'; repeat for more.",
+            callback=check_models,
+            autocompletion=complete_model,
+        ),
     ],
     data: Annotated[
         str, typer.Option(help="Folder or parquet file of images, or a Hub data set.", callback=check_data)

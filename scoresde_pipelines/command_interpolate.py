@@ -16,6 +16,7 @@ from .command_options import (
     Overwrite,
     PictureRun,
     Work,
+    named,
 )
 from .command_pictures import Geometry
 
@@ -41,10 +42,15 @@ def interpolate(
     if len(image) != 2:
         raise typer.BadParameter(f"image must be given twice, got {len(image)}", param_hint="--image")
     geometry = Geometry(fit=fit)
+    with named("image"):
+        geometry.check(model, *image, tiles=False)
 
     def prepare(pipe: Any, work: Work) -> Any:
-        first, last = (geometry.tensor(path, pipe, tiles=False) for path in image)
+        from .image_fit import fit_images
+
+        size = geometry.fitted_size(pipe) or pipe.sample_shape[1:]
+        first, last = (fit_images(geometry.tensor(path, pipe, tiles=False), size, geometry.fit) for path in image)
         return lambda indices, generators: pipe.interpolate(first, last, num_images, tolerance)
 
     run = PictureRun(model, output, 0, device, dtype, num_images, overwrite, json)
-    run("ScoreSdeLikelihoodPipeline", num_images, prepare, num_images)
+    run("ScoreSdeLikelihoodPipeline", num_images, prepare, num_images, image)

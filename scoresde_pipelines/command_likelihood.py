@@ -55,7 +55,7 @@ def likelihood(
     On several processes, with or without GPUs:
     accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli likelihood ...
     """
-    from .likelihood_measurement import PIPELINE_OPTIONS, conversions, fingerprint, measure, open_images
+    from .likelihood_measurement import PIPELINE_OPTIONS, fingerprint, images_of_shape, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
     from .schedulers.dequantization import DEQUANTIZATIONS
@@ -78,12 +78,15 @@ def likelihood(
         "official_cells": official_cells,
         "seed": seed,
     }
+    with named("data"):
+        dataset, about = open_images(data, split)
     with named("model"):
         pipe = ScoreSdeLikelihoodPipeline.from_pretrained(model).to(best_device(device))
+    channels, *size = pipe.sample_shape
     with named("data"):
-        images = open_images(data, split, fit, pipe.sample_shape)
-        for change in conversions(images):
-            typer.secho(f"warning: {change}: bits/dim are those of the changed images", fg="yellow", err=True)
+        images = images_of_shape(dataset, fit, pipe.sample_shape)
+    for change in about.conversions(channels, (size[0], size[1])):
+        typer.secho(f"warning: {change}: bits/dim are those of the changed images", fg="yellow", err=True)
     with named("output"):
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
     count = len(images) if limit is None else min(limit, len(images))
@@ -95,8 +98,12 @@ def likelihood(
         raise typer.Exit(1) from error
     mean, standard_error, done = table.summary(count)
     if done >= count:
-        found = {"bits_per_dim": mean, "standard_error": standard_error, "images": done, "table": str(output)}
-        text = f"{mean:.4f} +- {standard_error:.4f} bits/dim over {done} images of {data} ({split}): {output}"
+        error = None if done == 1 else standard_error
+        found = {"bits_per_dim": mean, "standard_error": error, "images": done, "table": str(output)}
+        measured = f"{mean:.4f} bits/dim over 1 image"
+        if error is not None:
+            measured = f"{mean:.4f} +- {error:.4f} bits/dim over {done} images"
+        text = f"{measured} of {data} ({split}): {output}"
         report({"model": model, "data": data, "split": split, **found}, json, text)
 
 

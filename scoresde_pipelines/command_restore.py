@@ -26,8 +26,9 @@ from .command_options import (
     TileOverlap,
     TileSize,
     Width,
+    named,
 )
-from .command_pictures import TRAINED_NETWORK, Geometry, restoration
+from .command_pictures import Geometry, restoration
 
 
 def restore(
@@ -60,18 +61,17 @@ def restore(
     if blur_std == 0 and noise_std == 0:
         raise typer.BadParameter("blur-std or noise-std must be positive, got 0 for both")
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+    with named("image"):
+        geometry.check(model, image)
 
     def problem(pipe: Any) -> dict[str, Any]:
-        import torch
+        from .deblurring import TRAINED_NETWORK, Deblurring
 
-        from .schedulers import BlurOperator, MaskOperator
-
-        measurement = geometry.tensor(image, pipe)
-        size = measurement.shape[-2:]
-        # Without blur every pixel is measured.
-        operator = BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(size).bool())
-        stated = {"measurement": measurement, "operator": operator, "noise_std": noise_std}
-        return stated | TRAINED_NETWORK | geometry.size | {"height": size[0], "width": size[1]}
+        given = Deblurring.of(geometry.tensor(image, pipe), geometry.fitted_size(pipe), geometry.fit, blur_std)
+        height, width = given.measurement.shape[-2:]
+        stated = {"measurement": given.measurement, "operator": given.operator, "place": given.place}
+        stated |= {"noise_std": noise_std, **TRAINED_NETWORK, **geometry.size}
+        return stated | {"height": height, "width": width}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
-    run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem))
+    run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem), pictures=[image])

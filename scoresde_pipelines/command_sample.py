@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_checks import in_range
+from .command_checks import check_classes, in_range
 from .command_options import (
     BatchSize,
     Device,
@@ -24,6 +24,7 @@ from .command_options import (
     Width,
     Work,
     load_weak,
+    named,
     set_sampler,
 )
 from .command_pictures import Geometry
@@ -60,7 +61,13 @@ def sample(
 ) -> None:
     """Generate pictures: one PNG each, and a grid of them."""
     size = Geometry(height, width, tile_size, tile_overlap).size
-    labels = [] if label is None else [int(name) if name.isdigit() else name for name in label]
+    labels = [] if label is None else [int(name) if name.isdecimal() else name for name in label]
+    with named("class"):
+        check_classes(model, labels)
+    if guidance_scale != 1 and not labels:
+        raise typer.BadParameter(f"must be 1 without --class, got {guidance_scale:g}", param_hint="--guidance-scale")
+    if weak_guidance_scale is not None and weak_model is None:
+        raise typer.BadParameter("must not be given without --weak-model", param_hint="--weak-guidance-scale")
 
     def prepare(pipe: Any, work: Work) -> Any:
         options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}

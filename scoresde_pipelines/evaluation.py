@@ -26,9 +26,9 @@ from .schedulers.checks import (
     check_number,
     check_path,
 )
-from .training.destinations import check_writable
-from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_real
-from .training.evaluation.plan import check_metrics
+from .training.destinations import check_apart, check_writable
+from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_data
+from .training.evaluation.plan import check_metrics, check_num_images
 from .training.evaluation.real_images import FITS
 from .training.evaluation.report import write_card, write_npz, write_report
 from .training.pipeline_folder import SCHEDULERS
@@ -115,6 +115,7 @@ def evaluate(
         if folder is not None:
             check_path(name, folder)
     check_writable("output", output)
+    check_apart("output", output, data)
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
@@ -122,8 +123,7 @@ def evaluate(
         chosen = _with_scales(chosen, guidance_scale, GUIDANCE_SCALE)
     if weak_model is None and weak_guidance_scale is not None:
         raise ValueError(f"weak_guidance_scale must be None without a weak_model, got {weak_guidance_scale!r}")
-    weak_unet = None if weak_model is None else load_weak_network(weak_model)
-    if weak_unet is not None:
+    if weak_model is not None:
         scales = DEFAULT_SCALE if weak_guidance_scale is None else weak_guidance_scale
         chosen = _with_scales(chosen, scales, WEAK_GUIDANCE_SCALE)
     found = find_models(_names("models", models))
@@ -133,13 +133,22 @@ def evaluate(
     check_metrics(metrics)
     if write_cards:
         _check_cards(found)
+    # The data before any model: to open them is quick.
+    training = train_split if "nn" in metrics else None
+    opened = open_data(data, split, num_images, num_reference=num_reference, train_split=training)
+    check_num_images(metrics, num_images, opened.count)
+    classes = ClassDraw(data, split) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
+    for names in (model.classes for model in found if classes is not None):
+        if names is not None and names.count and classes is not None:
+            classes.labels(names)
+    known = [shape for shape in (model.shape for model in found) if shape is not None]
+    real = opened.for_models(known, fit) if len(known) == len(found) else None
     processes, place = _processes_and_device(device)
     extractor = load_features(features, shipped_classifiers(), features_weights).to(place)
-    classes = ClassDraw(data, split) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
+    weak_unet = None if weak_model is None else load_weak_network(weak_model)
     source = PipelineSource(found, chosen, place, classes, weak_unet)
     rows, row_settings, shapes = source.rows(counts)
-    training = train_split if "nn" in metrics else None
-    real = open_real(data, split, shapes, num_images, fit=fit, num_reference=num_reference, train_split=training)
+    real = opened.for_models(shapes, fit) if real is None else real
     settings = {
         "split": split,
         "num_images": num_images,

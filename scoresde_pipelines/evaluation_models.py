@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .likelihood_measurement import fingerprint
+from .model_facts import Classes, folder_classes, folder_shape
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .pipeline_score_sde import ScoreSdePipeline
@@ -21,13 +22,12 @@ from .samplers import SAMPLERS as SAMPLERS  # where it was defined before
 from .training.checkpoints import read_state
 from .training.evaluation import Row
 from .training.evaluation.real_images import open_split
-from .training.image_table import labels_by_name
-from .training.model_names import ModelNotFoundError, locate
+from .training.image_table import find_label_column, labels_by_name
+from .training.model_names import CHECKPOINT_WEIGHTS, ModelNotFoundError, locate
 from .training.seeding import combined_seed
 from .weak_guidance import check_weak_classes
 
 
-CHECKPOINT_WEIGHTS = "unet_ema.safetensors"
 BPD_TOLERANCE = 1e-3
 
 
@@ -67,6 +67,16 @@ class ModelSource:
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise ValueError(f"model must have finite weights, got NaN or infinity in {key} of {self.name!r}")
         return pipe
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of its images, where the files of a folder of this machine say so."""
+        return folder_shape(Path(self.location)) if Path(self.location).is_dir() else None
+
+    @property
+    def classes(self) -> Classes | None:
+        """Its classes, where the files of a folder of this machine say which; they may be none."""
+        return folder_classes(Path(self.location)) if Path(self.location).is_dir() else None
 
     @property
     def card(self) -> Path | None:
@@ -136,28 +146,32 @@ class ClassDraw:
     Args:
         data: a folder, a parquet file or a Hub id.
         split: its split with the labels.
+
+    Raises:
+        ValueError: the data have no labels.
     """
 
     def __init__(self, data: str, split: str):
         self.data, self.table = data, open_split(data, split)
+        if find_label_column(self.table) is None:
+            raise ValueError(
+                f"data must have a column of class labels for guidance_scale, got {data!r} with "
+                f"{list(self.table.column_names)}"
+            )
 
-    def labels(self, pipe: ScoreSdeClassConditionalPipeline) -> Tensor:
-        """The labels of all real images as numbers of the model's classes, int64 (N,).
+    def labels(self, classes: Classes) -> Tensor:
+        """The labels of all real images as numbers of a model's classes, int64 (N,).
 
         Raises:
-            ValueError: the data have no labels, or a class that the model does not know.
+            ValueError: the data have a class that the model does not know.
         """
-        names = {number: name for name, number in pipe.labels.items()}
-        known = [names.get(number, str(number)) for number in range(pipe.num_classes)]
+        names = {number: name for name, number in classes.numbers.items()}
+        known = [names.get(number, str(number)) for number in range(classes.count)]
         try:
             labels = labels_by_name(self.table, None, known)
         except ValueError as error:
             raise ValueError(f"data must have the classes of the model, got {self.data!r}: {error}") from error
-        if labels is None:
-            raise ValueError(
-                f"data must have a column of class labels for guidance_scale, got {self.data!r} with "
-                f"{list(self.table.column_names)}"
-            )
+        assert labels is not None  # there is a column of labels
         return labels
 
 
@@ -241,7 +255,7 @@ class PipelineSource:
             conditional.check_labels([0], scale)
         except ValueError as error:
             raise ValueError(f"guidance_scale must fit the model {model!r}: {error}") from error
-        self._labels[model] = self.classes.labels(conditional)
+        self._labels[model] = self.classes.labels(Classes(conditional.labels, conditional.num_classes))
         return {GUIDANCE_SCALE: scale, "labels": hashlib.sha256(self._labels[model].numpy().tobytes()).hexdigest()}
 
     def _weak_guidance(self, model: str, pipe: ScoreSdePipeline, sampler: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .schedulers import LinearOperator, MaskOperator
 from .schedulers.checks import check_choice
 from .training.image_format import fitted_sides, overlap
 
@@ -37,6 +38,21 @@ def fit_images(images: Tensor, size: tuple[int, int], resize: str | None, border
     (source_y, target_y), (source_x, target_x) = map(overlap, _sides(images), size)
     canvas[..., target_y, target_x] = images[..., source_y, source_x]
     return canvas
+
+
+def inside(sides: tuple[int, int], size: tuple[int, int], resize: str | None) -> tuple[slice, slice]:
+    """Rows and columns of a fitted image, `size`, that are of the image with `sides`: all but the border of "pad"."""
+    if resize is None:
+        return slice(0, size[0]), slice(0, size[1])
+    (_, rows), (_, columns) = map(overlap, fitted_sides(sides, size, resize), size)
+    return rows, columns
+
+
+def measured_inside(operator: LinearOperator, place: tuple[slice, slice], size: tuple[int, int]) -> LinearOperator:
+    """An operator with measurements (B, C, *size), of which those outside of `place` are not known."""
+    known = torch.zeros(1, 1, *size, dtype=torch.bool, device="cpu")
+    known[..., place[0], place[1]] = True
+    return operator if bool(known.all()) else MaskOperator(known) @ operator
 
 
 def put_back(fitted: Tensor, images: Tensor, resize: str | None) -> Tensor:

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from .likelihood_table import LikelihoodTable, Row
 from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from .schedulers.probability_flow import ODEError
-from .training.data import ImageFormat, ImageStore, load_images
-from .training.data_report import data_report
+from .training.data import ImageFormat, ImageStore, ImageTable, load_images
+from .training.data_report import DataReport, data_report
 from .training.seeding import likelihood_seed
 
 
@@ -99,19 +99,12 @@ def fingerprint(network: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def conversions(images: ImageStore) -> list[str]:
-    """What is done to the images of a data set before they are measured, with counts: "3 of 9 images ..."."""
-    channels, height, width = images.format.shape
-    return data_report(images.dataset, images.column).conversions(channels, (height, width))
-
-
-def open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) -> ImageStore:
-    """A data set in the form of a model's images, `shape` (channels, height, width).
+def open_images(data: str, split: str) -> tuple[ImageTable, DataReport]:
+    """A data set, and what its images are.
 
     Raises:
-        ValueError: there is neither such a file or folder nor such a data set of the Hub.
+        ValueError: there is neither such a file or folder nor such a data set of the Hub, or an image of it cannot be read.
     """
-    channels, height, width = shape
     source = {"train_data_dir": data} if Path(data).exists() else {"dataset_name": data}
     try:
         table = load_images(**source, split=split, whole_if_unsplit=True)
@@ -119,4 +112,13 @@ def open_images(data: str, split: str, fit: str, shape: tuple[int, int, int]) ->
         raise ValueError(
             f"data must be a folder or parquet file that exists, or a data set of the Hub, got {data!r}: {error}"
         ) from error
+    report = data_report(table)
+    if report.broken:
+        raise ValueError(f"data must hold images that can be read, got {report.broken[0]} in {data}")
+    return table, report
+
+
+def images_of_shape(table: ImageTable, fit: str, shape: tuple[int, int, int]) -> ImageStore:
+    """A data set in the form of a model's images, `shape` (channels, height, width)."""
+    channels, height, width = shape
     return ImageStore(table, ImageFormat((height, width), channels, fit), max_cached_gb=0)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .class_evidence import classifier_kind, clean_log_prob, noisy_log_prob
 from .image_sizes import check_tiles
+from .model_facts import Classes
 from .models import NoiseConditionalClassifier
 from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
@@ -201,13 +202,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
 
     def get_label_ids(self, label: str | list[str]) -> list[int]:
         """Numbers of the classes with these names, as in `DiTPipeline`."""
-        known, names = self.labels, [label] if isinstance(label, str) else list(label)
-        for name in names:
-            if name not in known:
-                if not known:
-                    raise TypeError(f"class_labels must be integers where the classes have no names, got {name!r}")
-                raise ValueError(f"class_labels must be among {sorted(known)}, got {name!r}")
-        return [known[name] for name in names]
+        return Classes(self.labels, self.num_classes).ids([label] if isinstance(label, str) else list(label))
 
     def check_labels(self, class_labels: Any, guidance_scale: float, shape: tuple[int, ...] | None = None) -> Tensor:
         """The labels as int64, (B,); raises TypeError or ValueError where they, the scale or the modules do not fit.
@@ -215,13 +210,11 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         `shape` is that of the images, or of a tile, which a classifier must be made for.
         """
         check_number("guidance_scale", guidance_scale, 0, LARGEST_SIGMA)
-        if self.num_classes == 0:
-            raise ValueError(
-                "classifier must be given where the network has no classes (num_class_embeds is not set), got None"
-            )
+        classes = Classes(self.labels, self.num_classes)
+        classes.check_count()
         many = list(class_labels) if isinstance(class_labels, (list, tuple)) else [class_labels]
         if many and all(isinstance(label, str) for label in many):
-            class_labels = self.get_label_ids(many)
+            class_labels = classes.ids(many)
         try:
             labels = class_labels if isinstance(class_labels, Tensor) else torch.as_tensor(class_labels, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
@@ -230,8 +223,7 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
             raise ValueError(f"class_labels must be integers or names, got {class_labels!r}")
         if labels.ndim > 1 or labels.numel() == 0:
             raise ValueError(f"class_labels must be one label or a list of them, got shape {tuple(labels.shape)}")
-        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
-            raise ValueError(f"class_labels must lie in 0..{self.num_classes - 1}, got {labels.tolist()}")
+        classes.check(labels.tolist())
         if self.classifier is not None:
             self._check_classifier(shape or self.sample_shape)
         elif guidance_scale != 1 and not self._knows_no_class():

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from .image_fit import fit_images
 from .image_inputs import gray_to_tensor
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline
+from .restoration_options import RestorationOptions
 from .schedulers import GrayOperator
 from .schedulers.checks import check_number, check_numbers
 
@@ -67,7 +67,8 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
                 (0.299, 0.587, 0.114) is Pillow's conversion to "L".
             noise_std (`float`): noise of the gray values, for images in [0, 1]; 8-bit rounding has 0.0011.
             resize (`str`, *optional*): for images of other sizes than the network's: "crop" resizes them and cuts out the
-                middle, "pad" shrinks them into a black border. By default their size must fit.
+                middle, which is colored; "pad" shrinks them where they are larger, and the result is all of them, with no
+                border. By default their size must fit.
             height, width (`int`, *optional*): size of the result, by default that of the network, or with `tile_size` that
                 of the picture; images of another size need `resize`.
             tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
@@ -86,6 +87,8 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         channels = self.sample_shape[0]
         size = self.size_at(height, width, options)
         gray_weights = check_numbers("gray_weights", gray_weights)
+        if channels == 1:
+            raise ValueError("unet must generate images with colors, got a network of 1 channel")
         if len(gray_weights) != channels:
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
         if not any(gray_weights):
@@ -93,5 +96,4 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         check_number("noise_std", noise_std, 0)
         operator = GrayOperator(gray_weights)
         gray = gray_to_tensor(image, gray_weights, size if resize is None else None)
-        gray = gray if size is None else fit_images(gray, size, resize)
-        return self.solve(gray, operator, noise_std, options, self.shape_of(gray, options))
+        return self.solve_fitted(gray, operator, noise_std, options, size, resize)

@@ -10,7 +10,8 @@ from .image_inputs import images_to_tensor, masks_to_tensor
 from .image_outputs import export_images
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline
+from .restoration_options import RestorationOptions
 from .schedulers import MaskOperator
 
 

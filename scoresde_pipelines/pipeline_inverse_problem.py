@@ -8,7 +8,8 @@ from torch import Tensor
 from .image_inputs import images_to_tensor
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline
+from .restoration_options import RestorationOptions
 from .schedulers import LinearOperator, check_operator, check_range
 from .schedulers.checks import check_instance, check_number
 from .schedulers.linear_operator import apply

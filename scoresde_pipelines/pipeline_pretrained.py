@@ -12,7 +12,7 @@ from .registration import PACKAGE
 from .schedulers.scheduling_conversion import sde_scheduler_class
 from .training.destinations import check_writable
 from .training.durable_files import remove
-from .training.model_names import HubName, hub_errors, locate
+from .training.model_names import HubName, check_pipeline_folder, hub_errors, locate
 from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, read_index
 
 
@@ -31,20 +31,19 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
         """
         place = locate(pretrained_model_name_or_path)
         folder = cls._downloaded(place, kwargs) if isinstance(place, HubName) else place
-        if (folder / "model_index.json").is_file():
-            index = read_index(folder)
-            library, scheduler = index.get("scheduler", (None, None))
-            if library == PACKAGE and "scheduler" not in kwargs:
-                sde_scheduler_class(scheduler)  # diffusers' own message does not say what to import
-            key = "unet" if "unet" in index else "model"
-            library, network = index.get(key, (None, None))
-            if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
-                options = {name: kwargs[name] for name in NETWORK_OPTIONS if name in kwargs}
-                kwargs["unet"] = load_network(folder / key if (folder / key).is_dir() else folder, network, **options)
-            elif key == "model" and "unet" not in kwargs:
-                raise ValueError(
-                    f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
-                )
+        index = read_index(check_pipeline_folder(folder))
+        library, scheduler = index.get("scheduler", (None, None))
+        if library == PACKAGE and "scheduler" not in kwargs:
+            sde_scheduler_class(scheduler)  # diffusers' own message does not say what to import
+        key = "unet" if "unet" in index else "model"
+        library, network = index.get(key, (None, None))
+        if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
+            options = {name: kwargs[name] for name in NETWORK_OPTIONS if name in kwargs}
+            kwargs["unet"] = load_network(folder / key if (folder / key).is_dir() else folder, network, **options)
+        elif key == "model" and "unet" not in kwargs:
+            raise ValueError(
+                f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
+            )
         return super().from_pretrained(str(folder), **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:

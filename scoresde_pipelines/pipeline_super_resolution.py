@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
-from .image_fit import fit_images
 from .image_inputs import images_to_tensor
 from .pipeline_base import Generator, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
-from .restoration import LinearInversePipeline, RestorationOptions
+from .restoration import LinearInversePipeline
+from .restoration_options import RestorationOptions
 from .schedulers import AveragePoolOperator
 from .schedulers.checks import check_integer, check_number
 
@@ -64,7 +64,9 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
             num_samples (`int`): samples per image; sample `k` of image `b` is number `b * num_samples + k`.
             noise_std (`float`): noise of the small image, whose values lie in [0, 1]; 8-bit rounding has 0.0011.
             resize (`str`, *optional*): for images of other sizes than the small one: "crop" resizes them and cuts out the
-                middle, "pad" shrinks them into a black border. By default their size must fit.
+                middle, whose enlargement is the result; "pad" shrinks them where they are larger, and the result is all of
+                them, with no border. Both shrink large images before they are enlarged: `tile_size` enlarges images of
+                any size. By default their size must fit.
             height, width (`int`, *optional*): size of the result, by default that of the network, or with `tile_size` that
                 of the picture times `scale`; images of another size need `resize`.
             tile_size (`int` or `(height, width)`, *optional*): sample images larger than the network's size on overlapping
@@ -88,6 +90,4 @@ class ScoreSdeSuperResolutionPipeline(LinearInversePipeline):
             size = (large[0] // scale, large[1] // scale)
         check_number("noise_std", noise_std, 0)
         small = images_to_tensor(image, self.sample_shape[0], size if resize is None else None)
-        small = small if size is None else fit_images(small, size, resize)
-        shape = self.shape_of(small, options, scale)
-        return self.solve(small, AveragePoolOperator(scale), noise_std, options, shape)
+        return self.solve_fitted(small, AveragePoolOperator(scale), noise_std, options, size, resize, scale)

@@ -1,21 +1,17 @@
 """What the restoring pipelines share: from a measurement y = A x + noise to samples of p(x | y)."""
 
-import copy
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .image_sizes import TileSize
-from .pipeline_base import Generator, SDEPipelineBase, StepCallback
+from .image_fit import fit_images, inside, measured_inside
+from .pipeline_base import Generator, SDEPipelineBase
 from .pipeline_output import ScoreSdePipelineOutput
-from .quality import QUALITIES, choose_sampler
+from .restoration_options import DEFAULT_STEPS, RestorationOptions, posterior_scheduler
 from .schedulers import (
-    ExponentialAdamsBashforth,
     LinearOperator,
     MomentMatching,
     Replacement,
@@ -24,80 +20,10 @@ from .schedulers import (
     ancestral,
     posterior_start,
 )
-from .schedulers.checks import check_choice, check_integer, check_number
+from .schedulers.checks import check_integer
 from .schedulers.inference_mode import ordinary
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
-
-
-DEFAULT_STEPS = {"moment_matching": 17, "pseudo_inverse": 50, "replacement": 1000, "twisted_smc": 200}
-ODE_ITERATIONS, STOCHASTIC_ITERATIONS = 7, 2
-DEFAULT_STOCHASTIC_STEPS = 100  # of the first two, with the scheduler's own sampler
-SAMPLERS = ("ode", "scheduler")
-FINEST_RATIO = 0.01
-# With so few steps order four would amplify the linear solver's errors where the measurement noise is small.
-ODE_ORDER = 3
-
-
-@dataclass(frozen=True)
-class RestorationOptions:
-    """The options that the calls of all restoring pipelines share; see `ScoreSdeInverseProblemPipeline.__call__`."""
-
-    method: str = "moment_matching"
-    num_inference_steps: int | None = None
-    num_samples: int = 1
-    generator: Generator = None
-    latents: Tensor | None = None
-    sampler: str | None = None
-    solver_tolerance: float = 0.003
-    solver_iterations: int | None = None
-    quality: str | None = None
-    output_type: str = "pil"
-    return_dict: bool = True
-    callback_on_step_end: StepCallback | None = None
-    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
-    tile_size: TileSize = None
-    tile_overlap: int | None = None
-    tile_batch_size: int = 16
-
-    @classmethod
-    def of(cls, arguments: dict[str, Any]) -> "RestorationOptions":
-        """The options among the arguments of a pipeline's call, given as the `locals()` at its begin."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
-
-    def __post_init__(self) -> None:
-        check_choice("method", self.method, DEFAULT_STEPS)
-        check_choice("sampler", self.sampler, SAMPLERS, optional=True)
-        check_integer("num_samples", self.num_samples)
-        check_number("solver_tolerance", self.solver_tolerance, 0, 1, ends="[)")
-        if self.solver_iterations is not None:
-            check_integer("solver_iterations", self.solver_iterations)
-        check_choice("quality", self.quality, QUALITIES, optional=True)
-        if self.quality == "paper":
-            object.__setattr__(self, "method", "replacement")
-
-    @property
-    def ode(self) -> bool:
-        """Whether to solve the probability-flow ODE instead of following a scheduler."""
-        if self.method == "twisted_smc":
-            return False
-        stochastic = self.method == "replacement" or self.quality is not None
-        return (self.sampler or ("scheduler" if stochastic else "ode")) == "ode"
-
-    @property
-    def iterations(self) -> int:
-        """Bound on the iterations of the linear system at each level: enough for Gaussian data at the default levels."""
-        return self.solver_iterations or (ODE_ITERATIONS if self.ode else STOCHASTIC_ITERATIONS)
-
-    def sampler_of(self, scheduler: SDEScheduler, data_std: float) -> tuple[SDEScheduler, int]:
-        """The scheduler that samples, made of the pipeline's, and its number of noise levels."""
-        steps = DEFAULT_STEPS[self.method] if self.num_inference_steps is None else self.num_inference_steps
-        if self.ode:
-            return posterior_scheduler(scheduler, data_std), steps
-        if self.quality is None and self.method in ("replacement", "twisted_smc"):
-            return scheduler, steps
-        own = DEFAULT_STOCHASTIC_STEPS
-        return choose_sampler(scheduler, self.quality, self.num_inference_steps, posterior=True, own_levels=own)
 
 
 class LinearInversePipeline(SDEPipelineBase):
@@ -149,12 +75,14 @@ class LinearInversePipeline(SDEPipelineBase):
         noise_std: float,
         options: RestorationOptions,
         shape: tuple[int, int, int],
+        place: tuple[slice, slice] = (slice(None), slice(None)),
     ) -> ScoreSdePipelineOutput | tuple:
         """Checks the options, draws `num_samples` images for each measurement, and returns them as the options say.
 
         Args:
             measurement: (B, *M), of images with values in [0, 1], as is `noise_std`.
             shape: channels, height and width of the images.
+            place: rows and columns of the images that are returned; of "latent" all are.
         """
         self.check_options(options, len(measurement), shape)
         low, high = self.config.data_min, self.config.data_max
@@ -163,7 +91,34 @@ class LinearInversePipeline(SDEPipelineBase):
         y = ((high - low) * y + operator.A(black)).repeat_interleave(options.num_samples, dim=0)
         x, nfe = self.restore(y, operator, float(noise_std) * (high - low), options, shape)
         self.maybe_free_model_hooks()
+        x = x if options.output_type == "latent" else x[..., place[0], place[1]]
         return self.output(self.to_images(x, options.output_type), nfe, options)
+
+    def solve_fitted(
+        self,
+        images: Tensor,
+        operator: LinearOperator,
+        noise_std: float,
+        options: RestorationOptions,
+        size: tuple[int, int] | None,
+        resize: str | None,
+        scale: int = 1,
+    ) -> ScoreSdePipelineOutput | tuple:
+        """`solve` for images whose measurements are smaller than they are by `scale`, fitted to `size` by `resize`.
+
+        The border of "pad" is not measured, and not returned.
+
+        Args:
+            images: the measurements (B, C, H, W), in [0, 1].
+            size: height and width of a measurement; None where it is that of `images`.
+        """
+        sides = (images.shape[-2], images.shape[-1])
+        size = sides if size is None else size
+        rows, columns = place = inside(sides, size, resize)
+        fitted = fit_images(images, size, resize)
+        large = slice(rows.start * scale, rows.stop * scale), slice(columns.start * scale, columns.stop * scale)
+        shape = self.shape_of(fitted, options, scale)
+        return self.solve(fitted, measured_inside(operator, place, size), noise_std, options, shape, large)
 
     def output(self, images: Any, nfe: int, options: RestorationOptions) -> ScoreSdePipelineOutput | tuple:
         """What a call returns."""
@@ -268,23 +223,6 @@ class LinearInversePipeline(SDEPipelineBase):
         if noise_std == 0:
             x = Replacement(scheduler.sde, operator, measurement)(x, torch.zeros((), device="cpu"))
         return x, twisted.evaluations
-
-
-def posterior_scheduler(scheduler: SDEScheduler, data_std: float) -> SDEScheduler:
-    """A copy of `scheduler` that solves the probability-flow ODE: third order, on a log-SNR grid.
-
-    The grid ends where sigma / alpha is a hundredth of `data_std`, or earlier where the scheduler's own ends earlier.
-    """
-    solver = copy.copy(scheduler)
-    finest = float(
-        solver.sde.t_from_log_snr(
-            torch.tensor(-2 * math.log(FINEST_RATIO * data_std), dtype=torch.float64, device="cpu")
-        )
-    )
-    end = max(finest, scheduler.smallest_time)
-    solver.register_to_config(timestep_spacing="log_snr", sampling_eps=end, prologue=False)
-    solver.predictor, solver.corrector = ExponentialAdamsBashforth(ODE_ORDER), None
-    return solver
 
 
 def _draw_from(generator: Generator) -> Callable[[Tensor], Tensor]:

@@ -5,22 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..schedulers.parameterization import PREDICTION_TYPES
-from .objectives import OBJECTIVES
-from .pipeline_folder import NETWORKS, SCHEDULERS
-from .run_settings import add_resume_arguments
-
-
-LR_SCHEDULERS = (
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "piecewise_constant",
-)  # fmt: skip
-TRACKERS = ("tensorboard", "wandb", "none")
-BEST_METRICS = {
-    "kid": ("eval_features",),
-    "bits_per_dim": ("eval_num_bpd_images",),
-    "validation_loss": ("validation_split", "validation_fraction"),
-}  # and which arguments measure them
-RECIPES = {"edm": {"prediction_type": "edm", "objective": "edm"}}
+from .argument_choices import (
+    BEST_METRICS,
+    LR_SCHEDULERS,
+    NETWORKS,
+    OBJECTIVES,
+    PREDICTION_TYPES,
+    RECIPES,
+    SDES,
+    TRACKERS,
+)
 
 
 # ------------------------------------------------------------------ of both scripts
@@ -74,8 +68,8 @@ def add_optimization(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_epochs", type=int, default=100, help="passes through the data")
     group.add_argument("--max_train_steps", type=int, help="number of updates; overrides num_epochs")
     group.add_argument("--learning_rate", type=float, default=2e-4, help="after warming up")
-    group.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="constant_with_warmup",
-                       help="course of the learning rate")  # fmt: skip
+    group.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, metavar="NAME", default="constant_with_warmup",
+                       help=f"course of the learning rate: {', '.join(LR_SCHEDULERS)}")  # fmt: skip
     group.add_argument("--lr_warmup_steps", type=int, help="default: a tenth of the updates, at most 500")
     group.add_argument("--lr_step_rules", help="for piecewise_constant: '1:1000,0.1:2000,0.01' is the factor 1 "
                        "before update 1000, 0.1 before 2000, then 0.01")  # fmt: skip
@@ -108,7 +102,19 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     _switch(group, "cpu", "train on the CPU even where there is a GPU")
     group.add_argument("--checkpointing_steps", type=int, default=500, help="updates between two checkpoints")
     group.add_argument("--checkpoints_total_limit", type=int, help="how many checkpoints are kept; default: all")
-    add_resume_arguments(group)
+    group.add_argument("--resume_from_checkpoint", help="a checkpoint, or 'latest' (from the start where none is)")
+    group.add_argument(
+        "--overwrite_output_dir",
+        action="store_true",
+        help="start anew in an output_dir that holds a run; its checkpoints are deleted",
+    )
+    group.add_argument(
+        "--allow_changed_settings",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="resume although these settings differ from the checkpoint's",
+    )
     group.add_argument("--report_to", choices=TRACKERS, default="tensorboard", help="where losses are logged")
     group.add_argument("--logger", choices=TRACKERS, help="deprecated: --report_to")
     group.add_argument("--logging_dir", default="logs", help="folder for TensorBoard, inside output_dir")
@@ -144,14 +150,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="pipeline to fine-tune: folder, shipped name or Hub id",
     )
     group.add_argument("--model_config_name_or_path", help="config.json of the network, or its folder")
-    group.add_argument(
-        "--network", choices=tuple(NETWORKS), help="default: ncsnpp if its timestep is sigma, else ddpmpp"
-    )
+    group.add_argument("--network", choices=NETWORKS, help="default: ncsnpp if its timestep is sigma, else ddpmpp")
     group.add_argument("--block_out_channels", type=int, nargs="+", help="channels at each resolution")
     group.add_argument("--layers_per_block", type=int, help="residual blocks at each resolution")
     group.add_argument("--attention_resolutions", type=int, nargs="*", help="resolutions with self-attention")
     group.add_argument("--dropout", type=float, help="dropout inside the residual blocks")
-    group.add_argument("--sde", help=f"one of {', '.join(SCHEDULERS)}, or module:Class, an SDEScheduler of your own; "
+    group.add_argument("--sde", help=f"one of {', '.join(SDES)}, or module:Class, an SDEScheduler of your own; "
                        "default: vp, or the SDE of the pretrained pipeline")  # fmt: skip
     group.add_argument("--scheduler_options", nargs="+", metavar="NAME=VALUE",
                        help="other entries of the scheduler's configuration, values as in JSON")  # fmt: skip

@@ -1,4 +1,7 @@
-"""Command-line arguments of both training scripts, named as in diffusers' unconditional example wherever it has them."""
+"""Command-line arguments of both training scripts, named as in diffusers' unconditional example wherever it has them.
+
+Nothing here imports torch before a command line has been parsed: `--help` and a word that is no argument end before.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ..schedulers.checks import MOST, check_integer, check_number
+from .argument_choices import BEST_METRICS, OBJECTIVES, RECIPES, SDES
 from .argument_groups import (
-    BEST_METRICS,
-    RECIPES,
     add_augmentation,
     add_averages,
     add_classes,
@@ -25,11 +26,7 @@ from .argument_groups import (
     add_run,
     add_samples,
 )
-from .components import new_scheduler
-from .interruption import EXIT_CODES
-from .objectives import OBJECTIVES
-from .pipeline_folder import SCHEDULERS
-from .run_config import config_words
+from .script import EXIT_CODES
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -61,13 +58,20 @@ def _parser(prog: str | None = None) -> argparse.ArgumentParser:
 # ------------------------------------------------------------------ what both scripts share
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that are values: of the other options the help says what happens without them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
 def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """An empty parser whose help shows defaults, with `--config`."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         usage="%(prog)s (--train_data_dir DIR | --dataset_name NAME) [options]",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Defaults,
         allow_abbrev=False,
         epilog=EXIT_CODES,
     )
@@ -83,6 +87,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     """
     args = parser.parse_args(argv)
     if args.config is not None:
+        from .run_config import config_words
+
         try:
             words = config_words(parser, args.config)
         except ValueError as error:
@@ -96,16 +102,16 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 # ------------------------------------------------------------------ checks
 
 DEPRECATED = ("logger", "likelihood_weighting", "importance_sampling")
-INTEGERS = {
+INTEGERS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
         ("train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps", "layers_per_block", "width",
          "checkpointing_steps", "checkpoints_total_limit", "sample_steps", "save_images_epochs", "save_model_epochs",
          "num_inference_steps", "logging_steps", "ema_snapshots", "eval_steps", "validation_num_images",
          "eval_num_bpd_images", "block_out_channels", "attention_resolutions", "resolution", "shuffle_buffer"),
-        (1, MOST),
+        (1,),
     ),
-    **dict.fromkeys(("eval_batch_size", "lr_warmup_steps", "dataloader_num_workers"), (0, MOST)),
-    "seed": (0, 2**63 - 1), "pad_value": (0, 255), "eval_num_images": (3, MOST),
+    **dict.fromkeys(("eval_batch_size", "lr_warmup_steps", "dataloader_num_workers"), (0,)),
+    "seed": (0, 2**63 - 1), "pad_value": (0, 255), "eval_num_images": (3,),
 }  # fmt: skip
 POSITIVE, NOT_NEGATIVE, SHARE = (0, math.inf, "()"), (0, math.inf, "[)"), (0, 1, "[)")
 NUMBERS = {
@@ -176,6 +182,8 @@ def _check_streaming(parser: argparse.ArgumentParser, args: argparse.Namespace) 
 
 def _check_value(name: str, value: Any) -> None:
     """Raises ValueError where one argument, or a part of it, is an empty text or out of its range."""
+    from ..schedulers.checks import check_integer, check_number
+
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str) and not part.strip():
             raise ValueError(f"{name} must not be empty, got {part!r}")
@@ -193,7 +201,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             setattr(args, name, value)
     if args.class_sampling == "balanced" and not args.class_conditional:
         parser.error("--class_sampling balanced needs --class_conditional")
-    for name, known in (("objective", OBJECTIVES), ("sde", SCHEDULERS)):
+    for name, known in (("objective", OBJECTIVES), ("sde", SDES)):
         value = getattr(args, name)
         if value is not None and value not in known and ":" not in value:
             parser.error(f"--{name} must be one of {', '.join(known)}, or module:name, got {value!r}")
@@ -208,11 +216,13 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in ("sigma_data", "data_mean"):
         if getattr(args, name) is not None and args.prediction_type != "edm":
             parser.error(f"--{name} belongs to --prediction_type edm")
-    if args.sde is None or args.sde in SCHEDULERS:
+    if args.sde is None or args.sde in SDES:
         _check_scheduler(parser, args)
 
 
 def _check_scheduler(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    from .components import new_scheduler
+
     options = args.scheduler_options
     try:
         new_scheduler(argparse.Namespace(**{**vars(args), "scheduler_options": None}))

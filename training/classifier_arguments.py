@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from .argument_choices import SDES
 from .argument_groups import add_data, add_optimization, add_run
 from .arguments import make_parser, parse
-from .pipeline_folder import SCHEDULERS
 
 
 DEFAULTS = {
@@ -47,7 +47,7 @@ def parse_classifier_args(argv: Sequence[str] | None = None, prog: str | None = 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("classifier")
-    group.add_argument("--sde", choices=tuple(SCHEDULERS), default="vp", help="whose noise levels it learns")
+    group.add_argument("--sde", choices=SDES, default="vp", help="whose noise levels it learns")
     group.add_argument("--sigma_min", type=float, default=0.01, help="smallest noise of the VE SDE")
     group.add_argument("--sigma_max", type=float, default=50.0, help="largest noise of the VE SDE")
     group.add_argument("--depth", type=int, default=28, help="of the wide ResNet, 6 n + 4")

@@ -15,14 +15,10 @@ import torch
 from accelerate import Accelerator
 
 from .processes import keep_until_exit
+from .script import INTERRUPTED
 
 
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing failed, the same command with --resume_from_checkpoint goes on
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-EXIT_CODES = (
-    f"Exit codes: 0 when the training is complete, {INTERRUPTED} when SIGTERM, SIGUSR1 or Ctrl-C interrupted it and "
-    "its state was saved (go on with --resume_from_checkpoint latest), anything else after an error."
-)
 
 
 class RunInterrupted(SystemExit):

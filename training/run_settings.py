@@ -47,23 +47,6 @@ MUST_NOT_CHANGE = frozenset(("networks",))
 SCHEDULES_WITH_AN_END = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
-def add_resume_arguments(group: Any) -> None:
-    """Adds the arguments of starting and resuming a run to an `argparse` group."""
-    group.add_argument("--resume_from_checkpoint", help="a checkpoint, or 'latest' (from the start where none is)")
-    group.add_argument(
-        "--overwrite_output_dir",
-        action="store_true",
-        help="start anew in an output_dir that holds a run; its checkpoints are deleted",
-    )
-    group.add_argument(
-        "--allow_changed_settings",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="resume although these settings differ from the checkpoint's",
-    )
-
-
 def run_settings(args: argparse.Namespace, networks: Mapping[str, nn.Module], data_set: str) -> dict[str, Any]:
     """Everything that identifies a run, as JSON values.
 

@@ -20,20 +20,25 @@ if not __package__:
     sys.path[:1] = [str(root)] if (root / "scoresde_pipelines").is_dir() else []
 
 from scoresde_pipelines.training.classifier_arguments import parse_classifier_args
-from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
 from scoresde_pipelines.training.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the training that the command line (or `argv`) describes; its errors are exceptions."""
-    trainer = ClassifierTrainer(parse_classifier_args(argv))
+    args = parse_classifier_args(argv)
+    from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
+
+    trainer = ClassifierTrainer(args)
     trainer.train()
     trainer.finish()
 
 
 def run(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """`main` of a command line, `prog`: see `run_script`."""
-    run_script(ClassifierTrainer, parse_classifier_args(argv, prog), prog)
+    args = parse_classifier_args(argv, prog)  # before the imports: `--help` needs no torch
+    from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
+
+    run_script(ClassifierTrainer, args, prog)
 
 
 if __name__ == "__main__":

@@ -20,19 +20,24 @@ if not __package__:
 
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.script import run_script
-from scoresde_pipelines.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the training that the command line (or `argv`) describes; its errors are exceptions."""
-    trainer = Trainer(parse_args(argv))
+    args = parse_args(argv)
+    from scoresde_pipelines.training.trainer import Trainer
+
+    trainer = Trainer(args)
     trainer.train()
     trainer.finish()
 
 
 def run(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """`main` of a command line, `prog`: see `run_script`."""
-    run_script(Trainer, parse_args(argv, prog), prog)
+    args = parse_args(argv, prog)  # before the imports: `--help` needs no torch
+    from scoresde_pipelines.training.trainer import Trainer
+
+    run_script(Trainer, args, prog)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 it looks is in `page`.
 """
 
+import socket
 from collections.abc import Sequence
 
 from ..training.model_names import shipped
@@ -33,8 +34,9 @@ def launch(
 
     Raises:
         ImportError: without Gradio; the extra `app` brings it.
-        ValueError: for a model that is not known.
+        ValueError: for a model that is not known, or an address at which this machine cannot serve, or serves already.
     """
+    _check_address(host, port)
     found = Models(list(models) if models else shipped(), device)
     try:
         from .page import STYLE, build
@@ -48,6 +50,16 @@ def launch(
         print(f"the page is at {address}; Ctrl-C ends it", flush=True)
         page.block_thread()
     return str(address)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    # Gradio tries a hundred ports, and waits for each.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port or 0), family=family).close()
+    except (OSError, UnicodeError) as error:
+        where = host if port is None else f"{host} and {port}"
+        raise ValueError(f"host and port must be free addresses of this machine, got {where}: {error}") from error
 
 
 __all__ = ["Models", "launch"]

@@ -1,6 +1,5 @@
 """What the page does, without its layout: from pictures and options to pictures, while the sampling goes on."""
 
-import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..deblurring import TRAINED_NETWORK, Deblurring
 from ..evaluation_models import find_models
 from ..image_fit import fit_images
 from ..image_inputs import images_to_tensor
@@ -18,45 +18,19 @@ from ..pipeline_base import SDEPipelineBase
 from ..pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from ..pipeline_colorization import ScoreSdeColorizationPipeline
 from ..pipeline_inpaint import ScoreSdeInpaintPipeline
+from ..pipeline_inverse_problem import ScoreSdeInverseProblemPipeline
 from ..pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from ..pipeline_score_sde import ScoreSdePipeline
 from ..pipeline_super_resolution import ScoreSdeSuperResolutionPipeline
 from ..samplers import SAMPLERS, with_sampler
-from ..schedulers.checks import check_choice
-from ..training.sampling import image_grid
-from ..viz.grids import to_bytes
-from ..viz.trajectories import preview
+from ..schedulers.checks import check_choice, check_integer, check_number
+from ..weak_guidance import DEFAULT_SCALE
+from .watching import Progress, enlarged, watch
 
 
-SHOWN = 384  # pixels: small images are enlarged to about this width, each pixel a square
-LARGEST = 1024  # pixels of a side: larger uploads are reduced
-NO_CLASS = "any"
+LARGEST = 1024  # pixels of a side: larger uploads are reduced, and so are those whose enlargement would be larger
+NO_CLASS, NO_MODEL = "any", "none"
 LIKELIHOOD_TOLERANCE = 1e-3  # moves bits/dim by less than their standard error (docs/likelihood.md)
-INTERVAL = 0.1  # seconds between two pictures of a sampling run
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is seen of a sampling run.
-
-    Args:
-        picture: the images so far, in a grid.
-        count: steps made so far; of the final images, the network calls that each took.
-        seconds: since the start.
-        done: whether these are the final images.
-    """
-
-    picture: Image.Image
-    count: int
-    seconds: float
-    done: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.count} network calls, {self.seconds:.1f} s" if self.done else f"step {self.count} ..."
-
-
-class Stopped(Exception):
-    """Ends a sampling run that nobody watches any more."""
 
 
 class Models:
@@ -98,8 +72,12 @@ def generate(
     count: int = 4,
     guidance_scale: float = 1.0,
     seed: int = 0,
+    weak_model: str = NO_MODEL,
+    weak_guidance_scale: float = DEFAULT_SCALE,
 ) -> Iterator[Progress]:
     """Draws `count` images of a class; the last item holds the final images.
+
+    With a weak model the images are guided by it (autoguidance).
 
     Raises:
         ValueError, TypeError: for an argument out of its range, before any work.
@@ -108,6 +86,8 @@ def generate(
     source = models[model]
     scheduler, chosen = with_sampler(source.scheduler, sampler, SAMPLERS[sampler])
     options: dict[str, Any] = {"num_inference_steps": int(steps), **chosen}
+    if weak_model != NO_MODEL:
+        options |= {"weak_unet": models[weak_model].unet, "weak_guidance_scale": float(weak_guidance_scale)}
     pipe: SDEPipelineBase
     if label == NO_CLASS:
         pipe, options["batch_size"] = ScoreSdePipeline.from_pipe(source, scheduler=scheduler), int(count)
@@ -117,36 +97,78 @@ def generate(
     yield from watch(pipe, options, seed)
 
 
-def inpaint(
-    models: Models, model: str, image: Any, mask: Any, steps: int = 50, count: int = 4, seed: int = 0
-) -> Iterator[Progress]:
+@dataclass(frozen=True)
+class Run:
+    """What the tabs that restore a picture have in common.
+
+    Args:
+        steps: noise levels.
+        count: images.
+        seed: of all noise.
+        tile_size: make images of the picture's own size on tiles of this side; 0 fits the picture to the model.
+        tile_overlap: of tiles, as a share of their side.
+    """
+
+    steps: int = 50
+    count: int = 4
+    seed: int = 0
+    tile_size: int = 0
+    tile_overlap: float = 0.5
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of a pipeline's call; all of a picture that is fitted is restored."""
+        options: dict[str, Any] = {"num_inference_steps": int(self.steps), "num_samples": int(self.count)}
+        if not self.tile_size:
+            return {**options, "resize": "pad"}
+        side = check_integer("tile_size", self.tile_size)
+        check_number("tile_overlap", self.tile_overlap, 0, 1, ends="[)")
+        return {**options, "tile_size": side, "tile_overlap": int(self.tile_overlap * side)}
+
+
+def inpaint(models: Models, model: str, image: Any, mask: Any, run: Run = Run()) -> Iterator[Progress]:
     """Draws what is under the white of `mask` (an image of the size of `image`)."""
     pipe = ScoreSdeInpaintPipeline.from_pipe(models[model])
     image, mask = _given(image, "image"), _given(mask, "mask")
     if not mask.convert("L").point(lambda value: 255 * (value > 127)).getbbox():
         raise ValueError("mask must have white pixels where to paint, got none: draw on the picture first")
-    options = {"image": image, "mask_image": mask, "resize": "pad"}  # so that all that was painted is drawn
-    yield from watch(pipe, {**options, "num_inference_steps": int(steps), "num_samples": int(count)}, seed)
+    yield from watch(pipe, {"image": image, "mask_image": mask, **run.options}, run.seed)
 
 
-def colorize(
-    models: Models, model: str, image: Any, steps: int = 50, count: int = 4, seed: int = 0
-) -> Iterator[Progress]:
+def colorize(models: Models, model: str, image: Any, run: Run = Run()) -> Iterator[Progress]:
     """Draws the colours of a picture, of which only the gray values are used."""
     pipe = ScoreSdeColorizationPipeline.from_pipe(models[model])
     if pipe.sample_shape[0] != 3:
         raise ValueError(f"model must be one of colour images, got {model!r} with {pipe.sample_shape[0]} channel")
-    options = {"image": _given(image, "image").convert("L"), "resize": "crop"}
-    yield from watch(pipe, {**options, "num_inference_steps": int(steps), "num_samples": int(count)}, seed)
+    yield from watch(pipe, {"image": _given(image, "image").convert("L"), **run.options}, run.seed)
 
 
-def upscale(
-    models: Models, model: str, image: Any, scale: int = 4, steps: int = 50, count: int = 4, seed: int = 0
-) -> Iterator[Progress]:
+def upscale(models: Models, model: str, image: Any, run: Run = Run(), scale: int = 4) -> Iterator[Progress]:
     """Draws images whose means over `scale` x `scale` pixels are those of the picture."""
     pipe = ScoreSdeSuperResolutionPipeline.from_pipe(models[model])
-    options = {"image": _given(image, "image"), "scale": int(scale), "resize": "crop"}
-    yield from watch(pipe, {**options, "num_inference_steps": int(steps), "num_samples": int(count)}, seed)
+    small = _given(image, "image", LARGEST // int(scale))
+    yield from watch(pipe, {"image": small, "scale": int(scale), **run.options}, run.seed)
+
+
+def restore(
+    models: Models, model: str, image: Any, run: Run = Run(), blur_std: float = 1.0, noise_std: float = 0.02
+) -> Iterator[Progress]:
+    """Draws sharp images without noise behind a picture with Gaussian blur and noise; the blur is in pixels.
+
+    Raises:
+        ValueError: for neither blur nor noise, or a value out of its range.
+    """
+    check_number("blur_std", blur_std, 0)
+    check_number("noise_std", noise_std, 0)
+    if blur_std == 0 and noise_std == 0:
+        raise ValueError("blur or noise must be positive, got 0 for both")
+    pipe = ScoreSdeInverseProblemPipeline.from_pipe(models[model])
+    options = run.options
+    pixels, resize = images_to_tensor(_given(image, "image"), pipe.sample_shape[0]), options.pop("resize", None)
+    given = Deblurring.of(pixels, None if resize is None else pipe.sample_shape[1:], resize, blur_std)
+    height, width = given.measurement.shape[-2:]
+    options |= {"measurement": given.measurement, "operator": given.operator, "noise_std": noise_std}
+    yield from watch(pipe, {**options, **TRAINED_NETWORK, "height": height, "width": width}, run.seed, given.place)
 
 
 def interpolate(models: Models, model: str, first: Any, second: Any, count: int = 9) -> list[Image.Image]:
@@ -167,62 +189,11 @@ def bits_per_dim(models: Models, model: str, image: Any, seed: int = 0) -> str:
     return f"{bits:.3f} +- {error:.3f} bits/dim ({nfe:.0f} network calls, {time.perf_counter() - start:.1f} s)"
 
 
-def watch(pipe: Any, options: dict[str, Any], seed: int) -> Iterator[Progress]:
-    """Runs a pipeline in a thread of its own and yields what is there every tenth of a second, at the end its images.
-
-    Where the caller stops iterating, the run ends at its next step.
-    """
-    pipe.set_progress_bar_config(disable=True)
-    news: queue.Queue[Progress | BaseException] = queue.Queue()
-    stop, start, last = threading.Event(), time.perf_counter(), [0.0]
-
-    def on_step(running: SDEPipelineBase, i: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if stop.is_set():
-            raise Stopped
-        now = time.perf_counter()
-        if now - last[0] > INTERVAL:
-            last[0] = now
-            news.put(Progress(grid(preview(running, timestep, tensors["latents"])), i + 1, now - start))
-        return {}
-
-    def run() -> None:
-        try:
-            generator = torch.Generator().manual_seed(int(seed))
-            output: Any = pipe(**options, generator=generator, output_type="pt", callback_on_step_end=on_step)
-            calls = round(float(torch.as_tensor(output.nfe, dtype=torch.float64).mean()))
-            news.put(Progress(grid(output.images), calls, time.perf_counter() - start, done=True))
-        except BaseException as error:
-            news.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        while True:
-            item = news.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-            if item.done:
-                return
-    finally:
-        stop.set()
-
-
-def grid(images: Tensor) -> Image.Image:
-    """Images in [0, 1], (B, C, H, W), as one enlarged picture."""
-    return enlarged(image_grid(to_bytes(images), scale=1))
-
-
-def enlarged(image: Image.Image) -> Image.Image:
-    """A picture with each pixel as a square, about `SHOWN` wide."""
-    factor = max(1, round(SHOWN / image.width))
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-
-
-def _given(image: Any, name: str) -> Image.Image:
-    """An uploaded picture, with sides of at most `LARGEST` pixels."""
+def _given(image: Any, name: str, largest: int = LARGEST) -> Image.Image:
+    """An uploaded picture, with sides of at most `largest` pixels."""
     if not isinstance(image, Image.Image):
         raise ValueError(f"{name} must be given: upload a picture first")
-    return image if max(image.size) <= LARGEST else ImageOps.contain(image, (LARGEST, LARGEST))
+    return image if max(image.size) <= largest else ImageOps.contain(image, (largest, largest))
 
 
 def _fitted(pipe: SDEPipelineBase, image: Any, name: str) -> Tensor:
@@ -231,4 +202,15 @@ def _fitted(pipe: SDEPipelineBase, image: Any, name: str) -> Tensor:
     return fit_images(images_to_tensor(_given(image, name), channels, name=name), (height, width), "crop")
 
 
-__all__ = ["Models", "Progress", "bits_per_dim", "colorize", "generate", "inpaint", "interpolate", "upscale"]
+__all__ = [
+    "Models",
+    "Progress",
+    "Run",
+    "bits_per_dim",
+    "colorize",
+    "generate",
+    "inpaint",
+    "interpolate",
+    "restore",
+    "upscale",
+]

@@ -7,7 +7,7 @@ import gradio as gr
 from PIL import Image
 
 from . import actions
-from .actions import NO_CLASS, SAMPLERS, Models
+from .actions import DEFAULT_SCALE, NO_CLASS, NO_MODEL, SAMPLERS, Models, Run
 
 
 SHOWN_HEIGHT = 420
@@ -15,6 +15,9 @@ STYLE = """
 .picture img { image-rendering: pixelated; }
 .gradio-container { max-width: 1000px !important; margin: auto; }
 """
+TILES = (
+    "in pixels: keeps the picture's own size, of up to 1024 pixels, which may take minutes; 0: fits it to the model"
+)
 INTRODUCTION = """# Score-based generative models
 Pictures drawn by solving a stochastic differential equation backwards in time, from noise to data
 ([Song et al. 2021](https://arxiv.org/abs/2011.13456))."""
@@ -26,9 +29,9 @@ def build(models: Models) -> gr.Blocks:
     with gr.Blocks(title="Score-based generative models") as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
-            model = gr.Dropdown(names, value=names[0], label="Model", scale=2)
-            steps = gr.Slider(5, 200, 50, step=1, label="Noise levels", scale=2)
-            count = gr.Slider(1, 16, 4, step=1, label="Images", scale=1)
+            model = gr.Dropdown(names, value=names[0], label="Model", scale=3)
+            steps = gr.Slider(5, 200, 50, step=1, label="Noise levels", scale=3)
+            count = gr.Slider(1, 16, 4, step=1, label="Images", scale=2)
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1)
         with gr.Tab("Generate"):
             _generate_tab(models, model, steps, count, seed)
@@ -38,8 +41,14 @@ def build(models: Models) -> gr.Blocks:
             text = "Only the gray values of the picture are used. Needs a model of colour images."
             _restore_tab(models, model, steps, count, seed, "Colorize", text, actions.colorize)
         with gr.Tab("Upscale"):
-            text = "The picture is reduced to a quarter of the model's size; the images drawn have these means."
-            _restore_tab(models, model, steps, count, seed, "Upscale", text, actions.upscale)
+            text = (
+                "The means over blocks of the images drawn are the picture. Without tiles a larger picture is first "
+                "reduced to the model's size divided by the scale."
+            )
+            _restore_tab(models, model, steps, count, seed, "Upscale", text, actions.upscale, _scale)
+        with gr.Tab("Restore"):
+            text = "Sharp images without noise, whose blur is the picture."
+            _restore_tab(models, model, steps, count, seed, "Restore", text, actions.restore, _blur_and_noise)
         with gr.Tab("Interpolate"):
             _interpolate_tab(models, model)
         with gr.Tab("Likelihood"):
@@ -53,17 +62,21 @@ def _generate_tab(models: Models, model: Any, steps: Any, count: Any, seed: Any)
             label = gr.Dropdown(models.classes(model.value), value=NO_CLASS, label="Class")
             guidance = gr.Slider(0, 5, 1, step=0.1, label="Guidance scale", info="above 1: more typical, less varied")
             sampler = gr.Dropdown(sorted(SAMPLERS), value="default", label="Sampler")
+            with gr.Accordion("Autoguidance", open=False):
+                weak_names = [NO_MODEL, *sorted(models.sources)]
+                weak = gr.Dropdown(
+                    weak_names, value=NO_MODEL, label="Weak model", info="of the same images, trained less"
+                )
+                weak_scale = gr.Slider(0, 5, DEFAULT_SCALE, step=0.1, label="Weak guidance scale", info="1: without")
             start, stop = _buttons("Generate")
         picture, state = _result()
     model.change(lambda name: gr.Dropdown(models.classes(name), value=NO_CLASS), model, label)
 
     def run(*values: Any) -> Iterator[tuple[Image.Image, str]]:
-        name, label, sampler, steps, count, guidance, seed = values
-        yield from _shown(lambda: actions.generate(models, name, label, sampler, steps, count, guidance, seed))
+        yield from _shown(lambda: actions.generate(models, *values))
 
-    event = start.click(
-        run, [model, label, sampler, steps, count, guidance, seed], [picture, state], api_name="generate"
-    )
+    inputs = [model, label, sampler, steps, count, guidance, seed, weak, weak_scale]
+    event = start.click(run, inputs, [picture, state], api_name="generate")
     stop.click(None, cancels=event, queue=False)
 
 
@@ -77,15 +90,16 @@ def _inpaint_tab(models: Models, model: Any, steps: Any, count: Any, seed: Any) 
                 layers=False,
                 height=SHOWN_HEIGHT,
             )
+            tiles = _tiles()
             start, stop = _buttons("Inpaint")
         picture, state = _result()
 
     def run(*values: Any) -> Iterator[tuple[Image.Image, str]]:
-        name, drawing, steps, count, seed = values
+        name, drawing, *options = values
         image, mask = painted(drawing)
-        yield from _shown(lambda: actions.inpaint(models, name, image, mask, steps, count, seed))
+        yield from _shown(lambda: actions.inpaint(models, name, image, mask, Run(*options)))
 
-    event = start.click(run, [model, editor, steps, count, seed], [picture, state], api_name="inpaint")
+    event = start.click(run, [model, editor, steps, count, seed, *tiles], [picture, state], api_name="inpaint")
     stop.click(None, cancels=event, queue=False)
 
 
@@ -100,21 +114,49 @@ def painted(drawing: dict[str, Any] | None) -> tuple[Image.Image | None, Image.I
     return image, mask
 
 
+def _tiles() -> list[Any]:
+    """The size of tiles and their overlap."""
+    with gr.Accordion("Large pictures", open=False):
+        size = gr.Number(0, label="Tile size", precision=0, minimum=0, info=TILES)
+        overlap = gr.Slider(0, 0.75, 0.5, step=0.05, label="Tile overlap", info="share of a tile")
+    return [size, overlap]
+
+
+def _scale() -> list[Any]:
+    return [gr.Dropdown([2, 4, 8], value=4, label="Scale")]
+
+
+def _blur_and_noise() -> list[Any]:
+    blur = gr.Slider(0, 4, 1, step=0.1, label="Blur", info="standard deviation of the Gaussian, in pixels")
+    return [blur, gr.Slider(0, 0.5, 0.02, step=0.01, label="Noise", info="standard deviation, for values from 0 to 1")]
+
+
 def _restore_tab(
-    models: Models, model: Any, steps: Any, count: Any, seed: Any, name: str, text: str, action: Callable[..., Any]
+    models: Models,
+    model: Any,
+    steps: Any,
+    count: Any,
+    seed: Any,
+    name: str,
+    text: str,
+    action: Callable[..., Any],
+    make_own: Callable[[], list[Any]] = list,
 ) -> None:
+    """A tab from a picture to pictures; `make_own` makes the inputs that follow the `Run` in its action."""
     with gr.Row():
         with gr.Column():
             gr.Markdown(text)
             image = gr.Image(type="pil", label="Picture", height=SHOWN_HEIGHT)
+            own, tiles = make_own(), _tiles()
             start, stop = _buttons(name)
         picture, state = _result()
 
     def run(*values: Any) -> Iterator[tuple[Image.Image, str]]:
-        model_name, image, steps, count, seed = values
-        yield from _shown(lambda: action(models, model_name, image, steps=steps, count=count, seed=seed))
+        model_name, image, *options = values
+        shared, last = options[: 3 + len(tiles)], options[3 + len(tiles) :]
+        yield from _shown(lambda: action(models, model_name, image, Run(*shared), *last))
 
-    inputs = [model, image, steps, count, seed]
+    inputs = [model, image, steps, count, seed, *tiles, *own]
     event = start.click(run, inputs, [picture, state], api_name=name.lower())
     stop.click(None, cancels=event, queue=False)
 

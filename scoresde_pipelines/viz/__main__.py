@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..evaluation_models import load_weak_network
 from ..models import GaussianMixtureScoreModel
 from ..pipeline_score_sde import ScoreSdePipeline
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     trajectory.add_argument("--model", default="emoji-32-ve", help="a shipped name, a folder or a Hub id")
     trajectory.add_argument("--num-images", type=int, default=4)
     trajectory.add_argument("--steps", type=int, default=50, help="noise levels")
+    trajectory.add_argument("--weak-model", help="autoguidance by this model: as --model, or a training checkpoint")
+    trajectory.add_argument("--weak-guidance-scale", type=float, help="of --weak-model; 1 is without, 2 by default")
     trajectory.add_argument("--max-frames", type=int, default=20)
     trajectory.add_argument("--scale", type=int, default=2, help="side in pixels of each pixel")
     quality.add_argument("--results", type=Path, required=True, help="folder of an evaluation")
@@ -53,9 +56,16 @@ def draw(args: argparse.Namespace) -> None:
     """The picture that the parsed arguments name."""
     if args.command == "trajectory":
         pipe = ScoreSdePipeline.from_pretrained(args.model)
-        generator = torch.Generator().manual_seed(args.seed)
+        weak = None if args.weak_model is None else load_weak_network(args.weak_model)
         frames = sample_trajectory(
-            pipe, args.num_images, args.steps, generator=generator, max_frames=args.max_frames, scale=args.scale
+            pipe,
+            args.num_images,
+            args.steps,
+            generator=torch.Generator().manual_seed(args.seed),
+            max_frames=args.max_frames,
+            scale=args.scale,
+            weak_unet=weak,
+            weak_guidance_scale=args.weak_guidance_scale,
         )
         save_gif(frames, args.output)
     elif args.command == "quality":

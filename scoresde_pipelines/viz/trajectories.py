@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..pipeline_base import SDEPipelineBase
 from ..pipeline_class_conditional import ScoreSdeClassConditionalPipeline
+from ..pipeline_score_sde import ScoreSdePipeline
 from ..schedulers import SDEScheduler, sampling_loop
 from ..schedulers.checks import check_integer
 from ..schedulers.score_function import ScoreFunction
 from ..schedulers.sde import expand_to
 from ..training.sampling import image_grid
+from ..weak_guidance import check_weak_classes
 from .grids import save_gif, to_bytes
 
 
@@ -68,6 +70,9 @@ def sample_trajectory(
     generator: Any = None,
     max_frames: int = 40,
     scale: int = 3,
+    weak_unet: Any = None,
+    weak_guidance_scale: float | None = None,
+    weak_guidance_interval: tuple[float, float] | None = None,
 ) -> list[Image.Image]:
     """Frames of a generation: the noisy states above, the denoised images below.
 
@@ -80,23 +85,29 @@ def sample_trajectory(
         generator: as in the pipelines. The last frame shows the images that the pipeline makes from the same generator.
         max_frames: most frames; calls are left out evenly.
         scale: side in pixels of each pixel.
+        weak_unet, weak_guidance_scale, weak_guidance_interval: autoguidance, as in `ScoreSdePipeline`.
 
     Raises:
         TypeError, ValueError: for an argument out of its range, or images that are not finite.
     """
     check_integer("max_frames", max_frames)
     check_integer("scale", scale)
+    weak = pipe.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
     if class_labels is not None:
         pipe = ScoreSdeClassConditionalPipeline.from_pipe(pipe)
         labels = pipe.check_labels(class_labels, guidance_scale)
-        batch_size, score_fn = len(labels), pipe.guided_score_fn(labels.to(pipe.device), guidance_scale)
+        if pipe.classifier is None:
+            check_weak_classes(weak, pipe.unet)
+        batch_size = len(labels)
+        score_fn = pipe.guided_score_fn(labels.to(pipe.device), guidance_scale, weak=weak)
     else:
-        score_fn = pipe.score_fn()
+        pipe = ScoreSdePipeline.from_pipe(pipe)
+        score_fn = pipe.guided_score_fn(weak)
     pipe.check_inputs(batch_size, num_inference_steps, generator, None, "pt", ["latents"])
-    with pipe.running():
+    with pipe.running(weak):
         x = pipe.prepare_latents(batch_size, generator, None)
         trajectory = record_trajectory(pipe.plan(num_inference_steps), score_fn, x, generator)
-    pipe.check_images(trajectory.result, "pt")
+    pipe.check_images(trajectory.result, "pt", weak)
     shown = torch.linspace(0, len(trajectory.times) - 1, min(max_frames, len(trajectory.times))).round().long()
     frames = [
         (at_data_scale(pipe, trajectory.times[k], trajectory.states[k]), pipe.to_unit_range(trajectory.denoised[k]))

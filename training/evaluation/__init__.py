@@ -10,7 +10,7 @@ from .kid import kernel_distance
 from .measures import METRICS
 from .neighbours import CopyThreshold, precision_recall
 from .plan import Plan, RealData
-from .real_images import open_real
+from .real_images import open_data, open_real
 from .result import EvaluationResult, Row, RowResult
 
 
@@ -33,6 +33,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "load_features",
+    "open_data",
     "open_real",
     "precision_recall",
     "real_features",

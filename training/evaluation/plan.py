@@ -88,12 +88,7 @@ def check_plan(plan: Plan, real: RealData, extractor: FeatureExtractor, has_bpd:
         raise ValueError(f"rows and metrics must not be empty, got {plan.rows} and {plan.metrics}")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
         raise ValueError(f"seeds must be different numbers of at least 0, got {list(plan.seeds)}")
-    needed = min_images(plan.metrics)
-    if plan.num_images < needed or len(real.reference) < needed:
-        raise ValueError(
-            f"num_images must be at least {needed} for {list(plan.metrics)}, got {plan.num_images} generated and "
-            f"{len(real.reference)} real ones"
-        )
+    check_num_images(plan.metrics, plan.num_images, len(real.reference))
     if plan.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {plan.batch_size}")
     if "is" in plan.metrics and not extractor.has_logits:
@@ -111,6 +106,15 @@ def check_metrics(names: Sequence[str], table: Mapping[str, Metric] = METRICS) -
     for name in names:
         if name not in known:
             raise ValueError(f"metrics must be among {known}, got {name!r}")
+
+
+def check_num_images(metrics: Sequence[str], generated: int, real: int) -> None:
+    """Raises ValueError where there are too few images for a metric."""
+    needed = min_images(metrics)
+    if generated < needed or real < needed:
+        raise ValueError(
+            f"num_images must be at least {needed} for {list(metrics)}, got {generated} generated and {real} real ones"
+        )
 
 
 def min_images(metrics: Sequence[str]) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..data import ImageFormat, ImageStore, load_images
-from ..data_report import data_report
+from ..data_report import DataReport, data_report
 from .feature_cache import ImageSelection
 from .plan import RealData
 
@@ -34,6 +35,64 @@ def open_split(data: str, split: str) -> Any:
         return load_images(**source, split=split)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"data must be images with the split {split!r}, got {data!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """A split of real images that is good for an evaluation, whatever the models are.
+
+    Attributes:
+        data, split: where it is from.
+        table: the opened split.
+        report: what its images are.
+        count: how many reference images are taken.
+        training: the split that the models were trained on, for the metric "nn", and its name; None without it.
+    """
+
+    data: str
+    split: str
+    table: Any
+    report: DataReport
+    count: int
+    training: tuple[Any, str] | None = None
+
+    def for_models(self, shapes: Sequence[tuple[int, int, int]], fit: str | None = None) -> RealData:
+        """The real images in the form of the models': see `open_real`.
+
+        Raises:
+            ValueError: images of another size or other channels than the models'.
+        """
+        image_format = _image_format(self.report, shapes, fit, self.data)
+        order = torch.randperm(len(self.table), generator=torch.Generator().manual_seed(0)).tolist()
+        store, training = ImageStore(self.table, image_format, max_cached_gb=0), None
+        if self.training is not None:
+            train_store = ImageStore(self.training[0], image_format, max_cached_gb=0)
+            training = ImageSelection(train_store, range(len(train_store)), f"{self.training[1]} images")
+        reference = ImageSelection(store, order[: self.count], f"{self.split} images")
+        other = _other(store, order[self.count :], reference, self.data, self.split, image_format)
+        return RealData(reference, other, training)
+
+
+def open_data(
+    data: str, split: str, num_images: int, *, num_reference: int | None = None, train_split: str | None = None
+) -> OpenedData:
+    """Opens and checks real images before there is a model: `open_real` in two steps.
+
+    Raises:
+        ValueError: no such split; too few images, or one that cannot be read.
+    """
+    count = num_reference or num_images
+    table = open_split(data, split)
+    if len(table) < count:
+        raise ValueError(f"num_images must be at most {len(table)}, the images of {data} ({split}), got {count}")
+    try:
+        report = data_report(table)  # all images: the first one alone says little of a mixed folder
+    except ValueError as error:
+        raise ValueError(f"data must hold images, got {data!r}: {error}") from error
+    if report.broken:
+        raise ValueError(f"data must hold images that can be read, got {report.broken[0]} in {data}")
+    training = None if train_split is None else (open_split(data, train_split), train_split)
+    return OpenedData(data, split, table, report, count, training)
 
 
 def open_real(
@@ -62,19 +121,8 @@ def open_real(
     """
     if fit not in (None, *FITS):
         raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
-    count = num_reference or num_images
-    table = open_split(data, split)
-    if len(table) < count:
-        raise ValueError(f"num_images must be at most {len(table)}, the images of {data} ({split}), got {count}")
-    image_format = _image_format(table, shapes, fit, data)
-    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0)).tolist()
-    store = ImageStore(table, image_format, max_cached_gb=0)
-    training = None
-    if train_split is not None:
-        train_store = ImageStore(open_split(data, train_split), image_format, max_cached_gb=0)
-        training = ImageSelection(train_store, range(len(train_store)), f"{train_split} images")
-    reference = ImageSelection(store, order[:count], f"{split} images")
-    return RealData(reference, _other(store, order[count:], reference, data, split, image_format), training)
+    opened = open_data(data, split, num_images, num_reference=num_reference, train_split=train_split)
+    return opened.for_models(shapes, fit)
 
 
 def _other(
@@ -94,15 +142,14 @@ def _other(
     return ImageSelection(store, rest[:count], "other real images") if len(rest) >= count / 2 else None
 
 
-def _image_format(table: Any, shapes: Sequence[tuple[int, int, int]], fit: str | None, data: str) -> ImageFormat:
+def _image_format(
+    report: DataReport, shapes: Sequence[tuple[int, int, int]], fit: str | None, data: str
+) -> ImageFormat:
     """How the data set's images are brought to the models' form."""
     sizes = {shape[1:] for shape in shapes}
     (height, width), *others = sizes
     if others:
         raise ValueError(f"model must name models of one image size, got {sorted(sizes)}")
-    report = data_report(table)  # all images: the first one alone says little of a mixed folder
-    if report.broken:
-        raise ValueError(f"data must hold images that can be read, got {report.broken[0]} in {data}")
     channels = 3 if report.kinds["color"] + report.kinds["transparent color"] else 1
     _check_channels(channels, {shape[0] for shape in shapes}, data)
     return ImageFormat((height, width), channels, fit or _fit_for(list(report.sizes), (width, height), data))
