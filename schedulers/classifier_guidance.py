@@ -19,7 +19,7 @@ from torch import Tensor
 from .checks import check_function, check_instance, check_state, check_time
 from .guidance_scale import Extrapolation, GuidanceScale, NoiseRatio, part
 from .inference_mode import differentiates
-from .score_function import ScoreFunction, check_score, evaluations_of
+from .score_function import ScoreFunction, check_log_prob, check_score, evaluations_of
 from .sde import SDE
 
 
@@ -166,11 +166,6 @@ class ClassifierFreeGuidance(Extrapolation):
 
 def _gradient(log_prob: Tensor, state: Tensor, create_graph: bool) -> Tensor:
     """The gradient (B, *D) of log-probabilities (B,) to the states that they were computed from."""
-    if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
-        got = log_prob.dtype if isinstance(log_prob, Tensor) else type(log_prob).__name__
-        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {got}")
-    if not log_prob.requires_grad:
+    if not check_log_prob(log_prob, state).requires_grad:
         raise ValueError("log_prob must return a value that depends on x, got one without a gradient")
-    if log_prob.shape != state.shape[:1]:
-        raise ValueError(f"log_prob must return shape ({len(state)},), got {tuple(log_prob.shape)}")
     return torch.autograd.grad(log_prob.sum(), state, create_graph=create_graph)[0]
