@@ -7,11 +7,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 
-NOT_FLOATING = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
+NOT_FLOATING = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "C64")
 
 
 def check_weight_files(folder: Path, network: torch.nn.Module) -> None:
-    """Raises ValueError where a safetensors file in `folder` has integers or booleans for a floating-point tensor.
+    """Raises ValueError where a safetensors file in `folder` has integers, booleans or complex numbers for a real tensor.
 
     diffusers converts them without a word: the weights of another model, or quantized ones without their scales.
     """

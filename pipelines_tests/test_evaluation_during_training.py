@@ -1,5 +1,6 @@
 """Measurements while training: the held-out loss against its closed form, KID of few images, the best weights."""
 
+import json
 import math
 
 import pytest
@@ -55,6 +56,27 @@ def test_kid_of_few_images():
     assert kid(lambda count: images[-count:], batch_size=3) == kernel_distance(features[12:], features[:12])
     with pytest.raises(ValueError, match="num_images must be an integer of at least 3, got 2"):
         FewImageKID(extractor, features, num_images=2)
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        ("kid", "must have a metric, a value and a step, got 'kid'"),
+        ({"value": 1.0, "step": 1}, "must have a metric, a value and a step"),
+        ({"metric": "kid", "value": math.nan, "step": 1}, "must be a finite number, got nan"),
+        ({"metric": "kid", "value": "low", "step": 1}, "must be a number, got str"),
+        ({"metric": "kid", "value": 1.0, "step": -1}, "must be an integer of at least 0, got -1"),
+    ],
+)
+def test_a_best_value_of_another_form_is_named(state, error, tmp_path):
+    best = BestWeights(tmp_path / "best", "kid")
+    with pytest.raises((TypeError, ValueError), match=f"best value of the checkpoint {error}"):
+        best.resume(state)
+    if isinstance(state, dict):
+        (tmp_path / "best").mkdir()
+        (tmp_path / "best" / "best.json").write_text(json.dumps(state))
+        with pytest.raises((TypeError, ValueError), match=rf"best value of \S+best\.json {error}"):
+            BestWeights(tmp_path / "best", "kid")
 
 
 def test_the_best_weights_are_kept_across_a_resume(tmp_path):

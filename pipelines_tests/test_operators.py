@@ -5,11 +5,15 @@ import torch
 from gaussian_posteriors import MatrixOperator
 
 from scoresde_pipelines.schedulers import (
+    VPSDE,
     AveragePoolOperator,
     BlurOperator,
     GrayOperator,
     LinearOperator,
     MaskOperator,
+    MomentMatching,
+    Replacement,
+    TwistedSMC,
     check_operator,
     check_range,
 )
@@ -105,6 +109,104 @@ def test_measure_adds_noise_of_the_given_size_in_the_range(name):
 def test_good_operators_pass_the_check(name):
     x = torch.randn(2, *SHAPE)
     check_operator(OPERATORS[name], SHAPE, OPERATORS[name].A(x))
+
+
+class Changed(LinearOperator):
+    """A right operator whose adjoint is changed by a function."""
+
+    def __init__(self, operator, change):
+        self.operator, self.change = operator, change
+
+    def A(self, x):
+        return self.operator.A(x)
+
+    def At(self, y):
+        return self.change(self.operator.At(y))
+
+
+def score(x, t):
+    return -x
+
+
+USERS = {
+    "check_operator": lambda operator, y: check_operator(operator, (3, 256, 256), y),
+    "replacement": lambda operator, y: Replacement(VPSDE(), operator, y),
+    "moment_matching": lambda operator, y: MomentMatching(score, VPSDE(), operator, y, 0.1),
+    "twisted_smc": lambda operator, y: TwistedSMC(score, VPSDE(), operator, y, 0.1, particles=1),
+}
+
+
+def negated_block(x):
+    x = x.clone()
+    x[-1, 0, 64:72, 64:72] *= -1
+    return x
+
+
+WRONG = {
+    "scale": lambda x: 1.05 * x,
+    "inverse": lambda x: 4 * x,  # the pseudo-inverse of averages of 2 x 2, instead of the adjoint
+    "sign": torch.neg,
+    "transposition": lambda x: x.mT,
+    "shift": lambda x: x.roll(1, -1),
+    "channels": lambda x: x.flip(1),
+    "block": negated_block,
+    "zero": torch.zeros_like,
+    "samples": lambda x: x.flip(0),
+}
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("change", WRONG)
+def test_a_wrong_adjoint_is_refused_by_everything_that_takes_an_operator(change, user):
+    # Many pixels: the products of random images are small beside those of their norms.
+    operator = Changed(AveragePoolOperator(2), WRONG[change])
+    y = AveragePoolOperator(2).A(torch.rand(2, 3, 256, 256))
+    with pytest.raises(ValueError, match=r"operator Changed.At is not the adjoint of A"):
+        USERS[user](operator, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_right_operators_of_every_dtype_are_accepted(name, dtype):
+    operator = OPERATORS[name]
+    y = operator.A(torch.rand(2, *SHAPE)).to(dtype)
+    check_operator(operator, SHAPE, y)
+    Replacement(VPSDE(), operator, y)
+    MomentMatching(score, VPSDE(), operator, y, 0.1)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_operators_that_are_not_linear_or_of_another_gram_are_refused(user):
+    class Clipped(MaskOperator):
+        def A(self, x):
+            return super().A(x).clamp(0, 1)
+
+    class Twice(MaskOperator):  # inherits the gram of the mask
+        def A(self, x):
+            return 2 * super().A(x)
+
+        def At(self, y):
+            return 2 * super().At(y)
+
+    y = torch.rand(2, 3, 256, 256)
+    with pytest.raises(ValueError, match=r"operator Clipped.At is not the adjoint of A"):
+        USERS[user](Clipped(torch.ones(256, 256)), y)
+    with pytest.raises(ValueError, match=r"operator Twice.gram must be the number g with A At = g I .*got 1.0"):
+        USERS[user](Twice(torch.ones(256, 256)), y)
+
+
+def test_an_operator_of_each_sample_has_a_gram_factor():
+    class Scaled(LinearOperator):
+        def __init__(self, scale):
+            self.scale = torch.tensor(scale).reshape(-1, 1)
+
+        def A(self, x):
+            return self.scale * x
+
+        At = A
+
+    assert gram_factor(Scaled([2.0, 2.0]), torch.zeros(2, 4)) == pytest.approx(4.0, rel=1e-6)
+    assert gram_factor(Scaled([2.0, 3.0]), torch.zeros(2, 4)) is None
 
 
 def test_bad_operators_and_measurements_are_refused():

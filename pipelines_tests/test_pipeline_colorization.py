@@ -96,5 +96,5 @@ def test_bad_input_is_named_before_any_network_call(changes, message):
 
 
 def test_a_gray_network_has_no_colors():
-    with pytest.raises(ValueError, match="gray_weights must have one weight per channel, 1, got 3"):
+    with pytest.raises(ValueError, match="unet must generate images with colors, got a network of 1 channel"):
         pipeline(shape=(1, 2, 2))(GRAY)

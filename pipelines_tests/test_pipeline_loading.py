@@ -264,8 +264,17 @@ def test_pipelines_refuse_missing_and_integer_weights(stock, tmp_path):
             load(tmp_path)
 
 
-@pytest.mark.parametrize("text, message", [("[]", "must hold a dictionary, got list"), ("{", "must be JSON")])
-@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json"])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[]", "must hold a dictionary, got list"),
+        ("null", "must hold a dictionary, got NoneType"),
+        ("{", "must be JSON"),
+        ("[" * 100_000, "must be JSON: maximum recursion depth"),
+    ],
+    ids=["list", "null", "cut", "deep"],
+)
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
 def test_a_damaged_file_of_json_is_named(name, text, message, tmp_path):
     ScoreSdePipeline(network(), VESDEScheduler()).save_pretrained(tmp_path)
     (tmp_path / name).write_text(text)
@@ -281,3 +290,44 @@ def test_an_index_without_a_class_is_named(entry, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "scheduler": entry}))
     with pytest.raises(ValueError, match=r"model_index\.json must name a library and a class under 'scheduler'"):
         ScoreSdePipeline.from_pretrained(tmp_path)
+
+
+def test_an_index_without_a_pipeline_s_class_or_of_shards_without_names_is_named(tmp_path):
+    ScoreSdePipeline(network(), VESDEScheduler()).save_pretrained(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    (tmp_path / "unet" / f"{weights.name}.index.json").write_text('{"weight_map": 5}')
+    for load in (ScoreSdePipeline.from_pretrained, load_pipeline_folder):
+        with pytest.raises(ValueError, match=r"index\.json must hold the files of all tensors under 'weight_map'"):
+            load(tmp_path)
+    (tmp_path / "unet" / f"{weights.name}.index.json").unlink()
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    del index["_class_name"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"model_index\.json must name a class under '_class_name', got none"):
+        ScoreSdePipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("component", ["unet", "scheduler"])
+def test_a_pipeline_does_not_choose_what_is_imported(component, tmp_path, monkeypatch):
+    ScoreSdePipeline(network(), VESDEScheduler()).save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, component: ["hostile_module", "Hostile"]}))
+    (tmp_path / "hostile_module.py").write_text("raise SystemExit('code was executed')")
+    monkeypatch.chdir(tmp_path)  # the working folder is on the path of notebooks and of `python -m`
+    monkeypatch.syspath_prepend("")
+    with pytest.raises(ValueError, match=rf"must name an imported library under '{component}', got 'hostile_module'"):
+        ScoreSdePipeline.from_pretrained(tmp_path)
+
+
+def test_complex_weights_are_refused_and_training_refuses_those_that_are_not_finite(tmp_path):
+    ScoreSdePipeline(network(), VESDEScheduler()).save_pretrained(tmp_path)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = read_tensors(path.read_bytes())
+    name = min(weights)
+    save_file({**weights, name: weights[name].to(torch.complex64)}, path)
+    for load in (ScoreSdePipeline.from_pretrained, load_pipeline_folder):
+        with pytest.raises(ValueError, match=rf"must be floating-point numbers, got C64 for {name} \(1 in all\)"):
+            load(tmp_path)
+    save_file({**weights, name: weights[name] * float("nan")}, path)
+    with pytest.raises(ValueError, match=rf"the weights in \S+ must be finite: unet\.{name} is not finite"):
+        load_pipeline_folder(tmp_path)

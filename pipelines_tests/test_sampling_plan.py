@@ -18,7 +18,8 @@ from scoresde_pipelines import (
     VPSDEScheduler,
 )
 from scoresde_pipelines.schedulers import sampling_loop
-from scoresde_pipelines.schedulers.predictors import exponential
+from scoresde_pipelines.schedulers.correctors import CORRECTORS
+from scoresde_pipelines.schedulers.predictors import PREDICTORS, exponential
 from scoresde_pipelines.schedulers.sampling_plan import COEFFICIENTS, SamplingPlan
 from scoresde_pipelines.schedulers.time_grids import TimeGrid
 
@@ -151,31 +152,59 @@ def test_the_denoised_image_is_not_computed_where_nobody_reads_it(monkeypatch):
 # ---------------------------------------------------------------------- where a loop begins
 
 
-def image_to_image(scheduler, begin: int, copies: bool, n: int = 20, v: float = 0.04) -> float:
+def image_to_image(scheduler, begin: int, kind: str = "slice", n: int = 20, v: float = 0.04) -> float:
     """Standard deviation of what a loop makes of noised N(0, v) data, from the entry `begin` on."""
     scheduler.set_timesteps(n)
     data = GaussianScoreModel(torch.zeros(1, 16, 16), v)
     generator = torch.Generator().manual_seed(0)
     timesteps = scheduler.timesteps[begin:]
-    timesteps = timesteps.clone() if copies else timesteps
     clean = math.sqrt(v) * torch.randn(16, 1, 16, 16, generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
     x = scheduler.add_noise(clean, noise, timesteps[:1].expand(16))
     network = data.network(scheduler)
-    for timestep in timesteps:
-        x = scheduler.step(network(x, timestep).sample, timestep, x, generator=generator).prev_sample
+    for timestep in {"slice": timesteps, "copy": timesteps.clone(), "numbers": timesteps.tolist()}[kind]:
+        output = network(scheduler.scale_model_input(x, timestep), timestep).sample
+        x = scheduler.step(output, timestep, x, generator=generator, return_dict=False)[0]
     assert scheduler.step_index == len(scheduler.timesteps)
     return float(x.std())
 
 
-@pytest.mark.parametrize("copies", [False, True])
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_slice_that_begins_within_a_level_ends_with_the_denoising(name, copies):
+SECOND_ORDER = ("heun", "exponential_multistep", "exponential_adams_bashforth", "learned_steps", "restart")
+
+
+@pytest.mark.parametrize("corrector", [None, *CORRECTORS])
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("name", ["ve", "subvp"])
+def test_a_slice_that_begins_within_a_level_ends_with_the_denoising(name, predictor, corrector):
     # Kandinsky's image-to-image pipelines slice `timesteps` without regard to `order`.
-    scheduler = SCHEDULERS[name](corrector="langevin", snr=0.05)
-    whole = image_to_image(scheduler, 14, False)
-    assert image_to_image(scheduler, 13, copies) == pytest.approx(whole, rel=0.03)
-    assert image_to_image(scheduler, 15, copies) == pytest.approx(whole, rel=0.03)
+    spacing = None if predictor == "restart" else "log_snr"
+    scheduler = SCHEDULERS[name](predictor=predictor, corrector=corrector, snr=0.05, timestep_spacing=spacing)
+    level = 7 * scheduler.order
+    whole = image_to_image(scheduler, level)
+    if predictor in SECOND_ORDER:
+        assert whole == pytest.approx(0.2, rel=0.1)
+    for begin in range(level + 1, level + scheduler.order):
+        assert image_to_image(scheduler, begin) == pytest.approx(whole, rel=0.05)
+
+
+@pytest.mark.parametrize(("predictor", "corrector"), [("heun", None), ("exponential", "metropolis_langevin")])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_copy_of_a_slice_is_that_slice(name, predictor, corrector):
+    scheduler = SCHEDULERS[name](predictor=predictor, corrector=corrector, snr=0.05)
+    for begin in range(6 * scheduler.order, 7 * scheduler.order):
+        assert image_to_image(scheduler, begin, "copy") == image_to_image(scheduler, begin)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_numbers_that_begin_within_a_level_are_refused(name):
+    # They do not say which of the entries of a level they are; to begin with the first one would leave out a predictor step.
+    scheduler = SCHEDULERS[name](corrector="langevin", correct_steps=2, snr=0.05, predictor="exponential")
+    assert image_to_image(scheduler, 12, "numbers") == image_to_image(scheduler, 12)
+    for begin in (13, 14):
+        with pytest.raises(
+            ValueError, match=r"timestep must be entry 1. of .*, the next step of its level, got entry 15"
+        ):
+            image_to_image(scheduler, begin, "numbers")
 
 
 def test_every_step_is_held_against_the_plan():

@@ -53,3 +53,18 @@ def test_other_starts_are_not_warned_of():
         first_step(vp, noise[0])
         ve.set_timesteps(4)
         torch.func.vmap(lambda x: ve.step(x, 50.0, x).prev_sample, randomness="same")(noise[:1])
+
+
+def test_a_prologue_refuses_a_state_that_has_its_noise_already():
+    """Image-to-image at strength 1 with `prologue=True`: pictures of standard deviation 10 instead of 0.2."""
+    for sigma_max in (20.0, 1348.0):
+        scheduler = VESDEScheduler(sigma_max=sigma_max, prologue=True)
+        scheduler.set_timesteps(4)
+        noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        x = scheduler.add_noise(torch.zeros_like(noise), noise, scheduler.timesteps[:1])
+        with pytest.raises(ValueError, match=r"sample must be unit noise .* make the scheduler with prologue=False"):
+            scheduler.step(x, scheduler.timesteps[0], x)
+        for unit in (noise, 2 * noise):
+            prior = scheduler.step(x, scheduler.timesteps[0], unit).prev_sample
+            assert torch.equal(prior, sigma_max * unit)
+            scheduler.set_timesteps(4)

@@ -11,7 +11,8 @@ import threading
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from scoresde_pipelines.training import checkpoints
 from scoresde_pipelines.training.ema import ExponentialMovingAverage
@@ -23,11 +24,11 @@ from scoresde_pipelines.training.safe_state import load_state_file
 class Run:
     """A network with one weight per number, its average, AdamW and a schedule that halves the rate."""
 
-    def __init__(self, output_dir, numbers=3, total_limit=None, **settings):
+    def __init__(self, output_dir, numbers=3, total_limit=None, rate=0.1, **settings):
         torch.manual_seed(0)
         self.network = torch.nn.Linear(numbers, 1)
         self.ema = ExponentialMovingAverage(self.network, 0.5)
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate)
         self.schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
         accelerator = Accelerator(cpu=True)
         _, self.optimizer = accelerator.prepare(self.network, optimizer)
@@ -219,6 +220,107 @@ def test_state_of_another_kind_is_named(tmp_path):
         Run(tmp_path).manager.load("latest")
     with pytest.raises(ValueError, match=r"net\.safetensors does not fit the network"):
         Run(tmp_path, numbers=4).manager.load("latest")
+
+
+def tensors_changed(checkpoint, name, change):
+    """Rewrites a file of a checkpoint with its tensors changed, and the checksums of it."""
+    with safe_open(checkpoint / name, "pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    change(tensors)
+    rewrite(checkpoint, name, save(tensors, metadata))
+
+
+def entries_changed(checkpoint, name, change):
+    """The same of what lies around the tensors."""
+    with safe_open(checkpoint / name, "pt") as file:
+        structure = json.loads(file.metadata()["structure"])
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    rewrite(checkpoint, name, save(tensors, {"structure": json.dumps(change(structure))}))
+
+
+def one_wrong(key, change):
+    def wrong(tensors):
+        tensors[key] = change(tensors[key]).contiguous()
+
+    return wrong
+
+
+def not_finite(tensor):
+    return torch.where(torch.arange(tensor.numel()).reshape(tensor.shape) == 1, float("nan"), tensor)
+
+
+MOMENT = "state.0.exp_avg"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("net", one_wrong("weight", not_finite), "must hold finite numbers: weight is not finite"),
+        ("net_ema", one_wrong("weight", not_finite), "must hold finite numbers: weight is not finite"),
+        ("net", one_wrong("weight", torch.Tensor.half), "must hold weight as torch.float32, got torch.float16"),
+        ("net_ema", one_wrong("bias", torch.Tensor.char), "must hold bias as torch.float32, got torch.int8"),
+        ("net", one_wrong("weight", torch.t), "does not fit the network"),
+        ("net", lambda tensors: tensors.pop("bias"), "does not fit the network"),
+        ("optimizer", one_wrong(MOMENT, not_finite), r"must hold finite numbers: state\.0\.exp_avg is not finite"),
+        ("optimizer", one_wrong(MOMENT, torch.t), r"exp_avg of state 0 must have the shape and dtype .* got \(3, 1\)"),
+        ("optimizer", one_wrong(MOMENT, torch.Tensor.int), "exp_avg of state 0 must have .* torch.int32"),
+        ("process_0", one_wrong("random.torch", lambda x: x[:9]), "the random state of the checkpoint cannot be"),
+        ("process_0", one_wrong("random.numpy.1", lambda x: x[:9]), "the random state of the checkpoint cannot be"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named_with_their_file(name, change, message, tmp_path):
+    # Their checksums are right: somebody wrote them so.
+    saved_run(tmp_path)
+    tensors_changed(tmp_path / "checkpoint-1", f"{name}.safetensors", change)
+    with pytest.raises(ValueError, match=rf"checkpoint-1/{name}\.safetensors.*{message}"):
+        Run(tmp_path).manager.load("latest")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("optimizer", '["lr", 0.05]', '["lr", "fast"]', "lr must be a number, got str"),
+        ("optimizer", '["lr", 0.05]', '["lr", 1' + "0" * 400 + "]", "lr must be a finite number"),
+        ("optimizer", '["lr", 0.05]', '["rate", 0.05]', "'lr'"),
+        ("optimizer", '"exp_avg",', '"average",', "state 0 must have step, exp_avg, exp_avg_sq, got none for exp_avg"),
+        ("optimizer", '["params", [0, 1]]', '["params", [0]]', "param_groups must hold the parameters of the run"),
+        ("lr_scheduler", '["last_epoch", 1]', '["last_epoch", "x"]', "last_epoch must be an integer"),
+        ("lr_scheduler", '["last_epoch", 1]', '["last_epoch", 1e300]', "last_epoch must be an integer"),
+        ("lr_scheduler", '["last_epoch", 1]', '["last_epoch", 1], ["step", 3]', "must hold .* got step as well"),
+        ("lr_scheduler", '["base_lrs", [0.1]]', '["base_lrs", []]', r"base_lrs must be a list of 1, got \[\]"),
+        ("process_0", '"random"', '"chance"', "must hold the random state and the state of a process"),
+    ],
+)
+def test_entries_that_do_not_fit_are_named_with_their_file(name, old, new, message, tmp_path):
+    saved_run(tmp_path)
+
+    def change(structure):
+        text = json.dumps(structure)
+        assert old in text
+        return json.loads(text.replace(old, new))
+
+    entries_changed(tmp_path / "checkpoint-1", f"{name}.safetensors", change)
+    with pytest.raises(ValueError, match=rf"checkpoint-1/{name}\.safetensors.*{message}"):
+        Run(tmp_path).manager.load("latest")
+
+
+def test_the_settings_of_the_optimizer_are_those_of_the_run_that_resumes(tmp_path):
+    # `--allow_changed_settings learning_rate adam_beta1`: the schedule goes on from the new rate.
+    saved_run(tmp_path)
+    entries_changed(
+        tmp_path / "checkpoint-1",
+        "optimizer.safetensors",
+        lambda structure: json.loads(json.dumps(structure).replace('["maximize", false]', '["maximize", true]')),
+    )
+    again = Run(tmp_path, rate=0.4)
+    again.optimizer.param_groups[0]["betas"] = (0.7, 0.8)
+    again.manager.start("latest")
+    group = again.optimizer.param_groups[0]
+    assert (group["maximize"], group["betas"]) == (False, (0.7, 0.8))
+    assert group["lr"] == pytest.approx(0.2) and again.schedule.get_last_lr() == pytest.approx([0.2])
+    again.update()
+    assert group["lr"] == pytest.approx(0.1)
 
 
 def test_changed_settings_are_refused_by_name_unless_allowed(tmp_path, caplog):

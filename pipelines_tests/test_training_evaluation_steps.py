@@ -224,3 +224,29 @@ def test_weights_spread_over_processes_are_refused(folder, tmp_path, monkeypatch
     monkeypatch.setattr(trainer_core, "make_accelerator", faked)
     with pytest.raises(ValueError, match=f"the distributed type must be one of NO, .*, got {kind}: averages and"):
         trainer(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", [b"[]\n", b"\x80\n", b'{"loss": 1}\n', b'{"step": "x"}\n', b"[" * 100_000 + b"\n"])
+def test_a_damaged_line_of_the_measurements_is_named(damage, folder, tmp_path):
+    options = [
+        "--validation_split",
+        "test",
+        "--eval_steps",
+        "1",
+        "--checkpointing_steps",
+        "1",
+        "--max_train_steps",
+        "1",
+    ]
+    run = trainer(folder, tmp_path, *options)
+    run.train()
+    run.finish()
+    path = tmp_path / "evaluation.jsonl"
+    whole = path.read_bytes()
+    resume = [*options, "--resume_from_checkpoint", "latest"]
+    path.write_bytes(whole + damage)
+    with pytest.raises(ValueError, match=r"evaluation\.jsonl is damaged in line 2 \(.*remove it to go on"):
+        trainer(folder, tmp_path, *resume)
+    path.write_bytes(whole + b'{"step": 2, "lo')  # killed while it was written
+    trainer(folder, tmp_path, *resume).checkpoints.close()
+    assert path.read_bytes() == whole

@@ -17,10 +17,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .checks import check_function, check_instance, check_state, check_time, describe
+from .checks import check_function, check_instance, check_state, check_time
 from .guidance_scale import Extrapolation, GuidanceScale, NoiseRatio
 from .inference_mode import differentiates
-from .score_function import ScoreFunction, check_score, evaluations_of, part
+from .score_function import ScoreFunction, check_log_prob, check_score, evaluations_of, part
 from .sde import SDE
 
 
@@ -171,10 +171,6 @@ class ClassifierFreeGuidance(Extrapolation):
 
 def _gradient(log_prob: Tensor, state: Tensor, create_graph: bool) -> Tensor:
     """The gradient (B, *D) of log-probabilities (B,) to the states that they were computed from."""
-    if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
-        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {describe(log_prob)}")
-    if not log_prob.requires_grad:
+    if not check_log_prob(log_prob, state).requires_grad:
         raise ValueError("log_prob must return a value that depends on x, got one without a gradient")
-    if log_prob.shape != state.shape[:1]:
-        raise ValueError(f"log_prob must return shape ({len(state)},), got {tuple(log_prob.shape)}")
     return torch.autograd.grad(log_prob.sum(), state, create_graph=create_graph)[0]

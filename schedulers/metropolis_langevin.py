@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .checks import check_function
 from .linear_systems import inner
+from .score_function import check_log_prob
 from .sde import SDE, expand_to
 from .step_checks import check_noisy_step
 
@@ -34,6 +35,9 @@ class MetropolisLangevin:
 
     Args:
         log_prob: `(x, t) -> log p_t(x)`, (B, *D) to (B,), up to a constant; by default from the score.
+
+    Raises:
+        TypeError, ValueError: for a `log_prob` that is no function, and where it returns something else.
     """
 
     def __init__(self, log_prob: Callable[[Tensor, Tensor], Tensor] | None = None):
@@ -82,7 +86,8 @@ class MetropolisLangevin:
         if self.log_prob is None:
             log_ratio = inner(proposal - x, 2 * middle - both) / 3
         else:
-            log_ratio = self.log_prob(proposal, t) - self.log_prob(x, t) - inner(proposal - x, both) / 2
+            after, before = (check_log_prob(self.log_prob(state, t), state) for state in (proposal, x))
+            log_ratio = after - before - inner(proposal - x, both) / 2
         log_ratio = log_ratio - expand_to(size, log_ratio) / 4 * inner(last - first, both)
         self.acceptance = log_ratio.clamp_max(0).exp()
         accepted = (uniform < self.acceptance).reshape(-1, *(1,) * (x.ndim - 1))

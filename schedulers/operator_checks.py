@@ -9,54 +9,112 @@ from torch import Tensor
 from .checks import check_finite, check_function, check_instance, check_integer, check_number
 from .linear_operator import LinearOperator, apply
 from .linear_systems import inner
-from .sde import LARGEST_SIGMA, SDE, expand_to
+from .sde import LARGEST_SIGMA, SDE, finest_dtype
+
+
+PROBES = 2
+TOLERANCE = 1e-3  # relative; TF32 and half-precision kernels round to about that
 
 
 def gram_factor(operator: LinearOperator, measurement: Tensor) -> float | None:
     """The number g with A At = g I on the range of A, or None; found with a random one like `measurement`."""
-    generator = torch.Generator().manual_seed(0)
-    back = apply(operator, "At", torch.randn(measurement[:1].shape, generator=generator, device="cpu").to(measurement))
-    y = apply(operator, "A", back)
-    again = apply(operator, "A", apply(operator, "At", y))
-    if y.shape != measurement[:1].shape:
+    y, again = _seen_again(operator, measurement)
+    if y.shape != measurement.shape:
         raise ValueError(
             f"measurement must have a shape that {type(operator).__name__}.A gives, got {tuple(measurement.shape)}"
         )
-    gain = inner(again, y) / inner(y, y)
-    return float(gain) if float((again - expand_to(gain, y) * y).norm()) < 1e-4 * float(again.norm()) else None
+    y, again = y.to(_finest(y)), again.to(_finest(y))
+    gain = inner(again, y).sum() / inner(y, y).sum()
+    return float(gain) if float((again - gain * y).norm()) < 1e-4 * float(again.norm()) else None
 
 
 def check_condition(score_fn: Any, sde: Any, operator: Any, y: Any) -> None:
     """Raises TypeError or ValueError, naming the argument, for what a posterior cannot be made of."""
     check_function("score_fn", score_fn)
+    check_constraint(sde, operator, y, "y")
+
+
+def check_constraint(sde: Any, operator: Any, y: Any, name: str) -> None:
+    """The same of a constraint, which has no score; `name` is that of the measurement `y`."""
     check_instance("sde", sde, SDE)
     check_instance("operator", operator, LinearOperator)
-    check_measurement("y", y)
-    _check_adjoint(operator, y)
-
-
-def _check_adjoint(operator: LinearOperator, y: Tensor) -> None:
-    # On the range of At, as the shape of the states is not known.
-    generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(y.shape, generator=generator, device="cpu").to(y) for _ in range(2))
-    x = apply(operator, "At", first)
-    image, back = apply(operator, "A", x), apply(operator, "At", second)
+    check_measurement(name, y)
+    generator = torch.Generator().manual_seed(1)
+    state = apply(operator, "At", _normal(y.shape, generator, y))
+    image = apply(operator, "A", state)
     if image.shape != y.shape:
         raise ValueError(
-            f"y must have the shape that operator {type(operator).__name__}.A gives, got {tuple(y.shape)}"
+            f"{name} must have the shape that operator {type(operator).__name__}.A gives, got {tuple(y.shape)}"
         )
-    _compare(
-        operator,
-        inner(image, second).sum() - inner(x, back).sum(),
-        image.norm() * second.norm() + x.norm() * back.norm(),
-    )
+    _check_adjoint(operator, y, state.shape)
 
 
-def _compare(operator: LinearOperator, difference: Tensor, size: Tensor) -> None:
-    if not bool(difference.abs() <= 1e-3 * size):
+def _normal(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
+    return torch.randn(*shape, generator=generator, device="cpu").to(like)
+
+
+@torch.no_grad()
+def _check_adjoint(operator: LinearOperator, y: Tensor, shape: Sequence[int]) -> None:
+    """Raises ValueError unless <A x, y> = <x, At y> for each sample, for states of `shape` and measurements like `y`.
+
+    Random x and y alone find a wrong block, or a transposed matrix, and y = A x a wrong scale or sign.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(PROBES):
+        x = _normal(shape, generator, y)
+        image = apply(operator, "A", x)
+        largest = image.abs().max().clamp_min(torch.finfo(y.dtype).tiny)
+        for one in (_normal(y.shape, generator, y), image / largest):
+            _compare(operator, (image, one), (x, _state(operator, one, shape)))
+    _check_gram(operator, y)
+
+
+def _state(operator: LinearOperator, y: Tensor, shape: Sequence[int]) -> Tensor:
+    state = apply(operator, "At", y)
+    if state.shape != torch.Size(shape):
+        raise ValueError(
+            f"operator {type(operator).__name__}.At must give states of shape {tuple(shape)}, got {tuple(state.shape)}"
+        )
+    return state
+
+
+def _compare(operator: LinearOperator, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> None:
+    # The products of random x and y are sums of terms with random signs, of about the size of the norm of the terms: the
+    # norms of the factors would be larger by the square root of their number, and let a wrong scale pass.
+    first, second = ((a.to(_finest(a)) * b.to(_finest(b))).flatten(1) for a, b in (left, right))
+    size = first.norm(dim=1) + second.norm(dim=1)
+    if not bool(((first.sum(1) - second.sum(1)).abs() <= _tolerance(left[0]) * size).all()):
         raise ValueError(
             f"operator {type(operator).__name__}.At is not the adjoint of A: <A x, y> differs from <x, At y>"
         )
+    if not bool(size.any()):
+        raise ValueError(f"operator {type(operator).__name__}.A must measure something, got zeros for random states")
+
+
+def _check_gram(operator: LinearOperator, y: Tensor) -> None:
+    """Raises TypeError or ValueError if the operator's `gram` is not what it promises."""
+    if operator.gram is None:
+        return
+    name = f"operator {type(operator).__name__}.gram"
+    gain = check_number(name, operator.gram, 0, ends="()")
+    image, again = (value.to(_finest(value)).flatten(1) for value in _seen_again(operator, y))
+    if not bool(((again - gain * image).norm(dim=1) <= _tolerance(y) * gain * image.norm(dim=1)).all()):
+        raise ValueError(f"{name} must be the number g with A At = g I on the range of A, got {operator.gram!r}")
+
+
+def _seen_again(operator: LinearOperator, y: Tensor) -> tuple[Tensor, Tensor]:
+    """A random measurement like `y`, and A At of it."""
+    generator = torch.Generator().manual_seed(0)
+    image = apply(operator, "A", apply(operator, "At", _normal(y.shape, generator, y)))
+    return image, apply(operator, "A", apply(operator, "At", image))
+
+
+def _finest(x: Tensor) -> torch.dtype:
+    return finest_dtype(x.device)
+
+
+def _tolerance(x: Tensor) -> float:
+    return max(TOLERANCE, 16 * torch.finfo(x.dtype).eps)
 
 
 def check_measurement(name: str, y: Any) -> Tensor:
@@ -96,25 +154,17 @@ def check_operator(operator: LinearOperator, sample_shape: Sequence[int], measur
 
     Raises:
         TypeError, ValueError: for an argument of another type.
-        ValueError: if A x does not have the shape of the measurement, or At is not the adjoint of A.
+        ValueError: if A x does not have the shape of the measurement, At is not the adjoint of A, or `gram` is wrong.
     """
     _check_arguments(operator, sample_shape, measurement)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(len(measurement), *sample_shape, generator=generator, device="cpu").to(measurement)
-    image = apply(operator, "A", x)
+    shape = (len(measurement), *sample_shape)
+    image = apply(operator, "A", torch.zeros(shape, dtype=measurement.dtype, device=measurement.device))
     if image.shape != measurement.shape:
         raise ValueError(
             f"measurement must have the shape that {type(operator).__name__}.A gives for states of shape "
-            f"{tuple(x.shape)}, which is {tuple(image.shape)}, got {tuple(measurement.shape)}"
+            f"{shape}, which is {tuple(image.shape)}, got {tuple(measurement.shape)}"
         )
-    y = apply(operator, "A", torch.randn(x.shape, generator=generator, device="cpu").to(x))
-    back = apply(operator, "At", y)
-    if back.shape != x.shape:
-        raise ValueError(
-            f"operator {type(operator).__name__}.At must give states of shape {tuple(x.shape)}, got {tuple(back.shape)}"
-        )
-    difference = inner(image, y).sum() - inner(x, back).sum()
-    _compare(operator, difference, image.norm() * y.norm() + x.norm() * back.norm())
+    _check_adjoint(operator, measurement, shape)
 
 
 def check_range(

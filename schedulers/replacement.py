@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .checks import check_function, check_instance, check_state, check_time
+from .checks import check_function, check_state, check_time
 from .linear_operator import LinearOperator, apply
-from .operator_checks import check_measurement
+from .operator_checks import check_constraint
 from .score_function import check_score
 from .sde import SDE, expand_to
 
@@ -26,6 +26,9 @@ class Replacement:
         operator: A; its measurement is taken as exact.
         measurement: y, shape (B, *M), in the units of the state.
         draw: returns new standard normal noise in the shape of the state it is given.
+
+    Raises:
+        TypeError, ValueError: for an argument of another type, or an operator whose `At` is not the adjoint of its `A`.
     """
 
     def __init__(
@@ -35,9 +38,7 @@ class Replacement:
         measurement: Tensor,
         draw: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
-        check_instance("sde", sde, SDE)
-        check_instance("operator", operator, LinearOperator)
-        check_measurement("measurement", measurement)
+        check_constraint(sde, operator, measurement, "measurement")
         check_function("draw", draw)
         self.sde, self.operator, self.measurement, self.draw = sde, operator, measurement, draw
         self._known: Tensor | None = None

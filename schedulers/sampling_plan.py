@@ -93,11 +93,12 @@ class SamplingPlan:
 
         Returns:
             `expected`, if its time is the given one. Otherwise the given entry itself, where the tensor is an element of
-            `timesteps` or `times` and no copy: a loop may begin or go on within a level, whose entries are equal.
-            Otherwise the first entry of the level with this time.
+            `timesteps` or `times`, or of a copy of their last entries: a loop may begin or go on within a level, whose
+            entries are equal. Otherwise the first entry of the level with this time.
 
         Raises:
-            ValueError: for a time that is not in the plan, or comes before the expected one.
+            ValueError: for a time that is not in the plan, comes before the expected one, or is of the next level where the
+                state is still to be moved to it: a loop over numbers began within a level.
         """
         if as_real("timestep", timestep).numel() == 0:
             raise ValueError("timestep must be one entry of scheduler.timesteps, got an empty tensor")
@@ -105,7 +106,10 @@ class SamplingPlan:
         place = _element(timestep, self.times) if place is None and isinstance(timestep, Tensor) else place
         if place is None and expected is not None and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
             return expected  # To read the value would wait for the device at every step; the first step alone does.
-        place = self._search(timestep, timesteps) if place is None else place
+        if place is None:
+            place = self._search(timestep, timesteps)
+            if expected is None and isinstance(timestep, Tensor):
+                place = self._in_copy(timestep, place)
         if expected is None:
             return place
         if place < expected and self.times[place] != self.times[expected]:
@@ -113,7 +117,18 @@ class SamplingPlan:
                 f"timestep must be entry {expected} of scheduler.timesteps or a later one, got entry {place}, "
                 f"{float(timestep)!r}; call set_timesteps to begin again"
             )
-        return expected if self.times[place] == self.times[expected] else place
+        if self.times[place] == self.times[expected]:
+            return expected
+        self._check_order(place, expected)
+        return place
+
+    def _check_order(self, place: int, expected: int) -> None:
+        (level, phase), (next_level, _) = self.position(expected), self.position(place)
+        if phase > 0 and next_level == level + 1:
+            raise ValueError(
+                f"timestep must be entry {expected} of scheduler.timesteps, the next step of its level, got entry {place} "
+                "of the next one: begin at a multiple of scheduler.order, or with a slice of scheduler.timesteps"
+            )
 
     def _search(self, timestep: Tensor | float, timesteps: Tensor) -> int:
         value = torch.as_tensor(timestep, device="cpu").flatten()[:1]
@@ -127,6 +142,13 @@ class SamplingPlan:
             f"timestep must be one of scheduler.timesteps or scheduler.times, got {float(value)!r}; "
             "call set_timesteps first"
         )
+
+    def _in_copy(self, entry: Tensor, place: int) -> int:
+        # A copy of a slice has as many elements from `entry` on as the plan has from the entry that is meant.
+        size = entry.untyped_storage().nbytes() // entry.element_size()
+        meant = len(self.times) - int(size - entry.storage_offset())
+        copied = size > 1 and 0 <= meant < len(self.times)
+        return meant if copied and self.times[meant] == self.times[place] else place
 
 
 def _look_up(values: dict[float, Tensor], function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

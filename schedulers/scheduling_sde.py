@@ -34,7 +34,7 @@ from .predictors import Predictor, make_predictor
 from .scheduling_network import NetworkMixin, precise
 from .score_function import check_score
 from .sde import DATA_STD, SDE, SMALLEST_TIME
-from .start_check import warn_of_unit_noise
+from .start_check import check_unit_noise, warn_of_unit_noise
 from .step_checks import LARGEST_SNR, check_correction, check_prediction
 from .time_grids import MOST_LEVELS, TIME_GRIDS
 
@@ -282,6 +282,7 @@ class SDEScheduler(NetworkMixin):
         level, phase = plan.position(index)
         last = index == len(self.times) - 1
         if level < 0:
+            check_unit_noise(x, self.sde.prior_std)
             return (x * self.sde.prior_std,) * 2
         if last and plan.denoises:
             denoise = getattr(self.predictor, "denoise", None)

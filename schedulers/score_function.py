@@ -89,7 +89,7 @@ def evaluations_of(score_fn: Any, t: Tensor | None = None) -> int:
 
 
 def check_score(score: Any, x: Tensor, name: str = "score_fn") -> Tensor:
-    """`score`, if it is what a score function must return at `x` (B, *D): a floating-point tensor of this shape.
+    """`score`, if it is what a score function must return at `x` (B, *D): a floating-point tensor of this shape, beside `x`.
 
     Raises:
         TypeError, ValueError: for anything else.
@@ -98,4 +98,22 @@ def check_score(score: Any, x: Tensor, name: str = "score_fn") -> Tensor:
         raise TypeError(f"{name} must return a floating-point tensor, got {describe(score)}")
     if score.shape != x.shape:
         raise ValueError(f"{name} must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
+    if score.device != x.device or score.layout != x.layout:
+        raise ValueError(
+            f"{name} must return a tensor like x, {x.layout} on {x.device}, got {score.layout} on {score.device}"
+        )
     return score
+
+
+def check_log_prob(log_prob: Any, x: Tensor) -> Tensor:
+    """`log_prob`, if it is what a log-probability must return at `x` (B, *D): floating-point numbers (B,).
+
+    Raises:
+        TypeError, ValueError: for anything else.
+    """
+    if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
+        got = log_prob.dtype if isinstance(log_prob, Tensor) else type(log_prob).__name__
+        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {got}")
+    if log_prob.shape != x.shape[:1]:
+        raise ValueError(f"log_prob must return shape ({len(x)},), got {tuple(log_prob.shape)}")
+    return log_prob

@@ -1,4 +1,7 @@
-"""Whether a sampling run of a scheduler whose prior has a large standard deviation was started from unit noise."""
+"""Whether a sampling run of a scheduler whose prior has a large standard deviation was started from unit noise.
+
+Values are read for a standard deviation above `LEAST_SIGMA` alone, so that VP and sub-VP runs do not wait for the device.
+"""
 
 import math
 import warnings
@@ -16,18 +19,36 @@ def warn_of_unit_noise(x: Tensor, sigma: float) -> None:
     """Warns where the first state of a run, (B, *D), is unit noise and not noise of the standard deviation `sigma`.
 
     Stock pipelines that do not apply `init_noise_sigma` (DDPMPipeline, DDIMPipeline) start like that, and their pictures are
-    wrong. Values are read for `sigma` above `LEAST_SIGMA` alone, so that VP and sub-VP runs do not wait for the device.
+    wrong.
     """
-    if sigma < LEAST_SIGMA or x.numel() < FEWEST_VALUES or x.is_meta or torch.compiler.is_compiling():
-        return
-    try:
-        found = float(x.detach().float().square().mean().sqrt())
-    except RuntimeError:  # in `torch.func.vmap` no value can be read
-        return
-    if abs(found - 1) < DEVIATIONS / math.sqrt(2 * x.numel()):
+    found = _root_mean_square(x, sigma)
+    if found is not None and abs(found - 1) < DEVIATIONS / math.sqrt(2 * x.numel()):
         warnings.warn(
             f"sample must have the standard deviation {sigma:g} at the first step, got unit noise: multiply it by "
             "init_noise_sigma, or for a pipeline that does not (DDPMPipeline, DDIMPipeline) make the scheduler with "
             "prologue=True",
             stacklevel=3,
         )
+
+
+def check_unit_noise(x: Tensor, sigma: float) -> None:
+    """Raises ValueError where the state that a prologue would scale to the prior, (B, *D), has that scale already.
+
+    Image-to-image pipelines at strength 1 begin at the prologue with a state of `add_noise`.
+    """
+    found = _root_mean_square(x, sigma)
+    if found is not None and found > math.sqrt(sigma):
+        raise ValueError(
+            f"sample must be unit noise at the first of timesteps, which prologue=True scales to the prior, got the "
+            f"standard deviation {found:.3g}: make the scheduler with prologue=False"
+        )
+
+
+def _root_mean_square(x: Tensor, sigma: float) -> float | None:
+    """Of all values; None where they are too few to tell, or cannot be read."""
+    if sigma < LEAST_SIGMA or x.numel() < FEWEST_VALUES or x.is_meta or torch.compiler.is_compiling():
+        return None
+    try:
+        return float(x.detach().float().square().mean().sqrt())
+    except RuntimeError:  # in `torch.func.vmap` no value can be read
+        return None

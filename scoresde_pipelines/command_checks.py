@@ -70,22 +70,44 @@ def check_device(value: str | None) -> str | None:
     return value
 
 
-def check_model(value: Any) -> Any:
-    """A check that a name, where one is given, can be that of a model: a folder that exists, a shipped name, or a Hub id."""
-    from .training.model_names import locate
-
-    for one in _listed(value):
-        _refused(partial(locate, one))
+def check_model(value: str) -> str:
+    """A check that a name can be that of a model: a folder with a pipeline, a shipped name, or a Hub id."""
+    _refused(lambda: _check_place(value))
     return value
 
 
 def check_models(value: Any) -> Any:
-    """`check_model` of names that may be patterns, "runs/x/checkpoint-*", which must match something."""
+    """`check_model` of names, where any are given, that may be training checkpoints and patterns, "runs/x/checkpoint-*"."""
+    from .training.model_names import CHECKPOINT_WEIGHTS
+
     for one in _listed(value):
         if not glob.has_magic(one):
-            check_model(one)
+            _refused(partial(_check_place, one, CHECKPOINT_WEIGHTS))
         elif not glob.glob(one):
             raise typer.BadParameter(f"model must match a folder, got {one!r}")
+    return value
+
+
+def _check_place(name: str, *others: str) -> None:
+    from .training.model_names import check_pipeline_folder, locate
+
+    place = locate(name)
+    if isinstance(place, Path):
+        check_pipeline_folder(place, *others)
+
+
+def check_run(value: Path) -> Path:
+    """A check that a folder is that of a training run: it holds a pipeline."""
+    if not value.is_dir():
+        raise typer.BadParameter(f"run must be a folder that exists, got {str(value)!r}")
+    _refused(lambda: _check_place(str(value)))
+    return value
+
+
+def check_file(parameter: typer.CallbackParam, value: Path) -> Path:
+    """A check that a file exists."""
+    if not value.is_file():
+        raise typer.BadParameter(f"{parameter.name} must be a file that exists, got {str(value)!r}")
     return value
 
 
@@ -145,6 +167,20 @@ def check_picture(value: Any) -> Any:
                 f"picture must be a file that Pillow reads, got {str(path)!r}: {error}"
             ) from error
     return value
+
+
+def check_same_size(image: Path, mask: Path) -> None:
+    """Raises ValueError where a mask has another size than its picture."""
+    from PIL import Image
+
+    from .training.pil_pictures import upright
+
+    sizes = []
+    for path in (image, mask):
+        with Image.open(path) as opened:
+            sizes.append("{} x {}".format(*upright(opened).size))
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"mask must have the size of the picture, {sizes[0]} pixels, got {sizes[1]}")
 
 
 def check_folder(parameter: typer.CallbackParam, value: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import typer
+
 from .command_options import (
     BatchSize,
     Device,
@@ -23,8 +25,9 @@ from .command_options import (
     TileOverlap,
     TileSize,
     Width,
+    named,
 )
-from .command_pictures import Geometry, restoration
+from .command_pictures import Geometry, model_shape, restoration
 
 
 def colorize(
@@ -51,10 +54,16 @@ def colorize(
     """Color a gray picture, in several ways. Of a color picture the mean of the channels is taken."""
 
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+    shape = model_shape(model)
+    if shape is not None and shape[0] == 1:
+        message = f"model must be one of colour images, got {model!r} with 1 channel"
+        raise typer.BadParameter(message, param_hint="--model")
+    with named("image"):
+        geometry.check(model, image)
 
     def problem(pipe: Any) -> dict[str, Any]:
         gray = geometry.open(image, pipe)
         return {"image": gray, "noise_std": noise_std} | geometry.arguments
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
-    run("ScoreSdeColorizationPipeline", num_images, restoration(steps, sampler, method, problem))
+    run("ScoreSdeColorizationPipeline", num_images, restoration(steps, sampler, method, problem), pictures=[image])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_checks import check_new_folder
+from .command_checks import check_file, check_new_folder
 from .command_options import Json, report
 
 
@@ -24,7 +24,9 @@ Equations* (Song et al., ICLR 2021): {facts}, {weights} weights.
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint_N.pth of the official PyTorch code.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="checkpoint_N.pth of the official PyTorch code.", callback=check_file)
+    ],
     folder: Annotated[
         Path, typer.Argument(help="Pipeline folder to write; must not exist yet.", callback=check_new_folder)
     ],

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .command_checks import check_new_folder, in_range
+from .command_checks import check_new_folder, check_run, in_range
 from .command_options import Json, report
 
 
@@ -18,7 +18,9 @@ its profile {error:.2g}).
 
 
 def ema(
-    run: Annotated[Path, typer.Argument(help="Output folder of a training run with --ema_widths.")],
+    run: Annotated[
+        Path, typer.Argument(help="Output folder of a training run with --ema_widths.", callback=check_run)
+    ],
     sigma_rel: Annotated[
         float,
         typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_checks import check_picture
+from .command_checks import check_picture, check_same_size
 from .command_options import (
     BatchSize,
     Device,
@@ -26,6 +26,7 @@ from .command_options import (
     TileOverlap,
     TileSize,
     Width,
+    named,
 )
 from .command_pictures import Geometry, restoration
 
@@ -54,10 +55,14 @@ def inpaint(
     """Fill in a part of a picture, in several ways; the rest stays exactly as it is."""
 
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+    with named("mask"):
+        check_same_size(image, mask)
+    with named("image"):
+        geometry.check(model, image, mask)
 
     def problem(pipe: Any) -> dict[str, Any]:
         whole, white = (geometry.open(path, pipe, whole=True) for path in (image, mask))
         return {"image": whole, "mask_image": white} | geometry.arguments
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
-    run("ScoreSdeInpaintPipeline", num_images, restoration(steps, sampler, method, problem))
+    run("ScoreSdeInpaintPipeline", num_images, restoration(steps, sampler, method, problem), pictures=[image, mask])

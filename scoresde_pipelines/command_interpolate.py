@@ -16,6 +16,7 @@ from .command_options import (
     Overwrite,
     PictureRun,
     Work,
+    named,
 )
 from .command_pictures import Geometry
 
@@ -41,6 +42,8 @@ def interpolate(
     if len(image) != 2:
         raise typer.BadParameter(f"image must be given twice, got {len(image)}", param_hint="--image")
     geometry = Geometry(fit=fit)
+    with named("image"):
+        geometry.check(model, *image, tiles=False)
 
     def prepare(pipe: Any, work: Work) -> Any:
         from .image_fit import fit_images
@@ -50,4 +53,4 @@ def interpolate(
         return lambda indices, generators: pipe.interpolate(first, last, num_images, tolerance)
 
     run = PictureRun(model, output, 0, device, dtype, num_images, overwrite, json)
-    run("ScoreSdeLikelihoodPipeline", num_images, prepare, num_images)
+    run("ScoreSdeLikelihoodPipeline", num_images, prepare, num_images, image)

@@ -99,8 +99,12 @@ def likelihood(
         raise typer.Exit(1) from error
     mean, standard_error, done = table.summary(count)
     if done >= count:
-        found = {"bits_per_dim": mean, "standard_error": standard_error, "images": done, "table": str(output)}
-        text = f"{mean:.4f} +- {standard_error:.4f} bits/dim over {done} images of {data} ({split}): {output}"
+        known_error = None if done == 1 else standard_error
+        found = {"bits_per_dim": mean, "standard_error": known_error, "images": done, "table": str(output)}
+        measured = f"{mean:.4f} bits/dim over 1 image"
+        if known_error is not None:
+            measured = f"{mean:.4f} +- {known_error:.4f} bits/dim over {done} images"
+        text = f"{measured} of {data} ({split}): {output}"
         report({"model": model, "data": data, "split": split, **found}, json, text)
 
 

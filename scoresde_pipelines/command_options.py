@@ -18,6 +18,7 @@ from .command_checks import (
     check_device,
     check_folder,
     check_model,
+    check_models,
     check_picture,
     check_seed,
     complete_model,
@@ -45,7 +46,7 @@ WeakModel = Annotated[
     str | None,
     typer.Option(
         help="Autoguidance by this model: as --model, or a training checkpoint.",
-        callback=check_model,
+        callback=check_models,
         autocompletion=complete_model,
     ),
 ]
@@ -95,11 +96,21 @@ class Work:
         """Turns exceptions into a message on stderr and an exit code."""
         try:
             yield
-        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-            if not self.started:
-                raise typer.BadParameter(str(error)) from error
-            typer.secho(f"error: {error}", fg="red", err=True)
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
+            text, memory = str(error), lacks_memory(error)
+            if memory:
+                reason = text.splitlines()[0] if text else type(error).__name__
+                text = f"memory must hold the pictures of a batch: make fewer at a time, or smaller ones ({reason})"
+            if not self.started and not memory:
+                raise typer.BadParameter(text) from error
+            typer.secho(f"error: {text}", fg="red", err=True)
             raise typer.Exit(1) from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error is that of an allocation, on a CPU or a GPU."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 @contextmanager
@@ -151,7 +162,8 @@ def load_weak(model: str, pipe: Any) -> Any:
     """
     from .evaluation_models import load_weak_network
 
-    return load_weak_network(model).to(pipe.device, pipe.unet.dtype)
+    network = load_weak_network(model).to(pipe.device)
+    return network if network.dtype == pipe.unet.dtype else network.to(pipe.unet.dtype)
 
 
 def set_sampler(pipe: Any, sampler: str) -> dict[str, Any]:
@@ -160,9 +172,18 @@ def set_sampler(pipe: Any, sampler: str) -> dict[str, Any]:
     return options
 
 
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Refuses a folder that is a file, or holds anything and may not be overwritten."""
+def check_output(folder: Path, overwrite: bool, pictures: Sequence[Path] = (), count: int = 0) -> None:
+    """Refuses a folder that is a file, or holds anything and may not be overwritten, or one of the pictures that are read.
+
+    Args:
+        pictures: that are read; 0000.png and so on, `count` of them, and grid.png will be written.
+    """
     from .training.durable_files import holds_files
+
+    written = {GRID, *(_file_name(k) for k in range(count))}
+    for path in pictures:
+        if path.name in written and path.resolve().parent == folder.resolve():
+            raise ValueError(f"output must not be the folder of {str(path)!r}, which would be replaced")
 
     if folder.is_file() or (folder.is_dir() and holds_files(folder) and not overwrite):
         raise ValueError(f"output must be a new or an empty folder, got {str(folder)!r}: name another, or --overwrite")
@@ -194,13 +215,17 @@ def write_pictures(pictures: Sequence[Any], folder: Path, columns: int | None = 
     from .training.sampling import image_grid
 
     pixels = torch.from_numpy(np.stack([np.atleast_3d(np.asarray(picture)) for picture in pictures]))
-    named = {f"{k:04d}.png": picture for k, picture in enumerate(pictures)}
+    named = {_file_name(k): picture for k, picture in enumerate(pictures)}
     named[GRID] = image_grid(pixels.permute(0, 3, 1, 2), columns)
     intact = f"the pictures in {folder} are as they were"
     with filled_folder(folder, "the pictures", intact, GRID) as staged:
         for name, picture in named.items():
             picture.save(staged / name)
     return [folder / name for name in named]
+
+
+def _file_name(k: int) -> str:
+    return f"{k:04d}.png"
 
 
 def report(result: dict[str, Any], as_json: bool, text: str) -> None:
@@ -227,19 +252,24 @@ class PictureRun:
         count: int,
         prepare: Callable[[Any, Work], Callable[[range, list[Any]], Any]],
         columns: int | None = None,
+        pictures: Sequence[Path] = (),
     ) -> None:
-        """Loads a pipeline, lets `prepare(pipe, work)` return the call for a batch, and writes what it makes."""
+        """Loads a pipeline, lets `prepare(pipe, work)` return the call for a batch, and writes what it makes.
+
+        `pictures` are read, and must not be replaced.
+        """
         work, start = Work(), time.perf_counter()
+        with named("output"):
+            check_output(self.output, self.overwrite, pictures, count)
         with work.errors():
-            check_output(self.output, self.overwrite)
             typer.echo(f"loading {self.model}", err=True)
             pipe = load_pipeline(pipeline, self.model, self.device, self.dtype)
             call = prepare(pipe, work)
-            pictures = in_batches(work, count, self.batch_size, self.seed, call, pipe)
-            files = [str(path) for path in write_pictures(pictures, self.output, columns)]
+            made = in_batches(work, count, self.batch_size, self.seed, call, pipe)
+            files = [str(path) for path in write_pictures(made, self.output, columns)]
         seconds, calls = time.perf_counter() - start, sum(work.calls) / len(work.calls)
         found = {"model": self.model, "images": files[:-1], "grid": files[-1], "seed": self.seed}
         found |= {"network_calls": calls, "seconds": round(seconds, 3)}
-        noun = "image" if len(pictures) == 1 else "images"
-        text = f"{len(pictures)} {noun}, {calls:g} network calls each, {seconds:.1f} s: {self.output}"
+        noun = "image" if len(made) == 1 else "images"
+        text = f"{len(made)} {noun}, {calls:g} network calls each, {seconds:.1f} s: {self.output}"
         report(found, self.json, text)

@@ -72,20 +72,48 @@ class Geometry:
 
         with Image.open(path) as opened:
             picture = upright(opened.copy())
+            _say_what_is_left_out(path, opened)
         if self.any_size:
             return picture
         _, height, width = pipe.shape_at(**self.size)
         size, sides = (height // scale, width // scale), (picture.height, picture.width)
-        if self.fit is None and sides != size:
-            ways = "--fit pad (all of it, shrunk where it is larger) or --fit crop (its middle)"
-            ways = f"--tile-size (all of it in its own size), {ways}" if tiles else ways
-            raise ValueError(f"image must be {_text(size)} pixels, got {_text(sides)} in {path}: give {ways}")
+        self._check_sides(path, sides, size, tiles)
         if self.fit is not None and not whole:
             changes = _changes(sides, size, self.fit)
             hint = ": --tile-size takes it as it is" if tiles else ""
             if changes:
                 typer.secho(f"warning: {path}, {_text(sides)} pixels, {changes}{hint}", fg="yellow", err=True)
         return picture
+
+    def check(self, model: str, *paths: Path, scale: int = 1, tiles: bool = True) -> None:
+        """Refuses pictures of another size before the model is loaded, where files of this machine say what its size is.
+
+        Args:
+            scale, tiles: as in `open`.
+
+        Raises:
+            ValueError: as in `open`, or for a scale that does not divide the model's size.
+        """
+        from PIL import Image
+
+        from .training.pil_pictures import upright
+
+        shape = model_shape(model)
+        if shape is None or self.any_size:
+            return
+        size = (self.height or shape[1], self.width or shape[2])
+        if size[0] % scale or size[1] % scale:
+            raise ValueError(f"scale must divide the network's height and width {size}, got {scale}")
+        for path in paths:
+            with Image.open(path) as opened:
+                width, height = upright(opened).size
+            self._check_sides(path, (height, width), (size[0] // scale, size[1] // scale), tiles)
+
+    def _check_sides(self, path: Path, sides: tuple[int, int], size: tuple[int, int], tiles: bool) -> None:
+        if self.fit is None and sides != size:
+            ways = "--fit pad (all of it, shrunk where it is larger) or --fit crop (its middle)"
+            ways = f"--tile-size (all of it in its own size), {ways}" if tiles else ways
+            raise ValueError(f"image must be {_text(size)} pixels, got {_text(sides)} in {path}: give {ways}")
 
     def tensor(self, path: Path, pipe: Any, *, tiles: bool = True) -> Any:
         """A picture as a float32 tensor (1, channels, height, width) in [0, 1], not yet fitted."""
@@ -96,6 +124,27 @@ class Geometry:
     def fitted_size(self, pipe: Any) -> tuple[int, int] | None:
         """Height and width that pictures are fitted to; None where they are left as they are."""
         return None if self.fit is None else pipe.shape_at(**self.size)[1:]
+
+
+def model_shape(model: str) -> tuple[int, int, int] | None:
+    """Channels, height and width of a model's images, where files of this machine say so."""
+    from .model_facts import folder_shape
+    from .training.model_names import locate
+
+    place = locate(model)
+    return folder_shape(place) if isinstance(place, Path) else None
+
+
+def _say_what_is_left_out(path: Path, opened: Any) -> None:
+    """Warns of what a result cannot hold: further frames of a picture, and its transparency."""
+    from .training.pil_pictures import has_transparency
+
+    frames = getattr(opened, "n_frames", 1)
+    if frames > 1:
+        typer.secho(f"warning: {path} has {frames} frames: the first one is taken", fg="yellow", err=True)
+        opened.seek(0)
+    if has_transparency(opened) and opened.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        typer.secho(f"warning: {path} is transparent in parts: they become white", fg="yellow", err=True)
 
 
 def _text(sides: tuple[int, int]) -> str:

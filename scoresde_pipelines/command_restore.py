@@ -26,6 +26,7 @@ from .command_options import (
     TileOverlap,
     TileSize,
     Width,
+    named,
 )
 from .command_pictures import Geometry, restoration
 
@@ -60,6 +61,8 @@ def restore(
     if blur_std == 0 and noise_std == 0:
         raise typer.BadParameter("blur-std or noise-std must be positive, got 0 for both")
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+    with named("image"):
+        geometry.check(model, image)
 
     def problem(pipe: Any) -> dict[str, Any]:
         from .deblurring import TRAINED_NETWORK, Deblurring
@@ -71,4 +74,4 @@ def restore(
         return stated | {"height": height, "width": width}
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
-    run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem))
+    run("ScoreSdeInverseProblemPipeline", num_images, restoration(steps, sampler, method, problem), pictures=[image])

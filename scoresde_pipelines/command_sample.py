@@ -64,6 +64,10 @@ def sample(
     labels = [] if label is None else [int(name) if name.isdecimal() else name for name in label]
     with named("class"):
         check_classes(model, labels)
+    if guidance_scale != 1 and not labels:
+        raise typer.BadParameter(f"must be 1 without --class, got {guidance_scale:g}", param_hint="--guidance-scale")
+    if weak_guidance_scale is not None and weak_model is None:
+        raise typer.BadParameter("must not be given without --weak-model", param_hint="--weak-guidance-scale")
 
     def prepare(pipe: Any, work: Work) -> Any:
         options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}

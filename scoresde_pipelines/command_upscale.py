@@ -25,6 +25,7 @@ from .command_options import (
     TileOverlap,
     TileSize,
     Width,
+    named,
 )
 from .command_pictures import Geometry, restoration
 
@@ -54,10 +55,12 @@ def upscale(
     """Enlarge a picture to the model's size, in several ways; averages of pixels stay as they are."""
 
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
+    with named("image"):
+        geometry.check(model, image, scale=scale)
 
     def problem(pipe: Any) -> dict[str, Any]:
         small = geometry.open(image, pipe, scale)
         return {"image": small, "scale": scale, "noise_std": noise_std} | geometry.arguments
 
     run = PictureRun(model, output, seed, device, dtype, batch_size, overwrite, json)
-    run("ScoreSdeSuperResolutionPipeline", num_images, restoration(steps, sampler, method, problem))
+    run("ScoreSdeSuperResolutionPipeline", num_images, restoration(steps, sampler, method, problem), pictures=[image])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .image_fit import fit_images, inside, measured_inside
 from .schedulers import BlurOperator, LinearOperator, MaskOperator
+from .schedulers.checks import check_number
 
 
 # What measured best for pictures with trained networks (docs/inverse_problems.md).
@@ -34,9 +35,14 @@ class Deblurring:
         Args:
             size: height and width to fit them to with `resize`, "crop" or "pad"; None leaves them as they are.
             blur_std: of the Gaussian blur in the fitted images, in pixels; 0 for none.
+
+        Raises:
+            ValueError: the blur reaches further than half of the images.
         """
         sides = (images.shape[-2], images.shape[-1])
         size, resize = (sides, None) if size is None else (size, resize)
+        # The kernel reaches three standard deviations to each side.
+        check_number("blur_std", blur_std, 0, (min(size) - 1) // 2 / 3)
         place = inside(sides, size, resize)
         # Without blur every pixel is measured.
         operator = BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(size).bool())

@@ -27,7 +27,7 @@ from .schedulers.checks import (
     check_number,
     check_path,
 )
-from .training.destinations import check_writable
+from .training.destinations import check_apart, check_writable
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_data
 from .training.evaluation.plan import check_metrics, check_num_images
 from .training.evaluation.real_images import FITS
@@ -116,6 +116,7 @@ def evaluate(
         if folder is not None:
             check_path(name, folder)
     check_writable("output", output)
+    check_apart("output", output, data)
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)

@@ -13,10 +13,7 @@ from safetensors.torch import load_file
 from .model_facts import Classes, folder_classes, folder_shape
 from .pipeline_score_sde import ScoreSdePipeline
 from .training.checkpoints import read_state
-from .training.model_names import ModelNotFoundError, locate
-
-
-CHECKPOINT_WEIGHTS = "unet_ema.safetensors"
+from .training.model_names import CHECKPOINT_WEIGHTS, ModelNotFoundError, locate
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ class ScoreSdeColorizationPipeline(LinearInversePipeline):
         channels = self.sample_shape[0]
         size = self.size_at(options)
         gray_weights = check_numbers("gray_weights", gray_weights)
+        if channels == 1:
+            raise ValueError("unet must generate images with colors, got a network of 1 channel")
         if len(gray_weights) != channels:
             raise ValueError(f"gray_weights must have one weight per channel, {channels}, got {len(gray_weights)}")
         if not any(gray_weights):

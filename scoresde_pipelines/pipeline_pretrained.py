@@ -1,6 +1,7 @@
 """Where the pipelines come from: names, folders, the Hub, and other pipelines."""
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from .registration import PACKAGE
 from .schedulers.scheduling_conversion import sde_scheduler_class
 from .training.destinations import check_writable
 from .training.durable_files import remove
-from .training.model_names import HubName, hub_errors, locate
+from .training.model_names import HubName, check_pipeline_folder, hub_errors, locate
 from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, read_index
 
 
@@ -31,21 +32,41 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
         """
         place = locate(pretrained_model_name_or_path)
         folder = cls._downloaded(place, kwargs) if isinstance(place, HubName) else place
-        if (folder / "model_index.json").is_file():
-            index = read_index(folder)
-            library, scheduler = index.get("scheduler", (None, None))
-            if library == PACKAGE and "scheduler" not in kwargs:
-                sde_scheduler_class(scheduler)  # diffusers' own message does not say what to import
-            key = "unet" if "unet" in index else "model"
-            library, network = index.get(key, (None, None))
-            if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
-                options = {name: kwargs[name] for name in NETWORK_OPTIONS if name in kwargs}
-                kwargs["unet"] = load_network(folder / key if (folder / key).is_dir() else folder, network, **options)
-            elif key == "model" and "unet" not in kwargs:
-                raise ValueError(
-                    f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
-                )
+        index = read_index(check_pipeline_folder(folder))
+        if "_class_name" not in index:
+            raise ValueError(f"{folder / 'model_index.json'} must name a class under '_class_name', got none")
+        cls._check_libraries(folder, index, kwargs)
+        library, scheduler = index.get("scheduler", (None, None))
+        if library == PACKAGE and "scheduler" not in kwargs:
+            sde_scheduler_class(scheduler)  # diffusers' own message does not say what to import
+        key = "unet" if "unet" in index else "model"
+        library, network = index.get(key, (None, None))
+        if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
+            options = {name: kwargs[name] for name in NETWORK_OPTIONS if name in kwargs}
+            kwargs["unet"] = load_network(folder / key if (folder / key).is_dir() else folder, network, **options)
+        elif key == "model" and "unet" not in kwargs:
+            raise ValueError(
+                f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
+            )
         return super().from_pretrained(str(folder), **kwargs)
+
+    @classmethod
+    def _check_libraries(cls, folder: Path, index: dict[str, Any], given: dict[str, Any]) -> None:
+        """Raises ValueError where a component would be looked for in a module that is not imported yet.
+
+        Older diffusers import it, and a file of that name in the working folder is then executed.
+        """
+        if given.get("trust_remote_code"):
+            return
+        for name in inspect.signature(cls.__init__).parameters:
+            library = (
+                index[name][0] if name not in given and isinstance(index.get(name), list) and index[name] else None
+            )
+            if isinstance(library, str) and library not in (*NETWORK_LIBRARIES, "transformers", *sys.modules):
+                raise ValueError(
+                    f"{folder / 'model_index.json'} must name an imported library under {name!r}, got {library!r}: a "
+                    "pipeline does not choose what is imported; import it first if it is yours"
+                )
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """As in `DiffusionPipeline`; there is no `model_index.json` until all is written: half a pipeline does not load.

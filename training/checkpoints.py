@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 from torch import nn
 
 from ..schedulers.checks import check_integer
@@ -31,6 +30,7 @@ from .durable_files import disk_errors, explain_disk_error, remove
 from .ema import ExponentialMovingAverage
 from .processes import check_replicated, keep_until_exit, on_all, on_main
 from .random_state import get_random_state, set_random_state
+from .restored_state import load_network, load_part
 from .run_lock import RunLock
 from .run_settings import SETTINGS_FILE, check_settings, new_run_id, read_run, write_run
 from .safe_state import check_finite_state, load_state_file, save_state_file
@@ -99,7 +99,8 @@ class CheckpointManager:
             allow_changed: settings that may differ from the checkpoint's.
 
         Returns:
-            what `save` was given as `state`, with "step" and "process_state"; None for a new run.
+            what `save` was given as `state`, with "step", "process_state" and the "path" of the checkpoint; None for a
+            new run.
 
         Raises:
             ValueError: another run writes into the folder or is stored there, or the checkpoint cannot be used.
@@ -168,26 +169,38 @@ class CheckpointManager:
         """Loads everything on this process."""
         state = _run_state(path)
         for name, module in self._modules.items():
-            _load_module(module, path / f"{name}.safetensors")
+            load_network(module, path / f"{name}.safetensors")
         for name, part in self._parts.items():
             file = path / f"{name}.safetensors"
             if name == "grad_scaler" and not file.exists():
                 continue  # the earlier part of the run needed none, and its settings may differ
-            try:
-                part.load_state_dict(load_state_file(file))
-            except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise ValueError(f"{file} does not fit the run: {error}") from error
+            load_part(part, load_state_file(file), file)
         for name, ema in self.emas.items():
-            ema.num_updates = check_integer(f"ema_updates of {name}", state["ema_updates"].get(name, 0), 0)
+            updates = state["ema_updates"].get(name, 0)
+            ema.num_updates = check_integer(f"ema_updates of {name} in {path}", updates, 0)
         own: dict[str, Any] = {"state": {}}
         if state["num_processes"] == self.accelerator.num_processes:
-            own = load_state_file(path / f"process_{self.accelerator.process_index}.safetensors")
-            set_random_state(own["random"], self.accelerator.device)
+            own = self._restore_process(path / f"process_{self.accelerator.process_index}.safetensors")
         elif self.accelerator.is_main_process:
             logger.warning("the checkpoint is of %d processes, the run has %d: each starts with a new random state",
                            state["num_processes"], self.accelerator.num_processes)  # fmt: skip
         self._saved = path
-        return {**state["progress"], "step": state["step"], "process_state": own["state"]}
+        return {**state["progress"], "step": state["step"], "process_state": own["state"], "path": str(path)}
+
+    def _restore_process(self, file: Path) -> dict[str, Any]:
+        """Restores the random state of this process, and returns what its file holds."""
+        own = load_state_file(file)
+        if (
+            not isinstance(own, dict)
+            or not isinstance(own.get("random"), dict)
+            or not isinstance(own.get("state"), dict)
+        ):
+            raise ValueError(f"{file} must hold the random state and the state of a process")
+        try:
+            set_random_state(own["random"], self.accelerator.device)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        return own
 
     # ------------------------------------------------------------------ saving
 
@@ -255,13 +268,6 @@ def _run_state(path: Path) -> dict[str, Any]:
     state = inspect(path, hashes=False)
     kinds = {"run_id": str, "settings": dict, "progress": dict, "num_processes": int, "ema_updates": dict}
     for name, kind in kinds.items():
-        if not isinstance(state.get(name), kind):
+        if type(state.get(name)) is not kind:
             raise ValueError(f"{path / STATE_FILE} must hold {name} as {kind.__name__}, got {state.get(name)!r}")
     return state
-
-
-def _load_module(module: nn.Module, path: Path) -> None:
-    try:
-        load_model(module, str(path))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} does not fit the network: {error}") from error

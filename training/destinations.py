@@ -6,6 +6,15 @@ import tempfile
 from pathlib import Path
 
 
+def check_apart(name: str, path: str | Path, data: str | Path) -> None:
+    """Raises ValueError where `path` is the folder of the data or lies in it: its pictures would be read as data."""
+    folder, wanted = Path(os.path.realpath(data)), Path(os.path.realpath(path))
+    if folder.is_dir() and wanted.is_relative_to(folder):
+        raise ValueError(
+            f"{name} must not lie in the folder of the data, whose images would then be more, got {str(path)!r}"
+        )
+
+
 def check_writable(name: str, path: str | Path) -> Path:
     """`path`, if a file or folder of this name can be written.
 

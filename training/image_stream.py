@@ -188,14 +188,14 @@ class ImageStream:
         return f"image {row.row} of shard {row.shard}" + (f" ({key})" if key else "")
 
 
-def check_bookmark(bookmark: Any) -> dict[str, Any] | None:
-    """The bookmark of a checkpoint, if it has the form of one or is None.
+def check_bookmark(bookmark: Any, name: str = "stream") -> dict[str, Any] | None:
+    """The bookmark of a checkpoint, if it has the form of one or is None; `name` is for the message.
 
     Raises:
         ValueError: it has not.
     """
     if bookmark is None:
         return None
-    place = check_place("stream", bookmark)
-    check_integer("stream's position", place.get("position"), 0, 2**63)
+    place = check_place(name, bookmark)
+    check_integer(f"position in {name}", place.get("position"), 0, 2**63)
     return place

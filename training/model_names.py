@@ -18,6 +18,7 @@ from typing import overload
 PRETRAINED = Path(str(resources.files(__package__.partition(".")[0]))) / "pretrained"
 EXPECTED = "a shipped name, a folder or a Hub id"
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
+CHECKPOINT_WEIGHTS = "unet_ema.safetensors"  # in the folder of a training checkpoint
 PATTERNS = ["*.json", "*.safetensors", "*.bin", "README.md"]
 
 
@@ -98,6 +99,19 @@ def locate(name: str | Path) -> Path | HubName:
             "(owner/name or owner/name@revision)"
         )
     return HubName(repository, revision or None)
+
+
+def check_pipeline_folder(folder: Path, *others: str) -> Path:
+    """`folder`, if there is a pipeline in it, or one of `others`, files of a training checkpoint.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    if not any((folder / name).is_file() for name in ("model_index.json", *others)):
+        raise ModelNotFoundError(
+            f"model must be {EXPECTED}, got {str(folder)!r}: no model_index.json is in this folder"
+        )
+    return folder
 
 
 @contextmanager

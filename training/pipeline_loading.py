@@ -15,11 +15,12 @@ from ..models.weight_files import check_weight_files
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from ..schedulers.scheduling_conversion import to_sde_scheduler
 from .model_names import resolve_pipeline
+from .safe_state import check_finite_state
 
 
 NETWORKS: dict[str, Any] = {"ncsnpp": NCSNpp, "ddpmpp": DDPMpp}
 SCHEDULERS: dict[str, Any] = {"ve": VESDEScheduler, "vp": VPSDEScheduler, "subvp": SubVPSDEScheduler}
-INDEX = "model_index.json"
+INDEX, SCHEDULER_CONFIG = "model_index.json", "scheduler_config.json"
 # Arguments of a pipeline's `from_pretrained` that its network takes as well.
 NETWORK_OPTIONS = ("dtype", "torch_dtype", "variant", "use_safetensors", "low_cpu_mem_usage")
 # With one of these, diffusers decides where each part of a network is.
@@ -61,8 +62,8 @@ def load_pipeline_folder(
         name_or_path, cache_dir, token: see `resolve_pipeline`. Components lie in subfolders or (google/ncsnpp-*) flat.
 
     Raises:
-        ValueError: there is no pipeline, its network is of an unknown class or lacks weights, or its scheduler describes no
-            SDE of this package.
+        ValueError: there is no pipeline, its network is of an unknown class, lacks weights or has some that are not
+            finite, or its scheduler describes no SDE of this package.
     """
     folder = resolve_pipeline(name_or_path, cache_dir, token)
     index = read_index(folder)
@@ -70,6 +71,10 @@ def load_pipeline_folder(
     if key not in index:
         raise ValueError(f"the pipeline {name_or_path!r} has neither a unet nor a model; its index is {sorted(index)}")
     unet = load_network(folder / key if (folder / key).is_dir() else folder, str(index[key][1]))
+    try:
+        check_finite_state(unet.state_dict(), "unet")
+    except FloatingPointError as error:
+        raise ValueError(f"the weights in {folder} must be finite: {error}") from error
     scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     scheduler = to_sde_scheduler(SDEScheduler.load_config(scheduler_folder))
     low, high = (index.get(name) for name in ("data_min", "data_max"))
@@ -99,8 +104,12 @@ def load_network(folder: str | Path, class_name: str, **options: Any) -> Any:
     Raises:
         ValueError: there is no such class, or weights are missing, of another shape or integers; names them.
     """
-    if (Path(folder) / "config.json").is_file():
-        _read_json(Path(folder) / "config.json")
+    # Where these are no JSON, diffusers ends in errors that do not name them.
+    for path in (Path(folder) / "config.json", *Path(folder).glob("*.index.json")):
+        if path.is_file():
+            content = _read_json(path)
+            if path.name != "config.json" and not isinstance(content.get("weight_map"), dict):
+                raise ValueError(f"{path} must hold the files of all tensors under 'weight_map'")
     network, info = network_class(class_name).from_pretrained(folder, output_loading_info=True, **options)
     for problem in ("missing_keys", "mismatched_keys"):
         keys = [str(key) for key in info.get(problem, ())]
@@ -137,12 +146,15 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The `model_index.json` of a pipeline folder.
 
     Raises:
-        ValueError: it is missing, is no JSON dictionary, or does not name a library and a class for the network and the
-            scheduler; names the file.
+        ValueError: it or the scheduler's configuration is no JSON dictionary, it is missing, or does not name a library
+            and a class for the network and the scheduler; names the file.
     """
     if not (folder / INDEX).is_file():
         raise ValueError(f"{str(folder)!r} is not a pipeline: it has no {INDEX}")
     index = _read_json(folder / INDEX)
+    for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):
+        if path.is_file():
+            _read_json(path)
     if not isinstance(index.get("_class_name", ""), str):
         raise ValueError(f"{folder / INDEX} must name a class under '_class_name', got {index['_class_name']!r}")
     for key in {"unet", "model", "scheduler"} & {*index}:
@@ -163,7 +175,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")

@@ -41,7 +41,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.set_rng_state(state["torch"])
         if device.type in state and device.type != "cpu":
             getattr(torch, device.type).set_rng_state(state[device.type], *_argument(device))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"the random state of the checkpoint cannot be restored: {error}") from error
 
 

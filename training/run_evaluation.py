@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..schedulers.checks import check_integer
 from ..schedulers.probability_flow import ODEError
 from .data import ImageStore
 from .durable_files import append_text, remove, write_text
@@ -129,9 +130,16 @@ class RunEvaluation:
         if self.best is not None:
             self.best.resume(state)
         if self.path.is_file():
-            lines = self.path.read_text("utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith(b"\n")]  # a run may have been killed in the last one
+            kept = [line.decode() for n, line in enumerate(whole, 1) if self._step_of(n, line) <= step]
             write_text(self.path, "".join(kept))
+
+    def _step_of(self, number: int, line: bytes) -> int:
+        try:
+            return check_integer("step", json.loads(line)["step"], 0)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.path} is damaged in line {number} ({error}): remove it to go on") from error
 
     # ------------------------------------------------------------------ measuring
 

@@ -16,6 +16,12 @@ if not __package__:
     root = Path(__file__).resolve().parent.parent
     sys.path[:1] = [str(root)] if (root / "scoresde_pipelines").is_dir() else []
 
+from scoresde_pipelines.training.program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
+
 from scoresde_pipelines.training.arguments import parse_args
 from scoresde_pipelines.training.script import run_script
 
@@ -39,4 +45,4 @@ def run(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    run_program(run)

@@ -244,13 +244,16 @@ class TrainerCore(ABC):
 
     def _take_over(self, state: dict[str, Any]) -> None:
         """Goes on with what a checkpoint holds, after a check of every value."""
-        self.step = check_integer("the checkpoint's step", state["step"], 0)
-        self.images_seen = check_integer("the checkpoint's images_seen", state.get("images_seen"), 0)
-        self.seconds = check_number("the checkpoint's seconds", state.get("seconds"), 0)
-        self.bookmark = check_bookmark(state.get("stream"))
+        of = f"of {state['path']}"
+        self.step = check_integer(f"step {of}", state["step"], 0)
+        self.images_seen = check_integer(f"images_seen {of}", state.get("images_seen"), 0, most=2**62)
+        self.seconds = check_number(f"seconds {of}", state.get("seconds"), 0)
+        self.bookmark = check_bookmark(state.get("stream"), f"stream {of}")
+        if not isinstance(state.get("extra", {}), dict):
+            raise ValueError(f"extra {of} must be a dictionary, got {state['extra']!r}")
         totals = state["process_state"].get("totals", self.totals)
-        if not isinstance(totals, Tensor) or totals.shape != self.totals.shape:
-            raise ValueError(f"the checkpoint's totals must have the shape {tuple(self.totals.shape)}, got {totals!r}")
+        if not isinstance(totals, Tensor) or totals.shape != self.totals.shape or not bool(totals.isfinite().all()):
+            raise ValueError(f"totals {of} must be finite and of shape {tuple(self.totals.shape)}, got {totals!r}")
         self.totals = totals.to(self.totals)
 
     def save_last_state(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...schedulers.checks import check_integer
+from ...schedulers.checks import check_integer, check_number
 from ...schedulers.parameterization import Parameterization
 from ...schedulers.sde import SDE
 from ..data import to_data_range
@@ -161,15 +161,24 @@ class BestWeights:
         restore_folder(self.folder)  # a run may have been killed in `update`
         path = self.folder / self.STATE_FILE
         self.state: dict[str, Any] | None = None
-        self.resume(read_object(path) if path.is_file() else None)
+        self.resume(read_object(path) if path.is_file() else None, str(path))
 
     @property
     def value(self) -> float | None:
         """The best value so far; None before the first."""
         return None if self.state is None else float(self.state["value"])
 
-    def resume(self, state: dict[str, Any] | None) -> None:
-        """Goes on with the `state` of a checkpoint; from nothing where its metric is another, or the copy is lost."""
+    def resume(self, state: Any, source: str = "the checkpoint") -> None:
+        """Goes on with the `state` of a checkpoint; from nothing where its metric is another, or the copy is lost.
+
+        Raises:
+            TypeError, ValueError: `state` is none; names the `source`.
+        """
+        if state is not None:
+            if not isinstance(state, dict) or not isinstance(state.get("metric"), str):
+                raise ValueError(f"the best value of {source} must have a metric, a value and a step, got {state!r}")
+            check_number(f"the best value of {source}", state.get("value"))
+            check_integer(f"the step of the best value of {source}", state.get("step"), 0)
         known = state is not None and state["metric"] == self.metric and self.folder.is_dir()
         self.state = state if known else None
 
