@@ -98,7 +98,7 @@ def exact_tables(found: dict[str, Any]) -> list[str]:
 def fitted_table(found: dict[str, Any]) -> str:
     """Fitted steps beside the same solver without: distance to the exact flow and KID."""
     rows = [
-        [network, name, n, f"{row[0]:.3f}", f"{row[1]:.3f} +- {row[2]:.3f}" if len(row) > 2 else BLANK]
+        [network, name, n, f"{row[0]:.3f}", f"{row[-2]:.3f} +- {row[-1]:.3f}" if len(row) > 2 else BLANK]
         for network, table in found.items()
         for name in ("learned_steps", "exponential_multistep", "exact flow")
         for n, row in table[name].items()
@@ -142,11 +142,14 @@ def main() -> None:
         "networks": lambda: [network_table(figures("network_samplers_"), figure) for figure in ("kid", "distance")],
         "learned_steps": lambda: [fitted_table(figures("learned_steps_"))],
         "last_level": lambda: [last_level_table(figures("last_level_"))],
-        "exact": lambda: [table for found in figures("samplers").values() for table in exact_tables(found)],
+        "exact": lambda: exact_tables(figures("samplers")[""]),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", choices=[*made, []], default=[*made])
-    for name in parser.parse_args().tables:
+    parser.add_argument("tables", nargs="*", metavar="table", help=f"of {', '.join(made)}; all by default")
+    chosen = parser.parse_args().tables or [*made]
+    if not set(chosen) <= set(made):
+        parser.error(f"table must be one of {', '.join(made)}, got {chosen}")
+    for name in chosen:
         print(f"\n## {name}\n\n" + "\n\n".join(made[name]()))
 
 

@@ -27,19 +27,20 @@ from .step_checks import check_scored, check_step
 from .time_grids import TimeGrid
 
 
-# The polynomials are in log(r + SHIFT r_last): in log r over all scales, in r at the last noise level.
-SHIFT = 2.2
+# The polynomials are in log(r + SHIFT r_last): in log r over all scales, in r at the last noise level; in the step from
+# there to r = 0 in log(r + LAST_SHIFT r_last).
+SHIFT, LAST_SHIFT = 1.3, 2.5
 # The j-th difference of a polynomial counts 1 / (1 + sqrt(h / STEPS[j])), for steps of mean size h in log r: differences of
 # high order over wide steps are mostly the network's errors.
-STEPS = (math.inf, math.inf, 7.0, 0.38, 0.075)
+STEPS = (math.inf, math.inf, 6.85, 0.24, 0.041)
 # theta = THETA[0] + THETA[1] log(n / 20) + THETA[2] log(r / data_std), between 0 and 1, for n calls.
-THETA = (0.43, 0.015, 0.093)
+THETA = (0.443, 0.02, 0.083)
 # The grid: equal probabilities of a normal law in log r, with this centre (times data_std) and this standard deviation.
-CENTRE, WIDTH = 1.4, 4.4
+CENTRE, WIDTH = 1.375, 4.57
 # The first step has no past: it is FIRST_STEP of the others. From less noise than FAR data_std, which is not far above the
 # largest contrasts, its error cancels those of the next steps, of size h in log r, if it is longer, by NEAR (h - 0.4) for a
 # factor of e (up to a factor of 2) below FAR; at most LONGEST.
-FIRST_STEP, FAR, NEAR, LONGEST = 0.35, 200.0, 0.35, 0.5
+FIRST_STEP, FAR, NEAR, LONGEST = 0.383, 200.0, 0.4, 0.495
 LAST_LEVEL = 0.1  # sigma / alpha of the last call, times n / data_std
 QUADRATURE = np.polynomial.legendre.leggauss(20)
 
@@ -106,7 +107,9 @@ class ExponentialMultistep:
         t = check_scored(sde, x, score, t)
         y, r = self._remember(sde, x, score, t), self._ratios[0]
         points, masses = _gauss(r, 0.0)
-        for weight, noise in zip(masses @ _polynomials(np.array(self._ratios[:2]), points, SHIFT * r), self._noises):
+        for weight, noise in zip(
+            masses @ _polynomials(np.array(self._ratios[:2]), points, LAST_SHIFT * r), self._noises
+        ):
             y = y + float(weight) * noise
         return y
 
