@@ -98,11 +98,11 @@ def likelihood(
         raise typer.Exit(1) from error
     mean, standard_error, done = table.summary(count)
     if done >= count:
-        error = None if done == 1 else standard_error
-        found = {"bits_per_dim": mean, "standard_error": error, "images": done, "table": str(output)}
+        spread = None if done == 1 else standard_error
+        found = {"bits_per_dim": mean, "standard_error": spread, "images": done, "table": str(output)}
         measured = f"{mean:.4f} bits/dim over 1 image"
-        if error is not None:
-            measured = f"{mean:.4f} +- {error:.4f} bits/dim over {done} images"
+        if spread is not None:
+            measured = f"{mean:.4f} +- {spread:.4f} bits/dim over {done} images"
         text = f"{measured} of {data} ({split}): {output}"
         report({"model": model, "data": data, "split": split, **found}, json, text)
 
