@@ -187,6 +187,8 @@ def test_a_smaller_limit_reads_the_first_rows(folder, table):
     result = run(folder, folder / "whole.csv", "--limit", "2")
     mean = (table[0].bits_per_dim + table[1].bits_per_dim) / 2
     assert f"{mean:.4f} +- " in result.output and "over 2 images" in result.output
+    result = run(folder, folder / "whole.csv", "--limit", "1", "--json")  # one image has no standard error
+    assert json.loads(result.stdout)["standard_error"] is None
 
 
 @pytest.mark.parametrize(

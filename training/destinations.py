@@ -8,8 +8,7 @@ from pathlib import Path
 
 def check_apart(name: str, path: str | Path, data: str | Path) -> None:
     """Raises ValueError where `path` is the folder of the data or lies in it: its pictures would be read as data."""
-    folder, wanted = Path(os.path.realpath(data)), Path(os.path.realpath(path))
-    if folder.is_dir() and wanted.is_relative_to(folder):
+    if os.path.isdir(data) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(data)):
         raise ValueError(
             f"{name} must not lie in the folder of the data, whose images would then be more, got {str(path)!r}"
         )
