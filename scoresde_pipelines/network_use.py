@@ -67,3 +67,9 @@ def weights_not_finite(network: nn.Module) -> str | None:
     """The name of the first parameter with NaN or infinity, or None."""
     here = ((name, value) for name, value in network.named_parameters() if value.device.type != "meta")
     return next((name for name, value in here if not bool(value.isfinite().all())), None)
+
+
+def check_finite_weights(name: str, network: nn.Module) -> None:
+    """Raises ValueError where `network`, of the argument `name`, has weights that are not finite."""
+    if (parameter := weights_not_finite(network)) is not None:
+        raise ValueError(f"{name} must have finite weights, got NaN or infinity in {parameter}")
