@@ -1,7 +1,7 @@
 """How a pipeline uses a network: one run at a time, in evaluation mode, with gradients only where code enables them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -73,3 +73,9 @@ def check_finite_weights(name: str, network: nn.Module) -> None:
     """Raises ValueError where `network`, of the argument `name`, has weights that are not finite."""
     if (parameter := weights_not_finite(network)) is not None:
         raise ValueError(f"{name} must have finite weights, got NaN or infinity in {parameter}")
+
+
+def weights_reason(networks: Mapping[str, nn.Module]) -> str | None:
+    """Which weights of the networks, given by name, are the reason for numbers that are not finite; None for none."""
+    found = ((name, weights_not_finite(network)) for name, network in networks.items())
+    return next((f"the weights {weight} of {name} are not" for name, weight in found if weight), None)

@@ -1,6 +1,5 @@
 """Class-conditional generation, with an unconditional network and a classifier, or with a conditional network."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 from .class_evidence import classifier_kind, clean_log_prob, noisy_log_prob
 from .image_sizes import check_tiles
 from .models import NoiseConditionalClassifier
-from .network_use import in_use
 from .pipeline_base import Generator, SDEPipelineBase, StepCallback
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
@@ -175,10 +173,6 @@ class ScoreSdeClassConditionalPipeline(SDEPipelineBase):
         self.maybe_free_model_hooks()
         output = ScoreSdePipelineOutput(self.to_images(x, output_type, weak), nfe=nfe)
         return output if return_dict else (output.images, output.nfe)
-
-    def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
-        """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
-        return in_use(self.unet, self.classifier, None if weak is None else weak.unet)
 
     # ------------------------------------------------------------------ classes
 
