@@ -233,6 +233,16 @@ def test_a_sweep_over_checkpoints_names_the_best(folder, tmp_path):
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
 
 
+def test_a_folder_may_have_the_name_of_a_pattern(tmp_path):
+    for name in ("run[1]*", "run1", "runs"):
+        save_model(tmp_path / name, VPSDEScheduler(continuous=True))
+    assert [source.location for source in find_models([str(tmp_path / "run[1]*")])] == [str(tmp_path / "run[1]*")]
+    assert [source.location for source in find_models([str(tmp_path / "run[1s]")])] == [
+        str(tmp_path / "run1"),
+        str(tmp_path / "runs"),
+    ]
+
+
 def test_checkpoints_that_cannot_be_read_are_named(folder, tmp_path):
     save_model(tmp_path / "run", VPSDEScheduler(continuous=True), seed=1)
     path = save_checkpoint(tmp_path / "run", 3)

@@ -11,6 +11,7 @@ from scoresde_pipelines import (
     DDPMpp,
     GaussianScoreModel,
     NCSNpp,
+    NoiseConditionalClassifier,
     ScoreSdeClassConditionalPipeline,
     ScoreSdeColorizationPipeline,
     ScoreSdeInpaintPipeline,
@@ -23,6 +24,7 @@ from scoresde_pipelines import (
     VPSDEScheduler,
 )
 from scoresde_pipelines.schedulers import AveragePoolOperator
+from scoresde_pipelines.schedulers.probability_flow import ODEError
 
 
 def tiny(network=DDPMpp, **options):
@@ -172,6 +174,32 @@ def test_what_is_not_finite_is_named():
     for output_type in ("pil", "latent"):
         with pytest.raises(ValueError, match=r"images must be finite, .*in 2 of them: .*weights conv_in.bias"):
             pipe(2, 2, output_type=output_type)
+
+
+def test_weights_that_are_not_finite_are_named_by_their_network():
+    def spoiled(network):
+        next(network.parameters()).data.view(-1)[0] = math.nan
+        return network
+
+    classifier = NoiseConditionalClassifier(depth=10, width=1, in_channels=3, num_classes=2, sample_size=8).eval()
+    guided = pipeline(ScoreSdeClassConditionalPipeline)
+    guided.register_modules(classifier=spoiled(classifier))
+    with pytest.raises(ValueError, match=r"in 1 of them: the weights \S+ of classifier are not"):
+        guided([0], 2.0, 2)
+    pipe, measure = pipeline(), pipeline(ScoreSdeLikelihoodPipeline)
+    with pytest.raises(ValueError, match=r"in 1 of them: the weights \S+ of weak_unet are not"):
+        pipe(1, 2, weak_unet=spoiled(tiny()), weak_guidance_scale=2.0)
+    for one in (pipe, measure):
+        spoiled(one.unet)
+    images = torch.full((1, 3, 8, 8), 0.5)
+    for call in (
+        lambda: pipe(1, ode_tolerance=0.1),
+        lambda: measure(images, tolerance=0.1),
+        lambda: measure.encode(images, tolerance=0.1),
+        lambda: measure.decode(images, tolerance=0.1),
+    ):
+        with pytest.raises(ODEError, match=r"the field is not finite: .*, as the weights \S+ of unet are not finite"):
+            call()
 
 
 def test_a_warning_says_how_many_values_are_clipped():

@@ -223,6 +223,14 @@ def test_what_cannot_be_exported_is_named(tmp_path):
     assert not (tmp_path / "full" / "mine.txt").exists() and (tmp_path / "full" / "pipeline.py").is_file()
 
 
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+    unet = network()
+    next(unet.parameters()).data.flatten()[0] = float("inf")
+    with pytest.raises(ValueError, match="pipeline must have finite weights, got NaN or infinity in "):
+        export_standalone(ScoreSdePipeline(unet, VESDEScheduler()), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failure_replaces_nothing(tmp_path, monkeypatch):
     pipe = ScoreSdePipeline(positional(), VPSDEScheduler())
     export_standalone(pipe, tmp_path / "model")

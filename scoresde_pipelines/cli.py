@@ -20,9 +20,9 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has two of them
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import command_table
+    from .command_table import app
 
-    return command_table.app
+    return app
 
 
 def main() -> None:

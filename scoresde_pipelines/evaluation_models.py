@@ -78,7 +78,9 @@ def find_models(names: Sequence[str]) -> list[ModelSource]:
     """
     found: list[ModelSource] = []
     for name in names:
-        matches = [name] if not glob.has_magic(name) else sorted(glob.glob(name), key=_natural)
+        # A folder may have the name of a pattern.
+        literal = not glob.has_magic(name) or Path(name).is_dir()
+        matches = [name] if literal else sorted(glob.glob(name), key=_natural)
         if not matches:
             raise ValueError(f"model must match a folder, got {name!r}")
         found += [_find_model(match) for match in matches]

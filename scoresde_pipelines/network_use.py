@@ -1,7 +1,7 @@
 """How a pipeline uses a network: one run at a time, in evaluation mode, with gradients only where code enables them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -67,3 +67,15 @@ def weights_not_finite(network: nn.Module) -> str | None:
     """The name of the first parameter with NaN or infinity, or None."""
     here = ((name, value) for name, value in network.named_parameters() if value.device.type != "meta")
     return next((name for name, value in here if not bool(value.isfinite().all())), None)
+
+
+def check_finite_weights(name: str, network: nn.Module) -> None:
+    """Raises ValueError where `network`, of the argument `name`, has weights that are not finite."""
+    if (parameter := weights_not_finite(network)) is not None:
+        raise ValueError(f"{name} must have finite weights, got NaN or infinity in {parameter}")
+
+
+def weights_reason(networks: Mapping[str, nn.Module]) -> str | None:
+    """Which weights of the networks, given by name, are the reason for numbers that are not finite; None for none."""
+    found = ((name, weights_not_finite(network)) for name, network in networks.items())
+    return next((f"the weights {weight} of {name} are not" for name, weight in found if weight), None)

@@ -1,8 +1,8 @@
 """What the pipelines share: components, checks, the prior, the loop over a scheduler, and images."""
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .call_options import CallOptions
 from .image_outputs import OUTPUT_TYPES, all_finite, export_images, to_unit_range, warn_of_excess
 from .image_sizes import TileSize, check_sides, check_tiles
 from .models.config_checks import height_and_width
-from .network_use import in_use, network_output, weights_not_finite
+from .network_use import in_use, network_output, weights_reason
 from .pipeline_components import check_components, null_label
 from .pipeline_output import ScoreSdePipelineOutput
 from .pipeline_pretrained import PretrainedPipeline
@@ -29,6 +29,7 @@ from .schedulers.checks import (
     check_number,
 )
 from .schedulers.inference_mode import ordinary
+from .schedulers.probability_flow import ODEError
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
@@ -211,9 +212,27 @@ class SDEPipelineBase(PretrainedPipeline):
             return score_fn
         return TiledScore(score_fn, options.tile_size, options.tile_overlap, options.tile_batch_size)
 
-    def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
-        """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
-        return in_use(self.unet, None if weak is None else weak.unet)
+    def networks(self, weak: WeakGuidance | None = None) -> dict[str, Any]:
+        """The networks of a run by their names, with the weak one that guides it and a classifier, where there are any."""
+        own = {"unet": self.unet, "classifier": getattr(self, "classifier", None)}
+        own |= {} if weak is None else {"weak_unet": weak.unet}
+        return {name: network for name, network in own.items() if network is not None}
+
+    @contextmanager
+    def running(self, weak: WeakGuidance | None = None) -> Iterator[None]:
+        """The context of every run, with the weak network that guides it: see `network_use.in_use`.
+
+        Raises:
+            ODEError: of the solver, with the weights that are not finite.
+        """
+        networks = self.networks(weak)
+        with in_use(*networks.values()):
+            try:
+                yield
+            except ODEError as error:
+                if (reason := weights_reason(networks)) is None:
+                    raise
+                raise ODEError(f"{error}, as {reason} finite") from error
 
     def plan(self, num_inference_steps: int, scheduler: SDEScheduler | None = None) -> SDEScheduler:
         """`scheduler`, by default the pipeline's, with its time steps set: a copy, whose steps belong to this run alone."""
@@ -268,10 +287,8 @@ class SDEPipelineBase(PretrainedPipeline):
     def check_images(self, x: Tensor, output_type: str, weak: WeakGuidance | None = None) -> None:
         """Raises ValueError for NaN or infinity in `x`, saying where they come from; warns of values to be clipped."""
         if not all_finite(x):
-            networks = {"unet": self.unet} if weak is None else {"unet": self.unet, "weak_unet": weak.unet}
-            found = {name: weights_not_finite(network) for name, network in networks.items()}
-            reasons = [f"the weights {weight} of {name} are not" for name, weight in found.items() if weight]
-            reason = reasons[0] if reasons else f"the output of {' or '.join(networks)} is not"
+            networks = self.networks(weak)
+            reason = weights_reason(networks) or f"the output of {' or '.join(networks)} is not"
             raise ValueError(f"images must be finite, got NaN or infinity in {_rows_not_finite(x)} of them: {reason}")
         if output_type != "latent":
             warn_of_excess(x, self.config.data_min, self.config.data_max)

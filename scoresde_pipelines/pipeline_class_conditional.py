@@ -1,6 +1,5 @@
 """Class-conditional generation, with an unconditional network and a classifier, or with a conditional network."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from .model_facts import Classes
 from .models import NoiseConditionalClassifier
 from .models.config_checks import height_and_width
 from .models.noise_conditional_classifier import noisy_log_prob
-from .network_use import in_use
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
 from .schedulers.checks import Generator, check_integer, check_number
@@ -150,10 +148,6 @@ class ScoreSdeClassConditionalPipeline(GeneratingPipeline):
         check_interval("guidance_interval", guidance_interval)
         guided = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval, weak)
         return self.generate(guided, len(labels), options, shape, weak)
-
-    def running(self, weak: WeakGuidance | None = None) -> AbstractContextManager[None]:
-        """The context of every run, with the weak network that guides it: see `network_use.in_use`."""
-        return in_use(self.unet, self.classifier, None if weak is None else weak.unet)
 
     # ------------------------------------------------------------------ classes
 

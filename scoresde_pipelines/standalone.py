@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .network_use import check_finite_weights
 from .pipeline_base import SDEPipelineBase
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from .pipeline_score_sde import ScoreSdePipeline
@@ -56,7 +57,7 @@ def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path
 
     Raises:
         TypeError: `pipeline` is of a class of another package, or has a component of one.
-        ValueError: `folder` holds files, or is a file.
+        ValueError: `folder` holds files, or is a file; the weights of the pipeline are not finite.
         OSError: there is no such model, or `folder` cannot be written.
     """
     check_flag("overwrite", overwrite)
@@ -68,6 +69,7 @@ def export_standalone(pipeline: SDEPipelineBase | str | Path, folder: str | Path
     pipe = ScoreSdePipeline.from_pretrained(pipeline) if isinstance(pipeline, (str, Path)) else pipeline
     if not isinstance(pipe, SDEPipelineBase) or _library(pipe) != PACKAGE:
         raise TypeError(f"pipeline must be a name or a pipeline of {PACKAGE}, got {_name(pipe)}")
+    check_finite_weights("pipeline", pipe.unet)
     files = _files(pipe)
     with filled_folder(target, "the pipeline", "nothing was replaced", INDEX, clear=True) as staged:
         pipe.save_pretrained(str(staged))
