@@ -55,8 +55,9 @@ def likelihood(
     On several processes, with or without GPUs:
     accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli likelihood ...
     """
-    from .likelihood_measurement import PIPELINE_OPTIONS, fingerprint, images_of_shape, measure, open_images
+    from .likelihood_measurement import PIPELINE_OPTIONS, images_of_shape, measure, open_images
     from .likelihood_table import LikelihoodTable
+    from .models.weight_files import fingerprint
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
     from .schedulers.dequantization import DEQUANTIZATIONS
     from .schedulers.divergence import DIVERGENCES
@@ -98,11 +99,11 @@ def likelihood(
         raise typer.Exit(1) from error
     mean, standard_error, done = table.summary(count)
     if done >= count:
-        spread = None if done == 1 else standard_error
-        found = {"bits_per_dim": mean, "standard_error": spread, "images": done, "table": str(output)}
+        known_error = None if done == 1 else standard_error
+        found = {"bits_per_dim": mean, "standard_error": known_error, "images": done, "table": str(output)}
         measured = f"{mean:.4f} bits/dim over 1 image"
-        if spread is not None:
-            measured = f"{mean:.4f} +- {spread:.4f} bits/dim over {done} images"
+        if known_error is not None:
+            measured = f"{mean:.4f} +- {known_error:.4f} bits/dim over {done} images"
         text = f"{measured} of {data} ({split}): {output}"
         report({"model": model, "data": data, "split": split, **found}, json, text)
 
