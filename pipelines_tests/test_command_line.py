@@ -188,7 +188,7 @@ def test_info(folder):
     assert facts["parameters"] == sum(p.numel() for p in network.parameters())
     assert facts["data_range"] == [0.0, 1.0] and facts["network"] == "NCSNpp" and facts["licence"] is None
     result = CliRunner().invoke(app, ["info", "--model", "emoji-32-ve"])
-    assert "1,832,931" in result.stdout and "apache-2.0" in result.stdout
+    assert "4,497,539" in result.stdout and "apache-2.0" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -473,8 +473,8 @@ def test_a_signal_ends_with_its_code_and_one_line_also_within_an_import(name, co
 
 PROGRAMS = {
     "scoresde_pipelines.cli": ("typer", ["sample"]),
-    "scoresde_pipelines.training.train_unconditional": ("torch", ["--help"]),
-    "scoresde_pipelines.training.train_classifier": ("torch", ["--help"]),
+    "scoresde_pipelines.training.train_unconditional": ("torch", ["--train_data_dir", "images"]),
+    "scoresde_pipelines.training.train_classifier": ("torch", ["--train_data_dir", "images"]),
 }
 
 

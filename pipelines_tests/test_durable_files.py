@@ -318,7 +318,7 @@ def full(*args, **kwargs):
 @pytest.mark.parametrize(
     "words",
     ["sample --model M", "inpaint --model M --image I --mask I", "export --model M", "ema run --sigma_rel .1",
-     "evaluate --model M --data D", "likelihood --model M --data D", "convert checkpoint"],
+     "evaluate --model M --data D", "likelihood --model M --data D", "convert C"],
 )  # fmt: skip
 def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(words, kind, tmp_path, monkeypatch):
     from typer.testing import CliRunner
@@ -329,7 +329,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(words, kin
     Image.new("L", (8, 8)).save(tmp_path / "i.png")
     if kind == "read-only":
         monkeypatch.setattr(destinations.tempfile, "TemporaryFile", full)
-    given = {"M": "emoji-32-ve", "I": str(tmp_path / "i.png"), "D": str(tmp_path)}
+    given = {"M": "emoji-32-ve", "I": str(tmp_path / "i.png"), "D": str(tmp_path), "C": str(tmp_path / "file")}
     place = str(tmp_path / ("file" if kind == "file" else "new") / "out")
     name = "folder" if words.startswith("convert") else "--output"
     if words.startswith("likelihood"):

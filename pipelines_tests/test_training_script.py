@@ -26,6 +26,7 @@ from scoresde_pipelines.training.components import build_components
 from scoresde_pipelines.training.data import to_uint8
 from scoresde_pipelines.training.model_card import command_line
 from scoresde_pipelines.training.safe_state import load_state_file
+from scoresde_pipelines.training.trainer import Trainer
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,7 +194,7 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
     for key, state in ours.items():
         torch.testing.assert_close(theirs[key]["exp_avg"], state["exp_avg"], rtol=1e-4, atol=1e-7)
     train("two", *SIZE, "--max_train_steps", "2", "--resume_from_checkpoint", "latest")
-    state = train_unconditional.Trainer(
+    state = Trainer(
         parse_args(
             ["--train_data_dir", str(images), "--cache_dir", str(tmp_path / "cache"), *QUICK, *QUIET, *SIZE,
              "--output_dir", str(output), "--resume_from_checkpoint", "latest"]
@@ -252,7 +253,7 @@ def test_a_failure_of_the_training_ends_with_1_and_own_code_keeps_its_traceback(
     def fail(self):
         raise FloatingPointError("the loss is\nnot finite")
 
-    monkeypatch.setattr(train_unconditional.Trainer, "train", fail)
+    monkeypatch.setattr(Trainer, "train", fail)
     words = ["--train_data_dir", str(images), "--cache_dir", str(tmp_path / "cache"), *QUICK, *QUIET, *SIZE]
     for more, error in (([], SystemExit), (["--sde", "scoresde_pipelines:VPSDEScheduler"], FloatingPointError)):
         AcceleratorState._reset_state(reset_partial_state=True)

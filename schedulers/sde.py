@@ -111,7 +111,7 @@ class SDE:
         The variance sigma_t^2 - scale^2 sigma_s^2 is computed as sigma_t^2 (1 - SNR_t / SNR_s), which does not cancel.
         """
         t, s = as_time(t), as_time(s, "s")
-        if s.ndim == 0 and s < 0:  # the last step of the official grid ends below t = 0
+        if s.ndim == 0 and not s.is_meta and s < 0:  # the last step of the official grid ends below t = 0
             s = torch.zeros_like(s)
         scale = torch.exp(self.log_alpha(t) - self.log_alpha(s))
         return scale, self.sigma(t) * (-torch.expm1(self.log_snr(t) - self.log_snr(s))).clamp_min(0).sqrt()
