@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_checks import check_models, complete_model
+from .command_checks import check_listed_models, complete_model
 from .command_options import Device, best_device
 
 
@@ -13,7 +13,7 @@ def app(
         list[str] | None,
         typer.Option(
             help="Model to offer, or a quoted pattern of checkpoints; repeat for more. The shipped ones by default.",
-            callback=check_models,
+            callback=check_listed_models,
             autocompletion=complete_model,
         ),
     ] = None,
@@ -30,7 +30,7 @@ def app(
         raise typer.Exit(1) from error
     from .app import launch
 
-    options: dict[str, Any] = {"models": model, "host": host, "port": port, "device": best_device(device)}
+    options: dict[str, Any] = {"models": model or None, "host": host, "port": port, "device": best_device(device)}
     try:
         launch(**{name: value for name, value in options.items() if value is not None})
     except (ValueError, OSError) as error:

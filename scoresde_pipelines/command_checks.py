@@ -88,6 +88,11 @@ def check_models(value: Any) -> Any:
     return value
 
 
+def check_listed_models(value: Any) -> Any:
+    """`check_models` of an option that may be left out: an empty list then, since typer 0.16 takes no None for a list."""
+    return check_models(_listed(value))
+
+
 def _check_place(name: str, *others: str) -> None:
     from .training.model_names import check_pipeline_folder, locate
 
