@@ -146,6 +146,19 @@ def test_network_and_scheduler_follow_the_arguments(sde, default):
     assert changed.scheduler.config.prediction_type == "v_prediction" and changed.unet.config.in_channels == 3
 
 
+def test_a_new_network_has_the_configuration_of_a_model_but_its_own_weights(tmp_path):
+    shipped = ScoreSdePipeline.from_pretrained("fashion-mnist-32-vp")
+    shipped.save_pretrained(tmp_path / "copy")
+    arguments = ["--train_data_dir", "images", "--sde", "vp", "--resolution", "32", "--model_config_name_or_path"]
+    for name in ("fashion-mnist-32-vp", str(tmp_path / "copy"), str(tmp_path / "copy" / "unet")):
+        unet = build_components(parse_args([*arguments, name]), 1, class_names=[str(k) for k in range(10)]).unet
+        for key, value in shipped.unet.config.items():
+            assert key.startswith("_") or unet.config[key] == value, key
+        assert not torch.equal(unet.conv_in.weight, shipped.unet.conv_in.weight)
+    with pytest.raises(ValueError, match=r"model must be a shipped name, a folder or a Hub id, got './nowhere'"):
+        build_components(parse_args([*arguments, "./nowhere"]), 1)
+
+
 def test_a_pipeline_that_is_not_there_is_named(tmp_path):
     with pytest.raises(
         ValueError,

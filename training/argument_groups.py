@@ -147,7 +147,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--pretrained_model_name_or_path",
         help="pipeline to fine-tune: folder, shipped name or Hub id",
     )
-    group.add_argument("--model_config_name_or_path", help="config.json of the network, or its folder")
+    group.add_argument(
+        "--model_config_name_or_path",
+        help="config.json of the network, its folder, or a model whose network to copy without weights",
+    )
     group.add_argument("--network", choices=NETWORKS, help="default: ncsnpp if its timestep is sigma, else ddpmpp")
     group.add_argument("--block_out_channels", type=int, nargs="+", help="channels at each resolution")
     group.add_argument("--layers_per_block", type=int, help="residual blocks at each resolution")

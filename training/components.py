@@ -19,6 +19,7 @@ from ..schedulers import SDEScheduler
 from .augmentation import AUGMENT_DIM
 from .class_embedding import class_report, fine_tuned_names, with_class_names
 from .data import ImageStore, to_data_range
+from .model_names import locate
 from .objectives import OBJECTIVES, Objective, ObjectiveOptions, make_objective
 from .pipeline_folder import NETWORKS, SCHEDULERS, Components, load_pipeline_folder, network_class
 
@@ -237,11 +238,14 @@ def _network(
 
 
 def _read_config(args: argparse.Namespace) -> dict[str, Any]:
-    """A network's config from a json file, a folder or a Hub id."""
-    path = Path(args.model_config_name_or_path)
-    if path.is_file():
-        return json.loads(path.read_text())
-    return NCSNpp.load_config(args.model_config_name_or_path, cache_dir=args.cache_dir, token=args.hub_token)
+    """A network's config from a json file, a folder (of the network, or of a pipeline), a shipped name or a Hub id."""
+    name = args.model_config_name_or_path
+    if Path(name).is_file():
+        return json.loads(Path(name).read_text())
+    place = locate(name)
+    if isinstance(place, Path):
+        return NCSNpp.load_config(place / "unet" if (place / "unet").is_dir() else place)
+    return NCSNpp.load_config(name, cache_dir=args.cache_dir, token=args.hub_token)
 
 
 def _check_shape(args: argparse.Namespace, unet: Any) -> None:
