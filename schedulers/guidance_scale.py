@@ -53,9 +53,9 @@ class GuidanceScale:
         if not isinstance(ratio, Tensor) or ratio.is_complex():
             raise TypeError(f"noise_ratio must return a tensor of real numbers, got {type(ratio).__name__}")
         scale = torch.where((ratio >= self.interval[0]) & (ratio <= self.interval[1]), self.scale, self.outside)
-        return (
-            float(scale) if scale.ndim == 0 else to_device(scale, x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-        )
+        if scale.ndim == 0:
+            return float(scale)
+        return to_device(scale, x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def check_interval(name: str, interval: Any) -> tuple[float, float]:

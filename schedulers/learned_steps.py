@@ -61,13 +61,14 @@ class LearnedSteps(ExponentialMultistep):
                 f"learned_steps[{str(n)!r}] must begin at the noise ratio of this SDE, {first:g}, got {given:g}: "
                 "they were fitted to another; call fit_steps"
             )
-        return TimeGrid.through(_levels(sde, steps))
+        return TimeGrid.through(_fitted_levels(sde, steps))
 
     def prepare(self, sde: SDE, levels: Tensor) -> None:
         """Chooses the fitted weights, where the levels are the fitted ones."""
+        self._weights, self._levels = None, levels.tolist()
         steps = self.learned_steps.get(str(len(levels)))
-        fits = steps is not None and torch.equal(levels, _levels(sde, steps))
-        self._weights, self._levels = steps["weights"] if steps is not None and fits else None, levels.tolist()
+        if steps is not None and torch.equal(levels, _fitted_levels(sde, steps)):
+            self._weights = steps["weights"]
         super().prepare(sde, levels)
 
     def start(self) -> None:
@@ -105,10 +106,15 @@ class LearnedSteps(ExponentialMultistep):
         return y
 
 
-def _levels(sde: SDE, steps: Mapping[str, Any]) -> Tensor:
-    levels = sde.t_from_log_snr(-2 * torch.tensor(steps["noise_ratios"], dtype=torch.float64, device="cpu").log())
+def levels_from_noise(sde: SDE, logs: Tensor) -> Tensor:
+    """The times of the levels with the logarithms `logs` (n,) of noise ratios, of which the first is that of the prior."""
+    levels = sde.t_from_log_snr(-2 * logs)
     levels[0] = sde.T  # the inverse of log-SNR rounds
     return levels
+
+
+def _fitted_levels(sde: SDE, steps: Mapping[str, Any]) -> Tensor:
+    return levels_from_noise(sde, torch.tensor(steps["noise_ratios"], dtype=torch.float64, device="cpu").log())
 
 
 def check_steps(name: str, steps: Any) -> dict[str, dict[str, Any]]:

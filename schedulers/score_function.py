@@ -112,8 +112,7 @@ def check_log_prob(log_prob: Any, x: Tensor) -> Tensor:
         TypeError, ValueError: for anything else.
     """
     if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
-        got = log_prob.dtype if isinstance(log_prob, Tensor) else type(log_prob).__name__
-        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {got}")
+        raise TypeError(f"log_prob must return a floating-point tensor (B,), got {describe(log_prob)}")
     if log_prob.shape != x.shape[:1]:
         raise ValueError(f"log_prob must return shape ({len(x)},), got {tuple(log_prob.shape)}")
     return log_prob

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .checks import as_time, check_function, check_instance, check_integer, check_state
-from .learned_steps import MOST_CALLS, multistep_weights
+from .learned_steps import MOST_CALLS, levels_from_noise, multistep_weights
 from .multistep import ExponentialMultistep
 from .score_function import ScoreFunction, check_score
 from .sde import SDE
@@ -125,8 +125,7 @@ class _Fit:
     def sample(self, logs: Tensor) -> tuple[float, Tensor, list[list[float]]]:
         """The distance to the teacher's images, the levels, and the weights that least squares finds for them."""
         sde, y0 = self.sde, self.states[0]
-        levels = sde.t_from_log_snr(-2 * logs)
-        levels[0] = sde.T  # the inverse of log-SNR rounds
+        levels = levels_from_noise(sde, logs)
         first, rows, y = multistep_weights(sde, levels, self.data_std), [], y0
         calls = torch.empty(0, y0.numel(), dtype=torch.float64, device="cpu")
         for i, t in enumerate(levels):

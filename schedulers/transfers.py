@@ -20,9 +20,12 @@ def to_device(value: Tensor, device: torch.device, dtype: torch.dtype | None = N
         dtype: of the result, by default that of `value`.
     """
     dtype = dtype or value.dtype
-    from_host = value.device.type == "cpu" != device.type and not value.requires_grad
-    if from_host and value.ndim == 0 and not torch.compiler.is_compiling():
+    from_host = value.device.type == "cpu" and device.type != "cpu"
+    # A captured graph would keep the number, and a gradient has to pass.
+    if not from_host or value.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return value.to(device, dtype)
+    if value.ndim == 0:
         return torch.full((), value.item(), dtype=dtype, device=device)
-    if from_host and device.type == "cuda" and not torch.compiler.is_compiling():
+    if device.type == "cuda":
         return value.to(dtype).pin_memory().to(device, non_blocking=True)
     return value.to(device, dtype)

@@ -1,7 +1,7 @@
 """How a program ends at Ctrl-C and other signals: one line, and the code 128 + the number, from its first imports on.
 
-A program calls `end_at_once` before it imports anything large, and does its work in `run_program`. This module itself is
-imported in no time.
+A program calls `end_at_once` before it imports anything large, and does its work in `run_program`. This module
+imports the standard library alone.
 """
 
 import os
