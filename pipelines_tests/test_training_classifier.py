@@ -57,6 +57,16 @@ def test_it_learns_to_tell_noisy_classes_apart(folder, tmp_path, sde):
     assert logits.argmax(1).tolist() == [0, 1]
 
 
+def test_log_normal_noise_trains_the_levels_that_it_names(folder, tmp_path):
+    """The same 30 updates at low noise and at high noise, which hardly show the image: accuracy at ratio 1.23."""
+    accuracy = {}
+    for mean in (-3, 4):
+        options = ["--time_density", "log_normal", "--P_mean", str(mean), "--P_std", "0.1", "--max_train_steps", "30"]
+        run(folder, tmp_path / str(mean), *options, "--validation_split", "test")
+        accuracy[mean] = list(json.loads((tmp_path / str(mean) / "accuracy.json").read_text()).values())[2]
+    assert accuracy[-3] > 0.95 and accuracy[4] < 0.8  # .98 and .63
+
+
 def test_a_resumed_run_continues_bit_for_bit(folder, tmp_path):
     options = ["--random_flip", "--dropout", "0.1", "--checkpointing_steps", "3"]
     whole = run(folder, tmp_path / "whole", *options, "--max_train_steps", "6")

@@ -4,6 +4,7 @@ A test compares them with the tables of the objects.
 """
 
 OBJECTIVES = ("score_matching", "likelihood", "likelihood_importance", "edm", "min_snr", "smld", "ddpm")
+TIME_DENSITIES = ("uniform", "log_normal")
 SDES = ("ve", "vp", "subvp")
 NETWORKS = ("ncsnpp", "ddpmpp")
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "edm")

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from .argument_choices import SDES
+from .argument_choices import SDES, TIME_DENSITIES
 from .argument_groups import add_data, add_optimization, add_run
 from .arguments import make_parser, parse
 
@@ -52,4 +52,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--width", type=int, default=10, help="of the wide ResNet, times 16, 32, 64 channels")
     group.add_argument("--dropout", type=float, default=0.0, help="dropout inside the residual blocks")
     group.add_argument("--training_eps", type=float, default=1e-5, help="smallest time that is trained")
+    group.add_argument("--time_density", choices=TIME_DENSITIES, default="uniform", help="uniform times (the paper's), "
+                       "or log-normal noise-to-signal ratios, which train low noise more")  # fmt: skip
+    group.add_argument("--P_mean", type=float, default=-1.5, help="mean of the log ratio (log_normal)")
+    group.add_argument("--P_std", type=float, default=2.0, help="its standard deviation (log_normal)")
     group.add_argument("--validation_split", help="split whose accuracy is written at the end; default: none")

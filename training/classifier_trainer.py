@@ -16,7 +16,7 @@ from .pipeline_folder import SCHEDULERS
 from .run_data import make_image_stream, open_table
 from .safe_state import check_finite_state
 from .stream_labels import StreamLabels
-from .time_sampling import UniformTimes
+from .time_sampling import LogNormalTimes, UniformTimes
 from .tracking import end_logs
 from .trainer_core import Batch, TrainerCore
 
@@ -42,7 +42,8 @@ class ClassifierTrainer(TrainerCore):
         }
         scheduler = SCHEDULERS[args.sde](**options.get(args.sde, {}))
         self.sde, self.data_range = scheduler.sde, scheduler.data_range
-        self.times = UniformTimes(args.training_eps)
+        log_normal = LogNormalTimes(args.P_mean, args.P_std, args.training_eps)
+        self.times = log_normal if args.time_density == "log_normal" else UniformTimes(args.training_eps)
         table = open_table(args, args.split)
         self.images, self.labels = self.read_table(table)
         num_classes = int(self.labels.max()) + 1

@@ -81,7 +81,10 @@ def arguments() -> list[Entry]:
     scripts = {
         "parse_args": main,
         "parse_classifier_args": {
-            **{key: shared[key] for key in shared},
+            **shared,
+            "P_mean": main["P_mean"],
+            "P_std": main["P_std"],
+            "time_density": choice("uniform", "log_normal"),
             "depth": words("28", "10", hopeless=("11", "3", "0", "-2", "1.5")),
             "width": integer(1),
             "max_train_steps": integer(1),
