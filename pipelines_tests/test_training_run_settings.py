@@ -32,8 +32,8 @@ COMPARED = {
     "image_fit", "layers_per_block", "learning_rate", "lr_scheduler",
     "lr_warmup_steps", "max_grad_norm", "mixed_precision", "model_config_name_or_path", "network", "pad_value",
     "prediction_type", "pretrained_model_name_or_path", "random_flip", "resolution", "sde", "seed", "shuffle_buffer",
-    "sigma_max", "sigma_min", "streaming", "sum_loss", "time_density", "time_sampling", "train_batch_size", "training_eps", "use_ema",
-    "validation_fraction", "width",
+    "sigma_max", "sigma_min", "streaming", "sum_loss", "time_density", "time_sampling", "train_batch_size",
+    "training_eps", "use_ema", "validation_fraction", "width",
 }  # fmt: skip
 
 
