@@ -142,7 +142,7 @@ def main() -> None:
         for name, settings in others.items():
             for setting, sampler in settings.items():
                 keep(name, setting, calls, peer_images(pipe, sampler, calls, noise))
-    print(save(f"network_samplers_{Path(args.model).name}", figures))
+        print(save(f"network_samplers_{Path(args.model).name}", figures), flush=True)  # of all calls so far
     print(network_table({Path(args.model).name: figures}, "kid"))
 
 
