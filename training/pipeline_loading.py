@@ -44,13 +44,6 @@ class Components:
     class_names: list[str] | None = None
 
 
-def rough_data_std(scheduler: Any, data_range: tuple[float, float]) -> float:
-    """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
-    if scheduler.config.prediction_type == "edm":
-        return float(scheduler.config.sigma_data)
-    return 0.5 * (data_range[1] - data_range[0])
-
-
 def load_pipeline_folder(
     name_or_path: str | Path,
     cache_dir: str | None = None,
