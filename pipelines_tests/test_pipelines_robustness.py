@@ -138,7 +138,7 @@ def test_a_stock_scheduler_that_is_assigned_is_converted():
 def test_what_is_no_scheduler_is_refused_where_it_is_assigned(wrong):
     pipe = pipeline()
     before = pipe.scheduler
-    with pytest.raises((TypeError, ValueError), match="scheduler (must be|config must hold)"):
+    with pytest.raises((TypeError, ValueError), match=r"scheduler (must be|config must hold)"):
         pipe.scheduler = wrong
     assert pipe.scheduler is before
 

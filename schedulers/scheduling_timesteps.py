@@ -69,7 +69,7 @@ class TimestepsMixin(SDEConfigMixin):
         return self.data_std_in(self.data_range)
 
     def data_std_in(self, data_range: tuple[float, float]) -> float:
-        """Rough standard deviation of data in a range: `sigma_data` if given, else a quarter of the range, as images have."""
+        """Rough standard deviation of data in a range: `sigma_data` if given, else a quarter of the range."""
         sigma_data = float(self.config.get("sigma_data", DATA_STD))
         if self.config.prediction_type == "edm" or sigma_data != DATA_STD:
             return sigma_data

@@ -43,7 +43,9 @@ class ImageFormat:
         sides: Any = (self.resolution, self.resolution) if is_integer(self.resolution) else self.resolution
         pair = isinstance(sides, (tuple, list)) and len(sides) == 2
         if not pair or not all(is_integer(side) and 1 <= side <= MOST for side in sides):
-            raise ValueError(f"resolution must be one side or (height, width), from 1 to {MOST}, got {self.resolution!r}")
+            raise ValueError(
+                f"resolution must be one side or (height, width), from 1 to {MOST}, got {self.resolution!r}"
+            )
         for name in ("pad_value", "background"):
             check_integer(name, getattr(self, name), 0, 255)
 
