@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,20 @@ def load_pipeline_folder(
         check_finite_state(unet.state_dict(), "unet")
     except FloatingPointError as error:
         raise ValueError(f"the weights in {folder} must be finite: {error}") from error
-    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    scheduler = to_sde_scheduler(SDEScheduler.load_config(scheduler_folder))
+    scheduler = load_scheduler(folder, index)
     low, high = (index.get(name) for name in ("data_min", "data_max"))
     data_range = scheduler.data_range if low is None or high is None else (float(low), float(high))
     if not -math.inf < data_range[0] < data_range[1] < math.inf:
         raise ValueError(f"{folder / INDEX} must hold a finite data_min < data_max, got {data_range}")
     return Components(unet, scheduler, data_range, class_names(index.get("id2label")))
+
+
+def load_scheduler(folder: Path, index: Mapping[str, Any]) -> SDEScheduler:
+    """The scheduler of a pipeline folder with this `model_index.json`, converted to ours; errors as `to_sde_scheduler`."""
+    config = SDEScheduler.load_config(folder / "scheduler" if (folder / "scheduler").is_dir() else folder)
+    # As in diffusers, the class that the index names reads the configuration, whoever wrote it.
+    _, name = index.get("scheduler") or (None, None)
+    return to_sde_scheduler({**config, "_class_name": name or config.get("_class_name")})
 
 
 def network_class(name: str) -> Any:
