@@ -1,6 +1,5 @@
 """From a model's name to what is trained: the loading of pipeline folders."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ..models import DDPMpp, NCSNpp
 from ..models.weight_files import check_weight_files
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from ..schedulers.scheduling_conversion import to_sde_scheduler
+from .durable_files import read_object
 from .model_names import resolve_pipeline
 from .safe_state import check_finite_state
 
@@ -108,7 +108,7 @@ def load_network(folder: str | Path, class_name: str, **options: Any) -> Any:
     # Where these are no JSON, diffusers ends in errors that do not name them.
     for path in (Path(folder) / "config.json", *Path(folder).glob("*.index.json")):
         if path.is_file():
-            content = _read_json(path)
+            content = read_object(path)
             if path.name != "config.json" and not isinstance(content.get("weight_map"), dict):
                 raise ValueError(f"{path} must hold the files of all tensors under 'weight_map'")
     network, info = network_class(class_name).from_pretrained(folder, output_loading_info=True, **options)
@@ -152,10 +152,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     if not (folder / INDEX).is_file():
         raise ValueError(f"{str(folder)!r} is not a pipeline: it has no {INDEX}")
-    index = _read_json(folder / INDEX)
+    index = read_object(folder / INDEX)
     for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):
         if path.is_file():
-            _read_json(path)
+            read_object(path)
     if not isinstance(index.get("_class_name", ""), str):
         raise ValueError(f"{folder / INDEX} must name a class under '_class_name', got {index['_class_name']!r}")
     for key in {"unet", "model", "scheduler"} & {*index}:
@@ -171,13 +171,3 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder / INDEX} must hold a dictionary of names under 'id2label', got {index['id2label']!r}"
         )
     return index
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
-    return content
