@@ -42,7 +42,7 @@ from scoresde_pipelines import (  # noqa: E402
 
 
 PUBLISHED = {"DDRM": (29.7, 13.6, 0.49), "DPS": (27.2, 18.7, 12.4), "MCGDiff, 128 particles": (5.2, 4.3, 0.18)}
-REACH = 10.0  # half the range of the mixture's coordinates, about
+REACH = 20.0  # half the range of the mixture's coordinates, about
 METHODS = {
     "moment matching": {"method": "moment_matching", "num_inference_steps": 30},
     "pseudo-inverse": {"method": "pseudo_inverse", "num_inference_steps": 50},
@@ -111,10 +111,10 @@ def gaussians() -> None:
         for sde, make in SCHEDULERS.items():
             half = torch.randn(256, *shape)
             noise = torch.cat([half, -half])
-            out = pipeline_for(data, make())(
-                y[None],
+            out = pipeline_for(data, make(), 1.0)(
+                (y + matrix.sum(1))[None] / 2,  # in image units, of which one is 2
                 MatrixOperator(matrix, shape),
-                noise_std,
+                noise_std / 2,
                 num_samples=512,
                 latents=noise,
                 output_type="latent",

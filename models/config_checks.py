@@ -76,7 +76,7 @@ def check_sample_size(config: Mapping[str, Any], optional: bool = False, divisor
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
     """A `sample_size`, one number for both sides or a pair, as (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = size if isinstance(size, Sequence) else (size, size)
     return int(height), int(width)
 
 

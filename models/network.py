@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..schedulers.checks import check_config_kind
+from ..schedulers.init_parameters import init_parameters
 from .config_checks import check_sample
 from .weight_files import check_weight_files
 
@@ -38,6 +39,10 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
         usual = weight.dtype == getattr(sample, "dtype", None)
         dtype = None if captured else weight.dtype if usual else self.dtype
         check_sample(sample, self.config.in_channels, divisor, dtype, weight.is_meta)
+
+    @staticmethod
+    def _get_init_keys(input_class: type[Any]) -> set[str]:
+        return {*init_parameters(input_class)}
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

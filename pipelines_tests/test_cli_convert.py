@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from official_names import to_official
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from scoresde_pipelines import DDPMpp, ScoreSdePipeline
 from scoresde_pipelines.cli import app
-from scoresde_pipelines.models.official.keys import to_official
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from official_names import to_official
 
 from scoresde_pipelines.models import DDPMpp, NCSNpp
 from scoresde_pipelines.models.official.checkpoint import load_official_checkpoint
-from scoresde_pipelines.models.official.keys import official_tensors, to_official
+from scoresde_pipelines.models.official.keys import official_tensors
 
 
 CONFIG: dict[str, Any] = {

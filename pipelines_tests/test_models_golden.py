@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from official_names import official_layout, to_official
 from safetensors.torch import load_file
 
 from scoresde_pipelines.models.official.config import preset_from_official_config
 from scoresde_pipelines.models.official.inference import infer_preset
-from scoresde_pipelines.models.official.keys import from_official, official_tensors, to_official
+from scoresde_pipelines.models.official.keys import from_official, official_tensors
 
 
 NAMES = (
@@ -81,7 +82,7 @@ def test_parameter_gradients(golden: Golden) -> None:
         gradient = parameters[tensor.name].grad
         assert (gradient is None) == (tensor.key in golden.info["params_without_grad"])
         if gradient is not None:
-            assert tensor.write(gradient).norm().item() == pytest.approx(
+            assert official_layout(tensor, gradient).norm().item() == pytest.approx(
                 norms[tensor.key], rel=1e-3, abs=1e-6 * largest
             )
 

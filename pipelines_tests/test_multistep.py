@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 from known_truths import MIXTURE, NETWORK_ERROR, mixture, spectrum, stability
 
-from scoresde_pipelines import GaussianScoreModel, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines import GaussianScoreModel, ScoreSdePipeline, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from scoresde_pipelines.schedulers import PREDICTORS, ExponentialMultistep, multistep, sampling_loop
 
 
@@ -287,3 +287,9 @@ def test_the_data_s_standard_deviation_comes_from_the_configuration():
     scheduler = VPSDEScheduler()
     scheduler.predictor = ExponentialMultistep(3, data_std=0.1)
     assert scheduler.predictor.data_std == 0.1
+    # A pipeline takes its own range in place of that of the official models.
+    network = GaussianScoreModel(torch.zeros(1, 2, 2), 0.1).network(scheduler)
+    assert ScoreSdePipeline(network, scheduler).data_std == 0.5
+    assert ScoreSdePipeline(network, scheduler, data_min=0.0, data_max=6.0).data_std == 1.5
+    given = VPSDEScheduler(sigma_data=0.35)
+    assert ScoreSdePipeline(network, given, data_min=0.0, data_max=6.0).data_std == given.data_std == 0.35

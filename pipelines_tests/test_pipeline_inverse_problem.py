@@ -9,10 +9,10 @@ from scoresde_pipelines.pipeline_inverse_problem import ScoreSdeInverseProblemPi
 from scoresde_pipelines.schedulers import AveragePoolOperator, LinearOperator, MaskOperator
 
 
-def pipeline(name, covariance, shape, **scheduler_options):
+def pipeline(name, covariance, shape, limits=RANGE, **scheduler_options):
     scheduler = SCHEDULERS[name](**scheduler_options)
     data = GaussianScoreModel(torch.zeros(shape), covariance=covariance)
-    pipe = ScoreSdeInverseProblemPipeline(data.network(scheduler), scheduler, **RANGE)
+    pipe = ScoreSdeInverseProblemPipeline(data.network(scheduler), scheduler, **limits)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -59,7 +59,9 @@ def test_gaussians_of_64_dimensions_within_100_evaluations(name, rho, noise_std,
     x0 = torch.linalg.cholesky(covariance) @ torch.randn(64, dtype=torch.float64)
     y = (matrix.double() @ x0 + noise_std * torch.randn(len(matrix), dtype=torch.float64)).float()
     operator = MatrixOperator(matrix, (1, 8, 8))
-    ours, nfe = measured(pipeline(name, covariance, (1, 8, 8)), y[None], operator, noise_std, 192)
+    pipe = pipeline(name, covariance, (1, 8, 8), {"data_min": -1.0, "data_max": 1.0})
+    image = (y + matrix.sum(1))[None] / 2  # the measurement in image units, of which one is 2
+    ours, nfe = measured(pipe, image, operator, noise_std / 2, 192)
     truth = posterior(covariance, matrix, y, noise_std)
     assert nfe <= 100
     if noise_std == 0:  # an exact measurement leaves a density on its complement alone

@@ -12,10 +12,20 @@ import pytest
 import torch
 from diffusers import AutoModel, DDIMScheduler, DDPMPipeline, DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
 from diffusers.pipelines import pipeline_loading_utils
+from diffusers.schedulers.deprecated import ScoreSdeVpScheduler
 
 import scoresde_pipelines
-from scoresde_pipelines import DDPMpp, NCSNpp, ScoreSdePipeline, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines import (
+    DDPMpp,
+    NCSNpp,
+    ScoreSdePipeline,
+    SubVPSDEScheduler,
+    VESDEScheduler,
+    VPSDEScheduler,
+    to_sde_scheduler,
+)
 from scoresde_pipelines.training.model_names import ModelNotFoundError
+from scoresde_pipelines.training.pipeline_loading import load_pipeline_folder
 
 
 TINY = {"sample_size": 8, "block_out_channels": (8, 8), "layers_per_block": 1, "attention_resolutions": (4,)}
@@ -69,9 +79,11 @@ def test_a_saved_pipeline_draws_the_same_images(kind, safe_serialization, tmp_pa
     loaded = ScoreSdePipeline.from_pretrained(tmp_path, use_safetensors=safe_serialization)
     assert torch.equal(draw(loaded), draw(pipe))
     assert (loaded.config.data_min, loaded.config.data_max) == (pipe.config.data_min, pipe.config.data_max)
-    drop = {"_use_default_values", "_name_or_path", "_class_name", "_diffusers_version", "_format"}
-    configs = [{k: v for k, v in p.scheduler.config.items() if k not in drop} for p in (pipe, loaded)]
-    assert configs[0] == configs[1]
+    assert without_marks(pipe.scheduler.config) == without_marks(loaded.scheduler.config)
+
+
+def without_marks(config) -> dict:
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def test_the_index_names_the_package_and_nothing_else(tmp_path):
@@ -140,8 +152,13 @@ def write_layout(folder: Path, key: str, flat: bool, scheduler) -> UNet2DModel:
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize(
     "scheduler",
-    [ScoreSdeVeScheduler(sigma_max=378.0, snr=0.075), DDPMScheduler(variance_type="fixed_large"), DDIMScheduler()],
-    ids=["ve", "ddpm", "ddim"],
+    [
+        ScoreSdeVeScheduler(sigma_max=378.0, snr=0.075),
+        ScoreSdeVpScheduler(),
+        DDPMScheduler(variance_type="fixed_large"),
+        DDIMScheduler(),
+    ],
+    ids=["ve", "vp", "ddpm", "ddim"],
 )
 def test_either_layout_and_either_key(key, flat, scheduler, tmp_path):
     network = write_layout(tmp_path, key, flat, scheduler)
@@ -155,6 +172,8 @@ def test_either_layout_and_either_key(key, flat, scheduler, tmp_path):
     else:
         assert type(pipe.scheduler) is VPSDEScheduler and pipe.config.data_min == -1.0
     assert bool(torch.isfinite(draw(pipe)).all())
+    memory, trained = to_sde_scheduler(scheduler), load_pipeline_folder(tmp_path).scheduler
+    assert without_marks(pipe.scheduler.config) == without_marks(memory.config) == without_marks(trained.config)
     # Saved again, it is a folder of ours and draws the same.
     pipe.save_pretrained(tmp_path / "again")
     assert torch.equal(draw(ScoreSdePipeline.from_pretrained(tmp_path / "again")), draw(pipe))

@@ -131,7 +131,16 @@ def test_a_stock_scheduler_that_is_assigned_is_converted():
     pipe = pipeline(scheduler=DDIMScheduler(beta_end=0.01))
     expected = sample(pipe)
     pipe.scheduler = DDIMScheduler(beta_end=0.01)
-    assert torch.equal(sample(pipe), expected) and isinstance(pipe.scheduler, VPSDEScheduler)
+    assert isinstance(pipe.scheduler, VPSDEScheduler) and torch.equal(sample(pipe), expected)
+
+
+@pytest.mark.parametrize("wrong", [object(), "ddpm", 3, {"a": 1}, None, torch.nn.Linear(2, 2), DDIMScheduler])
+def test_what_is_no_scheduler_is_refused_where_it_is_assigned(wrong):
+    pipe = pipeline()
+    before = pipe.scheduler
+    with pytest.raises((TypeError, ValueError), match=r"scheduler (must be|config must hold)"):
+        pipe.scheduler = wrong
+    assert pipe.scheduler is before
 
 
 @pytest.mark.parametrize("wrong", [torch.nn.DataParallel(tiny()), torch.nn.Linear(2, 2), "unet", None])

@@ -14,6 +14,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
     UniPCMultistepScheduler,
 )
 from diffusers.configuration_utils import register_to_config
@@ -161,8 +162,22 @@ def test_score_sde_schedulers_are_their_formulas(tmp_path):
         (UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), "flow matching"),
         (EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), "ln\\(sigma\\) / 4"),
         (DDPMScheduler(prediction_type="velocity"), "prediction_type must be one of .* got 'velocity'"),
+        (DDPMScheduler(beta_start=0.0), "beta_start must be a finite number"),
+        (DDIMScheduler(num_train_timesteps=1), "betas must be a sequence of at least 2 numbers"),
+        (ScoreSdeVpScheduler(num_train_timesteps=1), "beta_end must be a finite number"),
+        (LCMScheduler(prediction_type="flow_prediction"), "its network is distilled"),
     ],
-    ids=["learned", "learned_range", "flow", "continuous", "prediction_type"],
+    ids=[
+        "learned",
+        "learned_range",
+        "flow",
+        "continuous",
+        "prediction_type",
+        "no noise",
+        "1 beta",
+        "1 step",
+        "distilled",
+    ],
 )
 def test_options_without_an_sde_are_refused_with_the_reason(stock, reason, tmp_path):
     with pytest.raises(ValueError, match=f"got {type(stock).__name__}: .*{reason}"):

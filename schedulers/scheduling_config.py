@@ -1,7 +1,6 @@
 """How the configurations of our schedulers are saved, loaded and passed to other schedulers."""
 
 import copy
-import inspect
 import warnings
 from typing import Any
 
@@ -9,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .checks import check_config_kind
+from .init_parameters import init_parameters
 from .predictors import has_own_grid
 
 
@@ -48,15 +48,7 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
 
     @staticmethod
     def _get_init_keys(input_class: type[Any]) -> set[str]:
-        # Where `__init__` takes **kwargs it passes them to its base class: those keys are the class's own as well.
-        keys: set[str] = set()
-        for base in input_class.__mro__:
-            if "__init__" in vars(base):
-                parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-                keys |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-                if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-                    break
-        return keys
+        return {*init_parameters(input_class)}
 
     def _refuse_stock_schedulers(self) -> None:
         """Lets stock schedulers refuse the configuration of an SDE without a DDPM table, in memory as from a file.

@@ -69,20 +69,12 @@ def to_sde_scheduler(scheduler: Any) -> SDEScheduler:
         return _from_config(scheduler)
     if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
         raise TypeError(f"scheduler must be a diffusers scheduler or its config, got {type(scheduler).__name__}")
-    name, config = type(scheduler).__name__, scheduler.config
-    if name == "ScoreSdeVeScheduler":
-        return VESDEScheduler.from_config(config, predictor="reverse_diffusion", corrector="langevin")
-    if name == "ScoreSdeVpScheduler":
-        n = config["num_train_timesteps"]
-        return VPSDEScheduler(
-            num_train_timesteps=n,
-            beta_start=config["beta_min"] / n,
-            beta_end=config["beta_max"] / n,
-            sampling_eps=config["sampling_eps"],
-            continuous=True,
-        )
-    _check(name, config)
-    return _from_table(scheduler, name)
+    name = type(scheduler).__name__
+    _check(name, scheduler.config)
+    try:
+        return _SCORE_SDES.get(name, _from_table)(scheduler)
+    except (TypeError, ValueError) as error:
+        raise _refusal(name, str(error)) from error
 
 
 def sde_scheduler_class(name: str) -> type[SDEScheduler]:
@@ -128,15 +120,17 @@ def _from_config(config: Mapping[str, Any]) -> SDEScheduler:
 
 def _check(name: str, config: Mapping[str, Any]) -> None:
     reason = REFUSED.get(name)
-    if "Flow" in name or config.get("use_flow_sigmas") or "flow" in str(config.get("prediction_type")):
+    if reason is not None or name in _SCORE_SDES:
+        pass
+    elif "Flow" in name or config.get("use_flow_sigmas") or "flow" in str(config.get("prediction_type")):
         reason = _FLOW
     elif config.get("variance_type") in ("learned", "learned_range"):
         reason = f"variance_type {config['variance_type']!r}: its network predicts a variance in half of its channels"
     elif config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
         reason = _EDM
-    elif reason is None and "beta_start" not in config:
+    elif "beta_start" not in config:
         reason = "it has no table of betas and is no score SDE"
-    elif reason is None and config.get("prediction_type", "epsilon") not in PREDICTION_TYPES:
+    elif config.get("prediction_type", "epsilon") not in PREDICTION_TYPES:
         reason = f"prediction_type must be one of {PREDICTION_TYPES}, got {config['prediction_type']!r}"
     if reason is not None:
         raise _refusal(name, reason)
@@ -149,7 +143,26 @@ def _refusal(name: str, reason: str) -> ValueError:
     )
 
 
-def _from_table(scheduler: Any, name: str) -> SDEScheduler:
+def _from_score_sde_ve(scheduler: Any) -> SDEScheduler:
+    return VESDEScheduler.from_config(scheduler.config, predictor="reverse_diffusion", corrector="langevin")
+
+
+def _from_score_sde_vp(scheduler: Any) -> SDEScheduler:
+    config = scheduler.config
+    n = config["num_train_timesteps"]
+    return VPSDEScheduler(
+        num_train_timesteps=n,
+        beta_start=config["beta_min"] / n,
+        beta_end=config["beta_max"] / n,
+        sampling_eps=config["sampling_eps"],
+        continuous=True,
+    )
+
+
+_SCORE_SDES = {"ScoreSdeVeScheduler": _from_score_sde_ve, "ScoreSdeVpScheduler": _from_score_sde_vp}
+
+
+def _from_table(scheduler: Any) -> SDEScheduler:
     config, defaults = scheduler.config, inspect.signature(type(scheduler).__init__).parameters
     # Saving writes the defaults out, so that chosen values and defaults cannot be distinguished later: drop both.
     chosen = {
@@ -161,7 +174,7 @@ def _from_table(scheduler: Any, name: str) -> SDEScheduler:
     overrides = {key: config[key] for key in SCHEDULE_KEYS if key in config}
     if chosen.get("variance_type", "") is None:
         overrides["variance_type"] = "fixed_small"
-    if "DDIM" in name and "predictor" not in config:
+    if "DDIM" in type(scheduler).__name__ and "predictor" not in config:
         overrides["predictor"] = "exponential"
     if overrides["beta_schedule"] in BETA_SCHEDULES:
         ours = VPSDEScheduler.from_config(chosen, **overrides)

@@ -65,12 +65,16 @@ class TimestepsMixin(SDEConfigMixin):
 
     @property
     def data_std(self) -> float:
-        """Rough standard deviation of the data, which solvers use: `sigma_data` if given, else a quarter of the range."""
+        """`data_std_in` the range of the official models, `data_range`; a pipeline's is that of its own range."""
+        return self.data_std_in(self.data_range)
+
+    def data_std_in(self, data_range: tuple[float, float]) -> float:
+        """Rough standard deviation of data in a range: `sigma_data` if given, else a quarter of the range."""
         sigma_data = float(self.config.get("sigma_data", DATA_STD))
         if self.config.prediction_type == "edm" or sigma_data != DATA_STD:
             return sigma_data
-        low, high = self.data_range
-        return DATA_STD * (high - low) / 2
+        low, high = data_range
+        return (high - low) / 4
 
     @property
     def levels(self) -> Tensor:

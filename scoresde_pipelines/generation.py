@@ -13,7 +13,6 @@ from .quality import choose_sampler
 from .schedulers.adaptive_restart import MOST_RESTARTS, solve_with_restarts
 from .schedulers.checks import Generator, check_integer
 from .schedulers.score_function import ScoreFunction, evaluations_of
-from .schedulers.sde import DATA_STD
 from .weak_guidance import WeakGuidance, check_weak_guidance
 
 
@@ -113,7 +112,7 @@ class GeneratingPipeline(SDEPipelineBase):
             num_restarts=num_restarts,
             generator=generator,
             tolerance=float(tolerance),
-            data_std=self.scheduler.data_std if num_restarts else DATA_STD,
+            data_std=self.data_std,
         )
         t = torch.full((len(latents),), end, dtype=latents.dtype, device=latents.device)
         return sde.denoise(solution.x, score_fn(solution.x, t), t), solution.nfe + 1

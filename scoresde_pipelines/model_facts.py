@@ -66,7 +66,7 @@ def folder_shape(folder: Path) -> tuple[int, int, int] | None:
     """Channels, height and width of the images of the model in a folder; None as in `folder_classes`."""
     try:
         config = network_config(folder, read_object(folder / "model_index.json"))
-        size = config["sample_size"]
+        size = config["sample_size"]  # read as by `height_and_width`, which needs torch
         height, width = (size, size) if isinstance(size, int) else size
         return int(config["in_channels"]), int(height), int(width)
     except (OSError, ValueError, TypeError, KeyError):

@@ -34,7 +34,7 @@ from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 from .training.pil_pictures import IMAGE_MODES
-from .training.pipeline_loading import label_names, rough_data_std
+from .training.pipeline_loading import label_names
 from .weak_guidance import WeakGuidance
 
 
@@ -83,6 +83,10 @@ class SDEPipelineBase(PretrainedPipeline):
         self.register_to_config(data_min=low, data_max=high, id2label=label_names(id2label))
         self._num_timesteps = len(scheduler.timesteps)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Whoever replaces the scheduler by a stock one: what is read back is always an `SDEScheduler`.
+        super().__setattr__(name, to_sde_scheduler(value) if name == "scheduler" else value)
+
     def register_to_config(self, **kwargs: Any) -> None:
         if "scheduler" in kwargs:
             kwargs["scheduler"] = stable_name(kwargs["scheduler"])
@@ -127,8 +131,8 @@ class SDEPipelineBase(PretrainedPipeline):
 
     @property
     def data_std(self) -> float:
-        """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
-        return rough_data_std(self.scheduler, (self.config.data_min, self.config.data_max))
+        """Rough standard deviation of the data: `sigma_data` of the scheduler if given, else a quarter of the range."""
+        return float(self.scheduler.data_std_in((self.config.data_min, self.config.data_max)))
 
     @property
     def num_timesteps(self) -> int:
@@ -151,7 +155,6 @@ class SDEPipelineBase(PretrainedPipeline):
 
     def check_modules(self) -> None:
         """Raises TypeError or ValueError unless the components fit; one may have been replaced since the last call."""
-        self.scheduler = to_sde_scheduler(self.scheduler)  # it may be a stock one
         check_components(self.unet, self.scheduler)
 
     def check_output(self, output_type: str, return_dict: bool = True) -> None:

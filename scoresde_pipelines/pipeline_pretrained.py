@@ -10,11 +10,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from .hub_upload import PushPipelineMixin
 from .pipeline_components import NETWORK_LIBRARIES
 from .registration import PACKAGE
-from .schedulers.scheduling_conversion import sde_scheduler_class
 from .training.destinations import check_writable
 from .training.durable_files import remove
 from .training.model_names import HubName, check_pipeline_folder, hub_errors, locate
-from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, read_index
+from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, load_scheduler, read_index
 
 
 class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
@@ -36,9 +35,9 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
         if "_class_name" not in index:
             raise ValueError(f"{folder / 'model_index.json'} must name a class under '_class_name', got none")
         cls._check_libraries(folder, index, kwargs)
-        library, scheduler = index.get("scheduler", (None, None))
-        if library == PACKAGE and "scheduler" not in kwargs:
-            sde_scheduler_class(scheduler)  # diffusers' own message does not say what to import
+        library, _ = index.get("scheduler", (None, None))
+        if library in NETWORK_LIBRARIES and "scheduler" not in kwargs:
+            kwargs["scheduler"] = load_scheduler(folder, index)
         key = "unet" if "unet" in index else "model"
         library, network = index.get(key, (None, None))
         if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
@@ -100,6 +99,11 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
         config = super().load_config(*args, **kwargs)
         if isinstance(config, dict) and "unet" not in config and "model" in config:
             config["unet"] = config.pop("model")
+        if isinstance(config, dict) and (config.get("scheduler") or [None])[0] == "diffusers":
+            config["scheduler"] = [
+                PACKAGE,
+                "SDEScheduler",
+            ]  # diffusers no longer exports all that it knows (ScoreSdeVp)
         if isinstance(config, dict):  # components that another pipeline may have, and did not: nothing to warn of
             known = inspect.signature(cls.__init__).parameters
             for name in [name for name, value in config.items() if value == [None, None] and name not in known]:

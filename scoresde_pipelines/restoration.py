@@ -22,7 +22,6 @@ from .schedulers import (
 )
 from .schedulers.checks import Generator
 from .schedulers.inference_mode import ordinary
-from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
 
 
@@ -69,7 +68,6 @@ class LinearInversePipeline(SDEPipelineBase):
         self, options: RestorationOptions, num_measurements: int, shape: tuple[int, int, int] | None = None
     ) -> None:
         """Raises TypeError or ValueError, naming the argument, before any work is done; `shape` is that of an image."""
-        self.scheduler = to_sde_scheduler(self.scheduler)  # it may have been replaced by a stock one
         _, steps = options.sampler_of(self.scheduler, self.data_std)
         self.check_inputs(num_measurements * options.num_samples, steps, options, shape)
 

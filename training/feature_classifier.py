@@ -17,12 +17,6 @@ from .image_table import find_label_column
 from .seeding import combined_seed
 
 
-def image_format_of(classifier: FeatureClassifier) -> ImageFormat:
-    """The form of images that `classifier.features` expects."""
-    config = classifier.config
-    return ImageFormat(config["sample_size"], config["in_channels"], config["image_fit"])
-
-
 def shift_at_random(images: torch.Tensor, generator: torch.Generator, pixels: int = 2) -> torch.Tensor:
     """Moves a batch (B, C, H, W) by up to `pixels` in each direction; edges are repeated."""
     down, right = torch.randint(0, 2 * pixels + 1, (2,), generator=generator).tolist()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..models.config_checks import height_and_width
 from ..schedulers.checks import check_choice, check_integer, is_integer
 from .pil_pictures import IMAGE_MODES, WHITE, to_8_bit
 
@@ -39,20 +40,19 @@ class ImageFormat:
         if not is_integer(self.channels) or self.channels not in IMAGE_MODES:
             raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {self.channels!r}")
         check_choice("fit", self.fit, FITS)
-        sides: Any = (self.resolution,) if is_integer(self.resolution) else self.resolution
-        if not isinstance(sides, (tuple, list)) or not all(is_integer(side) and 1 <= side <= MOST for side in sides):
-            raise ValueError(f"resolution must be a positive number of pixels or two, got {self.resolution!r}")
-        if len(sides) not in (1, 2):
-            raise ValueError(f"resolution must be one side or (height, width), got {self.resolution!r}")
+        sides: Any = (self.resolution, self.resolution) if is_integer(self.resolution) else self.resolution
+        pair = isinstance(sides, (tuple, list)) and len(sides) == 2
+        if not pair or not all(is_integer(side) and 1 <= side <= MOST for side in sides):
+            raise ValueError(
+                f"resolution must be one side or (height, width), from 1 to {MOST}, got {self.resolution!r}"
+            )
         for name in ("pad_value", "background"):
             check_integer(name, getattr(self, name), 0, 255)
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
-        if isinstance(self.resolution, (tuple, list)):
-            return (int(self.resolution[0]), int(self.resolution[-1]))
-        return (int(self.resolution), int(self.resolution))
+        return height_and_width(self.resolution)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
 """From a model's name to what is trained: the loading of pipeline folders."""
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..models import DDPMpp, NCSNpp
 from ..models.weight_files import check_weight_files
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from ..schedulers.scheduling_conversion import to_sde_scheduler
+from .durable_files import read_object
 from .model_names import resolve_pipeline
 from .safe_state import check_finite_state
 
@@ -44,13 +45,6 @@ class Components:
     class_names: list[str] | None = None
 
 
-def rough_data_std(scheduler: Any, data_range: tuple[float, float]) -> float:
-    """Rough standard deviation of the data, which solvers adapt to: the network's own figure, or half of the range."""
-    if scheduler.config.prediction_type == "edm":
-        return float(scheduler.config.sigma_data)
-    return 0.5 * (data_range[1] - data_range[0])
-
-
 def load_pipeline_folder(
     name_or_path: str | Path,
     cache_dir: str | None = None,
@@ -75,13 +69,20 @@ def load_pipeline_folder(
         check_finite_state(unet.state_dict(), "unet")
     except FloatingPointError as error:
         raise ValueError(f"the weights in {folder} must be finite: {error}") from error
-    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    scheduler = to_sde_scheduler(SDEScheduler.load_config(scheduler_folder))
+    scheduler = load_scheduler(folder, index)
     low, high = (index.get(name) for name in ("data_min", "data_max"))
     data_range = scheduler.data_range if low is None or high is None else (float(low), float(high))
     if not -math.inf < data_range[0] < data_range[1] < math.inf:
         raise ValueError(f"{folder / INDEX} must hold a finite data_min < data_max, got {data_range}")
     return Components(unet, scheduler, data_range, class_names(index.get("id2label")))
+
+
+def load_scheduler(folder: Path, index: Mapping[str, Any]) -> SDEScheduler:
+    """The scheduler of a pipeline folder with this `model_index.json`, converted to ours; errors as `to_sde_scheduler`."""
+    config = SDEScheduler.load_config(folder / "scheduler" if (folder / "scheduler").is_dir() else folder)
+    # As in diffusers, the class that the index names reads the configuration, whoever wrote it.
+    _, name = index.get("scheduler") or (None, None)
+    return to_sde_scheduler({**config, "_class_name": name or config.get("_class_name")})
 
 
 def network_class(name: str) -> Any:
@@ -107,7 +108,7 @@ def load_network(folder: str | Path, class_name: str, **options: Any) -> Any:
     # Where these are no JSON, diffusers ends in errors that do not name them.
     for path in (Path(folder) / "config.json", *Path(folder).glob("*.index.json")):
         if path.is_file():
-            content = _read_json(path)
+            content = read_object(path)
             if path.name != "config.json" and not isinstance(content.get("weight_map"), dict):
                 raise ValueError(f"{path} must hold the files of all tensors under 'weight_map'")
     network, info = network_class(class_name).from_pretrained(folder, output_loading_info=True, **options)
@@ -151,10 +152,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     if not (folder / INDEX).is_file():
         raise ValueError(f"{str(folder)!r} is not a pipeline: it has no {INDEX}")
-    index = _read_json(folder / INDEX)
+    index = read_object(folder / INDEX)
     for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):
         if path.is_file():
-            _read_json(path)
+            read_object(path)
     if not isinstance(index.get("_class_name", ""), str):
         raise ValueError(f"{folder / INDEX} must name a class under '_class_name', got {index['_class_name']!r}")
     for key in {"unet", "model", "scheduler"} & {*index}:
@@ -170,13 +171,3 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder / INDEX} must hold a dictionary of names under 'id2label', got {index['id2label']!r}"
         )
     return index
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
-    return content

@@ -129,14 +129,6 @@ def from_official(model: NCSNpp | NCSNv2, state: Mapping[str, torch.Tensor]) -> 
     return {name: torch.cat(parts) if len(parts) > 1 else parts[0].contiguous() for name, parts in pieces.items()}
 
 
-def to_official(model: NCSNpp | NCSNv2) -> dict[str, torch.Tensor]:
-    """The official state dict of `model` (without the `sigmas` table and the `module.` prefix)."""
-    parameters = dict(model.named_parameters())
-    return {
-        tensor.key: tensor.write(parameters[tensor.name].detach()).contiguous() for tensor in official_tensors(model)
-    }
-
-
 def check_tensors(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError that names every tensor by which `state` differs from `expected` (`sigmas` is optional)."""
     problems = [f"missing: {key} {list(shape)}" for key, shape in expected.items() if key not in state]

@@ -4,13 +4,13 @@ A preset says which network and which scheduler a published checkpoint needs, an
 official repository's configuration files, which also name the folders of the published checkpoints.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from ...schedulers.checks import check_choice
+from ...schedulers.init_parameters import init_parameters
 from ..ddpmpp import DDPMpp
 from ..ncsnpp import NCSNpp
 from ..ncsnv2 import NCSNv2
@@ -42,7 +42,7 @@ class Preset:
 
     def arguments(self) -> dict[str, Any]:
         """All arguments of the network, defaults included."""
-        parameters = inspect.signature(MODELS[self.model_class].__init__).parameters
+        parameters = init_parameters(MODELS[self.model_class])
         return {name: item.default for name, item in parameters.items() if name != "self"} | dict(self.model)
 
     def make_model(self) -> NCSNpp | NCSNv2:

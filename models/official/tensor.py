@@ -30,9 +30,3 @@ class OfficialTensor:
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
         """From the official layout to ours."""
         return tensor.t()[:, :, None, None] if self.transposed else tensor
-
-    def write(self, parameter: torch.Tensor) -> torch.Tensor:
-        """From our (whole) parameter to the official layout."""
-        if self.part is not None:
-            parameter = parameter.chunk(3)[self.part]
-        return parameter[:, :, 0, 0].t() if self.transposed else parameter

@@ -1,8 +1,6 @@
 """Files, folders and command lines to call the package with."""
 
 import contextlib
-import importlib
-import importlib.util
 import io
 import json
 import os
@@ -71,7 +69,8 @@ def workspace() -> Path:
     (root / "text.txt").write_text("no checkpoint")
     small = unet(sample_size=4, block_out_channels=(4,), attention_resolutions=())
     pipe(unet=small, kind="ve").save_pretrained(root / "model")
-    to_official = importlib.import_module(_official_keys()).to_official
+    from official_names import to_official  # of the folder above, which pytest puts on the path
+
     state = to_official(unet(center_input_sample=False))
     content = {
         "model": {f"module.{key}": value for key, value in state.items()},
@@ -84,11 +83,6 @@ def workspace() -> Path:
 
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="fuzzing-")
-
-
-def _official_keys() -> str:
-    old, new = "scoresde_pipelines.models.official_keys", "scoresde_pipelines.models.official.keys"
-    return old if importlib.util.find_spec(old) else new
 
 
 def file(name: str) -> str:

@@ -9,7 +9,7 @@ from ...models import packed_filters
 from ...schedulers.dequantization import PixelCells, uniform
 from ...schedulers.likelihood import log_likelihood
 from ..class_embedding import null_label
-from ..pipeline_loading import Components, rough_data_std
+from ..pipeline_loading import Components
 from ..seeding import likelihood_seed
 from .estimate import Estimate, mean_estimate
 
@@ -68,7 +68,7 @@ class FewImageBits:
             tolerance=TOLERANCE,
             generator=generators,
             sampling_eps=noisy.t,
-            data_std=rough_data_std(scheduler, components.data_range),
+            data_std=scheduler.data_std_in(components.data_range),
         )
         nats = noisy.log_q - found.log_prob.cpu()
         return nats / (centres[0].numel() * torch.log(torch.tensor(2.0, dtype=torch.float64)))

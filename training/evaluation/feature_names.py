@@ -1,13 +1,13 @@
 """Feature extractors by name."""
 
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..durable_files import read_object
 from ..feature_classifier import FeatureClassifier
 from .features import (
     DEFAULT_FEATURES,
@@ -66,7 +66,7 @@ def load_features(
 
 def _config_of(folder: str) -> dict[str, Any]:
     path = Path(folder) / "config.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _transformers_features(name: str, known: list[str]) -> FeatureExtractor:

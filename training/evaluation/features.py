@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...models.config_checks import height_and_width
 from ...models.feature_classifier import FeatureClassifier
 from ...models.weight_files import fingerprint
 from ..image_reader import GRAY_WEIGHTS
@@ -148,8 +149,7 @@ class EfficientNetFeatures(FeatureExtractor):
 
 def resize(images: Tensor, size: int | tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Images (B, C, H, W) in float32 at another size, antialiased, without rounding to integers in between."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return F.interpolate(images.float(), (height, width), mode=mode, antialias=True, align_corners=False)
+    return F.interpolate(images.float(), height_and_width(size), mode=mode, antialias=True, align_corners=False)
 
 
 def to_three_channels(images: Tensor) -> Tensor:
