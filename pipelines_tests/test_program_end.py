@@ -40,6 +40,10 @@ PROGRAMS = {
     "scoresde_pipelines.cli": ("typer", ["sample"]),
     "scoresde_pipelines.training.train_unconditional": ("torch", ["--train_data_dir", "images"]),
     "scoresde_pipelines.training.train_classifier": ("torch", ["--train_data_dir", "images"]),
+    "scoresde_pipelines.training.feature_classifier": ("torch", []),
+    "scoresde_pipelines.training.evaluate": ("torch", []),
+    "scoresde_pipelines.demo": ("numpy", []),
+    "scoresde_pipelines.viz": ("torch", []),
 }
 
 

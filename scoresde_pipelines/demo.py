@@ -5,6 +5,12 @@ import sys
 import time
 from pathlib import Path
 
+from .training.program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
+
 import numpy as np
 import torch
 from PIL import Image
@@ -64,4 +70,4 @@ def _half_block(top: np.ndarray, bottom: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -16,6 +16,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
+
 import torch
 
 from ..models.config_checks import height_and_width
@@ -104,4 +110,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

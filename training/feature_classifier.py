@@ -7,6 +7,12 @@
 import argparse
 from collections.abc import Sequence
 
+from .program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
+
 import torch
 import torch.nn.functional as F
 
@@ -113,4 +119,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

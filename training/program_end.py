@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # what ends programs; Windows has two of them
+
 received: list[int] = []  # signals that end the program
 
 
@@ -46,8 +48,8 @@ def raise_at(names: Iterable[str]) -> dict[int, Any]:
     return former
 
 
-def run_program(run: Callable[[], Any], names: Iterable[str] = ("SIGINT",)) -> None:
-    """Calls `run`; a signal of these names ends the program with one line on stderr.
+def run_program(run: Callable[[], Any]) -> None:
+    """Calls `run`; a signal of `SIGNALS` ends the program with one line on stderr.
 
     The code is set here, because an import that a signal interrupts may turn the exception into one of its own.
 
@@ -55,7 +57,7 @@ def run_program(run: Callable[[], Any], names: Iterable[str] = ("SIGINT",)) -> N
         SystemExit: with the code 128 + the number of the signal.
     """
     received.clear()
-    former = raise_at(names)
+    former = raise_at(SIGNALS)
     try:
         run()
     except KeyboardInterrupt:

@@ -4,6 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..training.program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
+
 import torch
 
 from ..evaluation_models import load_weak_network
@@ -81,4 +87,4 @@ def draw(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
