@@ -47,8 +47,8 @@ def test_what_is_no_time_is_named(t):
         (lambda: checks.check_time("t", torch.ones(2, 1), X), ValueError, r"got \(2, 1\)"),
         (
             lambda: checks.check_time("t", torch.ones(2).to("meta"), X),
-            ValueError,
-            "t must have a value, got a tensor on",
+            TypeError,
+            "t must be a tensor with values, got one on",
         ),
         (
             lambda: checks.check_state("x", X.long()),

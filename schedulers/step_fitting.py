@@ -62,7 +62,7 @@ def fit_steps(
     """
     from .scheduling_sde import SDEScheduler  # imports this package's mathematics
 
-    check_function("score_fn", score_fn)
+    check_function("score_fn", score_fn, 2)
     check_instance("scheduler", scheduler, SDEScheduler)
     n = check_integer("num_inference_steps", num_inference_steps, 2, MOST_CALLS)
     check_integer("trials", trials, 0, MOST_TRIALS)
@@ -107,7 +107,7 @@ class _Fit:
         lowest = math.log(float(self.sde.noise_ratio(as_time(self.smallest_time))))
         for _ in range(trials):
             logs = best[1].clone()
-            logs[1:] += size * torch.randn(n - 1, generator=generator, dtype=logs.dtype)
+            logs[1:] += size * torch.randn(n - 1, generator=generator, dtype=logs.dtype, device="cpu")
             if not bool((logs.diff() < -SMALLEST_GAP).all()) or logs[-1] < lowest:
                 continue
             found = self.sample(logs)
