@@ -241,10 +241,10 @@ def as_time(t: Any, name: str = "t") -> Tensor:
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for a Python number that is negative, NaN or infinite.
+        ValueError: for a number, or one in a list or array, that is negative, NaN or infinite.
     """
     time = as_real(name, t)
-    if isinstance(t, numbers.Real) and not 0 <= float(t) < math.inf:
+    if not isinstance(t, Tensor) and not bool(((time >= 0) & time.isfinite()).all()):
         raise ValueError(f"{name} must be a finite time of at least 0, got {t!r}")
     return time
 
