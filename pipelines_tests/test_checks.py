@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde_pipelines import VPSDEScheduler
 from scoresde_pipelines.schedulers.checks import (
+    as_real,
+    as_time,
     check_choice,
     check_finite,
     check_function,
@@ -97,8 +100,31 @@ def test_tensors_without_values_or_of_8_bit_numbers_are_named():
         with pytest.raises(TypeError, match=r"y must be a .*, got"):
             check("y", torch.ones(2, device="meta"))
     assert check_state("y", torch.ones(2, device="meta")).is_meta
+    small = torch.ones(2).to(torch.float8_e5m2)
     with pytest.raises(TypeError, match=r"y must be a floating-point tensor, got torch\.float8_e5m2"):
-        check_state("y", torch.ones(2).to(torch.float8_e5m2))
+        check_state("y", small)
+    with pytest.raises(
+        TypeError, match=r"y must be a number or a dense tensor of real numbers, got torch\.float8_e5m2"
+    ):
+        as_real("y", small)
+    with pytest.raises(TypeError, match="y must be a number, got Tensor"):
+        check_number("y", small[0])
+
+
+@pytest.mark.parametrize("bad", [-1.0, [0.5, math.nan], [0.5, -0.5], np.array([math.inf])])
+def test_times_that_are_no_tensors_are_read(bad):
+    assert as_time([0.5, 0.0]).tolist() == [0.5, 0.0]
+    with pytest.raises(ValueError, match="t must be a finite time of at least 0, got"):
+        as_time(bad)
+    with pytest.raises(TypeError, match=r"t must be a number or a tensor of numbers, got torch\.bool"):
+        as_time(torch.tensor([True]))
+
+
+def test_a_score_at_time_0_is_refused_wherever_it_stands():
+    score = VPSDEScheduler(continuous=True).score_fn(lambda x, t: x)
+    for t in (0, 0.0, [0.5, 0.0], np.array([0.5, 0.0])):
+        with pytest.raises(ValueError, match=r"t must be a finite number in \[1e-30, 1\], got 0.0"):
+            score(torch.ones(2, 3), t)
 
 
 def test_numbers_come_as_a_sequence_and_not_one_by_one():

@@ -22,6 +22,12 @@ from torch import Tensor
 
 Generator = torch.Generator | list[torch.Generator] | None  #: a source of randomness; a list has one for each sample
 
+# Kinds of numbers that torch stores, and mostly does not compute with.
+STORED = frozenset(
+    getattr(torch, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "uint16", "uint32", "uint64")
+)
+
 MOST = 2**31 - 1  # of a number of images, steps or channels: beyond it memory ends, or torch's own counters
 
 
@@ -53,7 +59,8 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         TypeError: for what is not a number.
         ValueError: for NaN, infinities and numbers out of the range.
     """
-    single = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 and not getattr(value, "is_meta", False)
+    single = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 and value.dtype not in STORED
+    single = single and not getattr(value, "is_meta", False)
     number = value.item() if single else value
     if not isinstance(number, numbers.Real) or isinstance(number, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
@@ -91,6 +98,8 @@ def check_path(name: str, value: Any) -> Path:
 
 def check_config_kind(config: Any) -> Any:
     """`config`, if `from_config` of diffusers knows its kind; it takes any other object for the name of a repository."""
+    if isinstance(config, dict) and not all(isinstance(key, str) for key in config):
+        raise TypeError(f"config must have names as its keys, got {list(config)[:3]}")
     if config is not None and not isinstance(config, (dict, str, PathLike)):
         raise TypeError(
             f"config must be a dictionary, as that of a scheduler or network is, got {type(config).__name__}"
@@ -162,7 +171,7 @@ def check_function(
     if takes is None:
         return
     try:
-        signature = inspect.signature(value)
+        signature = inspect.signature(getattr(value, "forward", value))  # of a network
     except (TypeError, ValueError):  # a function in C does not say what it takes
         return
     try:
@@ -221,7 +230,7 @@ def as_real(name: str, value: Any) -> Tensor:
         TypeError: for what is no real number or tensor of them.
     """
     if isinstance(value, Tensor):
-        if value.is_complex() or not is_dense(value):
+        if value.is_complex() or not is_dense(value) or value.dtype in STORED:
             raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {describe(value)}")
         return value
     try:
@@ -244,6 +253,8 @@ def as_time(t: Any, name: str = "t") -> Tensor:
         ValueError: for a number, or one in a list or array, that is negative, NaN or infinite.
     """
     time = as_real(name, t)
+    if time.dtype == torch.bool:
+        raise TypeError(f"{name} must be a number or a tensor of numbers, got {describe(t)}")
     if not isinstance(t, Tensor) and not bool(((time >= 0) & time.isfinite()).all()):
         raise ValueError(f"{name} must be a finite time of at least 0, got {t!r}")
     return time
@@ -268,10 +279,10 @@ def check_state(name: str, x: Any, least_dimensions: int = 0) -> Tensor:
     """`x`, if it is a dense floating-point tensor of at least so many dimensions.
 
     Raises:
-        TypeError: for what is no such tensor; one of 8-bit numbers, which torch stores and does not compute with, is none.
+        TypeError: for what is no such tensor, or one of 8-bit numbers.
         ValueError: for fewer dimensions.
     """
-    if not is_dense(x) or not x.is_floating_point() or x.dtype.itemsize == 1:
+    if not is_dense(x) or not x.is_floating_point() or x.dtype in STORED:
         raise TypeError(f"{name} must be a floating-point tensor, got {describe(x)}")
     if x.ndim < least_dimensions:
         raise ValueError(f"{name} must have at least {least_dimensions} dimensions, got shape {tuple(x.shape)}")

@@ -47,6 +47,7 @@ from .transfers import to_device
 # steps must stay well within the tolerance; from noise to data they shrink.
 FROM_DATA, FROM_NOISE = StepControl(first_step=0.01), StepControl(gains=(0.85, 0.2))
 LOOSE_TOLERANCE = 1e-3
+SMALLEST_TOLERANCE = 1e-12  # below lies the rounding of double precision
 MOST_STEPS = 10**9
 
 
@@ -143,7 +144,7 @@ def check_flow(
     check_integer("max_steps", max_steps, most=MOST_STEPS)
     for name, t in times.items():
         check_number(name, t, SMALLEST_TIME, sde.T)
-    return check_number("tolerance", tolerance, 0, 1, ends="()")
+    return check_number("tolerance", tolerance, SMALLEST_TOLERANCE, 1, ends="[)")
 
 
 @torch.no_grad()
