@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde_pipelines.schedulers.checks import check_choice, check_finite, check_integer, check_number
+from scoresde_pipelines import VPSDEScheduler
+from scoresde_pipelines.schedulers.checks import (
+    as_real,
+    as_time,
+    check_choice,
+    check_finite,
+    check_function,
+    check_integer,
+    check_number,
+    check_numbers,
+    check_state,
+    check_values,
+)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -64,3 +76,73 @@ def test_choices_and_finite_tensors():
         check_finite("y", torch.ones(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="y must be finite, got NaN or infinity"):
         check_finite("y", torch.tensor([1.0, math.nan]))
+    with pytest.raises(ValueError, match=r"y must be finite, got NaN or infinity in torch.float32"):
+        check_finite("y", torch.full((2,), 1e300, dtype=torch.float64), torch.float32)
+
+
+NOT_DENSE = {
+    "sparse": lambda: torch.ones(2).to_sparse(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_tensors_that_hold_no_plain_numbers_are_named(kind):
+    for check in (check_state, check_numbers):
+        with pytest.raises(TypeError, match=f"y must be a .*, got .*{'' if kind == 'quantized' else kind}"):
+            check("y", NOT_DENSE[kind]())
+
+
+def test_tensors_without_values_or_of_8_bit_numbers_are_named():
+    for check in (check_values, check_numbers):
+        with pytest.raises(TypeError, match=r"y must be a .*, got"):
+            check("y", torch.ones(2, device="meta"))
+    assert check_state("y", torch.ones(2, device="meta")).is_meta
+    small = torch.ones(2).to(torch.float8_e5m2)
+    with pytest.raises(TypeError, match=r"y must be a floating-point tensor, got torch\.float8_e5m2"):
+        check_state("y", small)
+    with pytest.raises(
+        TypeError, match=r"y must be a number or a dense tensor of real numbers, got torch\.float8_e5m2"
+    ):
+        as_real("y", small)
+    with pytest.raises(TypeError, match="y must be a number, got Tensor"):
+        check_number("y", small[0])
+
+
+@pytest.mark.parametrize("bad", [-1.0, [0.5, math.nan], [0.5, -0.5], np.array([math.inf])])
+def test_times_that_are_no_tensors_are_read(bad):
+    assert as_time([0.5, 0.0]).tolist() == [0.5, 0.0]
+    with pytest.raises(ValueError, match="t must be a finite time of at least 0, got"):
+        as_time(bad)
+    with pytest.raises(TypeError, match=r"t must be a number or a tensor of numbers, got torch\.bool"):
+        as_time(torch.tensor([True]))
+
+
+def test_a_score_at_time_0_is_refused_wherever_it_stands():
+    score = VPSDEScheduler(continuous=True).score_fn(lambda x, t: x)
+    for t in (0, 0.0, [0.5, 0.0], np.array([0.5, 0.0])):
+        with pytest.raises(ValueError, match=r"t must be a finite number in \[1e-30, 1\], got 0.0"):
+            score(torch.ones(2, 3), t)
+
+
+def test_numbers_come_as_a_sequence_and_not_one_by_one():
+    assert check_numbers("y", range(1, 3)) == check_numbers("y", torch.tensor([1, 2])) == [1.0, 2.0]
+    with pytest.raises(TypeError, match="y must be a sequence of numbers, got generator"):
+        check_numbers("y", (number for number in (1, 2)))
+
+
+def test_functions_take_what_they_are_called_with():
+    def own(x, t, *, labels=None):
+        return x
+
+    for good in (own, lambda *all: 0, torch.nn.Identity(), max):
+        check_function("f", good, 2)
+    check_function("f", own, 2, named=["labels"])
+    check_function("f", None, 2, optional=True)
+    for bad in (lambda x: 0, lambda x, t, y: 0):
+        with pytest.raises(TypeError, match=r"f must be a function of 2 arguments, got one of \(x"):
+            check_function("f", bad, 2)
+    with pytest.raises(TypeError, match="f must be a function of 2 arguments and label, got one of"):
+        check_function("f", own, 2, named=["label"])

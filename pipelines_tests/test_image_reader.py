@@ -270,7 +270,7 @@ def test_masks_are_read_like_images():
         (
             torch.zeros(16, 16, dtype=torch.complex64),
             TypeError,
-            "dense tensor of real numbers, got one of dtype torch.c",
+            "dense tensor of real numbers, got torch.c",
         ),
         (np.zeros((16, 16), object), TypeError, "image must be an array of real numbers, got one of dtype object"),
         (np.zeros(16), ValueError, r"image must be one image or a batch of images, got shape \(16,\)"),

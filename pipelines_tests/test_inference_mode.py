@@ -16,6 +16,7 @@ from scoresde_pipelines.schedulers import (
     DenoisedClassifierGuidance,
     MaskOperator,
     MomentMatching,
+    PerSample,
     TwistedSMC,
 )
 
@@ -47,6 +48,15 @@ def denoised_classifier():
 def posterior(operator):
     x, t = torch.full((2, *SHAPE), 0.3), torch.tensor(0.3)
     return MomentMatching(score, SDE, operator, operator.A(torch.full((2, *SHAPE), 0.5)), 0.1)(x, t)
+
+
+def labelled_classifier():
+    def log_prob(x, t, labels):
+        return torch.log_softmax(x.flatten(1), dim=1).gather(1, labels[:, None])[:, 0]
+
+    labels = torch.tensor([3, 7])  # autograd keeps it for the gradient
+    x, t = torch.full((2, *SHAPE), 0.3), torch.tensor(0.3)
+    return ClassifierGuidance(score, PerSample(log_prob, labels=labels), 2.0)(x, t)
 
 
 def masked():
@@ -83,7 +93,17 @@ def bits_per_dim():
 
 @pytest.mark.parametrize(
     "function",
-    [likelihood, classifier, denoised_classifier, masked, blurred, particles, inpainting, bits_per_dim],
+    [
+        likelihood,
+        classifier,
+        labelled_classifier,
+        denoised_classifier,
+        masked,
+        blurred,
+        particles,
+        inpainting,
+        bits_per_dim,
+    ],
     ids=lambda function: function.__name__,
 )
 def test_numbers_are_the_same(function):

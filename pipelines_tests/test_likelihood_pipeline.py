@@ -308,7 +308,7 @@ def test_spherical_path_has_even_angles():
         ({"images": torch.zeros(0, 1, 2, 2), "levels": None}, r"images must have shape \(B, 1, 2, 2\) with B >= 1"),
         (
             {"images": torch.full((1, 2, 2), math.nan), "levels": None},
-            "images must be finite, got 4 values that are not",
+            "images must be finite, got NaN or infinity",
         ),
         ({"class_labels": torch.tensor([0])}, r"class_labels must have one label per image, \(2,\), got \(1,\)"),
         ({"class_labels": [0, -1]}, r"class_labels must lie in 0\..*, got -1\.\.0"),

@@ -40,6 +40,10 @@ PROGRAMS = {
     "scoresde_pipelines.cli": ("typer", ["sample"]),
     "scoresde_pipelines.training.train_unconditional": ("torch", ["--train_data_dir", "images"]),
     "scoresde_pipelines.training.train_classifier": ("torch", ["--train_data_dir", "images"]),
+    "scoresde_pipelines.training.feature_classifier": ("torch", []),
+    "scoresde_pipelines.training.evaluate": ("torch", []),
+    "scoresde_pipelines.demo": ("numpy", []),
+    "scoresde_pipelines.viz": ("torch", []),
 }
 
 
@@ -78,6 +82,8 @@ def test_a_program_that_is_interrupted_cleans_up_and_one_that_fails_says_why(cap
         assert (end.value.code, cleaned, capsys.readouterr().err) == (130, [SystemExit], "error: ended by SIGINT\n")
         with pytest.raises(ZeroDivisionError):
             run_program(lambda: 1 / 0)
+        with pytest.raises(SystemExit, match=r"^error: division by zero$"):
+            run_program(lambda: 1 / 0, (ArithmeticError,))
         run_program(lambda: None)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:

@@ -228,8 +228,9 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
         (["--train_data_dir", "IMAGES", "--pretrained_model_name_or_path", "./none"], "there is no such folder"),
         (["--train_data_dir", "broken"], "broken.png"),
         (["--train_data_dir", "IMAGES", "--output_dir", "file"], "file"),
+        (["--train_data_dir", "IMAGES", "--output_dir", "IMAGES/run"], "output_dir must not lie in the folder of the data"),
     ],
-    ids=["data", "empty", "image-column", "label-column", "split", "pretrained", "broken", "output"],
+    ids=["data", "empty", "image-column", "label-column", "split", "pretrained", "broken", "output", "inside"],
 )  # fmt: skip
 def test_what_a_user_gets_wrong_is_one_line_and_code_2(
     script, arguments, message, images, tmp_path, monkeypatch, capsys

@@ -93,8 +93,10 @@ def test_labels_that_do_not_fit_are_refused():
 
 def test_a_gif_holds_every_frame_for_its_time(tmp_path):
     frames = [Image.new("RGB", (8, 6), (40 * k, 0, 255 - 40 * k)) for k in range(5)]
-    save_gif(frames, tmp_path / "a.gif", milliseconds=50)
-    with Image.open(tmp_path / "a.gif") as gif:
+    path = tmp_path / "new" / "a.gif"
+    save_gif(frames, path, milliseconds=50)
+    assert list(path.parent.iterdir()) == [path]
+    with Image.open(path) as gif:
         assert (gif.n_frames, gif.size, gif.info["loop"]) == (5, (8, 6), 0)
         for k in range(5):
             gif.seek(k)
@@ -302,6 +304,9 @@ def test_the_command_takes_a_weak_model(tmp_path, pipe, weak):
     assert (
         np.abs(shown - np.asarray(frames[-1])).max() < 16 < np.abs(shown - np.asarray(plain[-1])).max()
     )  # 64 colours
+    for wrong, name in (["--seed", "-1"], "seed"), (["--output", f"{__file__}/c.gif"], "output"):
+        with pytest.raises(SystemExit, match=f"error: --{name} must"):
+            main(["trajectory", "--model", "./nowhere", "--output", str(tmp_path / "c.gif"), *wrong])
     with pytest.raises(SystemExit, match="error: weak_model must be a shipped name"):
         main(["trajectory", *options, "--weak-model", "./nowhere", "--output", str(tmp_path / "c.gif")])
 

@@ -61,7 +61,7 @@ def solve_with_restarts(
         ValueError, TypeError: for an argument out of its range, before any work.
         ODEError: as `solve_probability_flow`.
     """
-    check_flow(score_fn, sde, x, tolerance, max_steps, t_start=t_start, t_end=t_end)
+    check_flow(score_fn, sde, x, tolerance, max_steps, condition, t_start=t_start, t_end=t_end)
     num_restarts = check_integer("num_restarts", num_restarts, 0, MOST_RESTARTS)
     generator = check_generator("generator", generator, len(x))
     data_std = check_number("data_std", data_std, SMALLEST_SIGMA, LARGEST_SIGMA)

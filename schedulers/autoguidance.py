@@ -46,7 +46,7 @@ class AutoGuidance(Extrapolation):
         interval: tuple[float, float] | None = None,
         noise_ratio: NoiseRatio | None = None,
     ) -> None:
-        check_function("score_fn", score_fn)
-        check_function("weak_score_fn", weak_score_fn)
+        check_function("score_fn", score_fn, 2)
+        check_function("weak_score_fn", weak_score_fn, 2)
         self.score_fn, self.weak_score_fn = score_fn, weak_score_fn
         self.scale = GuidanceScale(scale, 1.0, interval, noise_ratio)

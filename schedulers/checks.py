@@ -7,9 +7,10 @@ step, and would break `vmap` and compiled graphs. `check_finite` and the checks 
 is called once.
 """
 
+import inspect
 import math
 import numbers
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from torch import Tensor
 
 
 Generator = torch.Generator | list[torch.Generator] | None  #: a source of randomness; a list has one for each sample
+
+# Kinds of numbers that torch stores, and mostly does not compute with.
+STORED = frozenset(
+    getattr(torch, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "uint16", "uint32", "uint64")
+)
 
 MOST = 2**31 - 1  # of a number of images, steps or channels: beyond it memory ends, or torch's own counters
 
@@ -52,7 +59,8 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         TypeError: for what is not a number.
         ValueError: for NaN, infinities and numbers out of the range.
     """
-    single = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 and not getattr(value, "is_meta", False)
+    single = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 and value.dtype not in STORED
+    single = single and not getattr(value, "is_meta", False)
     number = value.item() if single else value
     if not isinstance(number, numbers.Real) or isinstance(number, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
@@ -90,6 +98,8 @@ def check_path(name: str, value: Any) -> Path:
 
 def check_config_kind(config: Any) -> Any:
     """`config`, if `from_config` of diffusers knows its kind; it takes any other object for the name of a repository."""
+    if isinstance(config, dict) and not all(isinstance(key, str) for key in config):
+        raise TypeError(f"config must have names as its keys, got {list(config)[:3]}")
     if config is not None and not isinstance(config, (dict, str, PathLike)):
         raise TypeError(
             f"config must be a dictionary, as that of a scheduler or network is, got {type(config).__name__}"
@@ -127,8 +137,9 @@ def check_numbers(
         TypeError: for what is no sequence of numbers.
         ValueError: for another number of them, or one out of its range.
     """
-    listed = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else values
-    if isinstance(listed, (str, bytes, Mapping, set, frozenset)) or not isinstance(listed, Iterable):
+    array = isinstance(values, np.ndarray) or (is_dense(values) and not values.is_meta)
+    listed = values.tolist() if array else values
+    if isinstance(listed, (str, bytes, Mapping, set, frozenset, Tensor)) or not isinstance(listed, Collection):
         raise TypeError(f"{name} must be a sequence of numbers, got {describe(values)}")
     numbers_ = [check_number(f"{name}[{i}]", value, low, high, ends=ends) for i, value in enumerate(listed)]
     if count is not None and len(numbers_) != count:
@@ -145,10 +156,29 @@ def check_instance(name: str, value: Any, kind: type) -> None:
         raise TypeError(f"{name} must be {article} {kind.__name__}, got {describe(value)}")
 
 
-def check_function(name: str, value: Any, *, optional: bool = False) -> None:
-    """Raises TypeError unless `value` can be called, or is `None` where that is allowed (`optional`)."""
-    if (not callable(value) or isinstance(value, type)) and not (optional and value is None):
+def check_function(
+    name: str, value: Any, takes: int | None = None, *, named: Collection[str] = (), optional: bool = False
+) -> None:
+    """Raises TypeError unless `value` can be called, or is `None` where that is allowed (`optional`).
+
+    Args:
+        takes: with how many arguments; `named` are those that are given by name besides.
+    """
+    if optional and value is None:
+        return
+    if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name} must be {'None or ' if optional else ''}a function, got {describe(value)}")
+    if takes is None:
+        return
+    try:
+        signature = inspect.signature(getattr(value, "forward", value))  # of a network
+    except (TypeError, ValueError):  # a function in C does not say what it takes
+        return
+    try:
+        signature.bind(*range(takes), **dict.fromkeys(named))
+    except TypeError as error:
+        wanted = f"{takes} arguments{''.join(f' and {one}' for one in named)}"
+        raise TypeError(f"{name} must be a function of {wanted}, got one of {signature}") from error
 
 
 def check_generator(name: str, generator: Any, count: int | None = None) -> Any:
@@ -185,7 +215,7 @@ def check_device(name: str, device: Any) -> torch.device | None:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise ValueError(f"{name} must be an available device, got {device!r}") from error
     return found
 
@@ -200,7 +230,7 @@ def as_real(name: str, value: Any) -> Tensor:
         TypeError: for what is no real number or tensor of them.
     """
     if isinstance(value, Tensor):
-        if value.is_complex() or value.layout != torch.strided:
+        if value.is_complex() or not is_dense(value) or value.dtype in STORED:
             raise TypeError(f"{name} must be a number or a dense tensor of real numbers, got {describe(value)}")
         return value
     try:
@@ -220,10 +250,12 @@ def as_time(t: Any, name: str = "t") -> Tensor:
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for a Python number that is negative, NaN or infinite.
+        ValueError: for a number, or one in a list or array, that is negative, NaN or infinite.
     """
     time = as_real(name, t)
-    if isinstance(t, numbers.Real) and not 0 <= float(t) < math.inf:
+    if time.dtype == torch.bool:
+        raise TypeError(f"{name} must be a number or a tensor of numbers, got {describe(t)}")
+    if not isinstance(t, Tensor) and not bool(((time >= 0) & time.isfinite()).all()):
         raise ValueError(f"{name} must be a finite time of at least 0, got {t!r}")
     return time
 
@@ -240,19 +272,17 @@ def check_time(name: str, t: Any, x: Tensor, x_name: str = "x") -> Tensor:
         raise ValueError(
             f"{name} must have shape () or (B,) for {x_name} of shape {tuple(x.shape)}, got {tuple(t.shape)}"
         )
-    if t.is_meta and not x.is_meta:
-        raise ValueError(f"{name} must have a value, got a tensor on the device meta")
-    return t
+    return t if x.is_meta else check_values(name, t)
 
 
 def check_state(name: str, x: Any, least_dimensions: int = 0) -> Tensor:
     """`x`, if it is a dense floating-point tensor of at least so many dimensions.
 
     Raises:
-        TypeError: for what is no such tensor.
+        TypeError: for what is no such tensor, or one of 8-bit numbers.
         ValueError: for fewer dimensions.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
+    if not is_dense(x) or not x.is_floating_point() or x.dtype in STORED:
         raise TypeError(f"{name} must be a floating-point tensor, got {describe(x)}")
     if x.ndim < least_dimensions:
         raise ValueError(f"{name} must have at least {least_dimensions} dimensions, got shape {tuple(x.shape)}")
@@ -274,16 +304,23 @@ def check_like(name: str, value: Any, x: Tensor, x_name: str = "x") -> Tensor:
     return value
 
 
-def check_finite(name: str, value: Any) -> Tensor:
-    """`value`, if it is a floating-point tensor without NaN and infinities.
+def check_finite(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """`value`, if it is a floating-point tensor without NaN and infinities, also in the `dtype` that is computed in.
 
     Raises:
         TypeError: for what is not a floating-point tensor.
         ValueError: for NaN or infinity.
     """
     check_state(name, value)
-    if not value.is_meta and not bool(torch.isfinite(value).all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    if not value.is_meta and not bool(torch.isfinite(value.to(dtype or value.dtype)).all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity" + (f" in {dtype}" if dtype else ""))
+    return value
+
+
+def check_values(name: str, value: Tensor) -> Tensor:
+    """`value`, unless it is on the device meta, where no tensor has values: raises TypeError for that."""
+    if value.is_meta:
+        raise TypeError(f"{name} must be a tensor with values, got one on the device meta")
     return value
 
 
@@ -298,13 +335,18 @@ def check_timesteps(timesteps: Any, count: int) -> Tensor:
         raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {describe(timesteps)}")
     if tuple(timesteps.shape) not in {(), (1,), (count,)}:
         raise ValueError(f"timesteps must have shape () or ({count},), got {tuple(timesteps.shape)}")
-    return timesteps
+    return check_values("timesteps", timesteps)
+
+
+def is_dense(value: Any) -> bool:
+    """Whether `value` is a tensor of numbers side by side: not sparse, nested or quantized."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_nested or value.is_quantized)
 
 
 def describe(value: Any) -> str:
     """What was given, for messages: the dtype of a tensor or an array (and its layout), else the type's name."""
-    if isinstance(value, Tensor) and value.layout != torch.strided:
-        return f"{value.layout} {value.dtype}"
+    if isinstance(value, Tensor) and not is_dense(value):
+        return f"{'nested' if value.is_nested else value.layout} {value.dtype}"
     if isinstance(value, (Tensor, np.ndarray)):
         return str(value.dtype)
     return value.__name__ if isinstance(value, type) else type(value).__name__

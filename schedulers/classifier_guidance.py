@@ -27,6 +27,8 @@ from .sde import SDE
 class _GradientGuidance:
     """The score plus `scale` times the gradient of a log-probability, in the terms that a subclass gives."""
 
+    log_prob_takes = 2
+
     def __init__(
         self,
         score_fn: ScoreFunction,
@@ -35,8 +37,8 @@ class _GradientGuidance:
         interval: tuple[float, float] | None,
         noise_ratio: NoiseRatio | None,
     ) -> None:
-        check_function("score_fn", score_fn)
-        check_function("log_prob", log_prob)
+        check_function("score_fn", score_fn, 2)
+        check_function("log_prob", log_prob, self.log_prob_takes)
         self.score_fn, self.log_prob = score_fn, log_prob
         self.scale = GuidanceScale(scale, 0.0, interval, noise_ratio)
 
@@ -119,6 +121,8 @@ class DenoisedClassifierGuidance(_GradientGuidance):
         TypeError, ValueError: for an argument that is no function, or a scale that is no finite number.
     """
 
+    log_prob_takes = 1
+
     def __init__(
         self,
         score_fn: ScoreFunction,
@@ -163,8 +167,8 @@ class ClassifierFreeGuidance(Extrapolation):
         interval: tuple[float, float] | None = None,
         noise_ratio: NoiseRatio | None = None,
     ) -> None:
-        check_function("with_label", with_label)
-        check_function("without", without)
+        check_function("with_label", with_label, 2)
+        check_function("without", without, 2)
         self.with_label, self.without = with_label, without
         self.scale = GuidanceScale(scale, 1.0, interval, noise_ratio)
 

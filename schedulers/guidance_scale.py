@@ -1,7 +1,7 @@
 """The scale of a guidance, which may act at some noise levels only, and guidance by the difference of two scores."""
 
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from typing import Any, ClassVar, Self
 
 import torch
@@ -36,7 +36,7 @@ class GuidanceScale:
         self.scale = check_number("scale", scale, -LARGEST_SIGMA, LARGEST_SIGMA)
         self.outside, self.noise_ratio = outside, noise_ratio
         low, high = self.interval = check_interval("interval", interval)
-        check_function("noise_ratio", noise_ratio, optional=True)
+        check_function("noise_ratio", noise_ratio, 1, optional=True)
         if (low, high) != EVERYWHERE and noise_ratio is None:
             raise ValueError("noise_ratio must be given with an interval, got None")
 
@@ -68,7 +68,7 @@ def check_interval(name: str, interval: Any) -> tuple[float, float]:
     if interval is None:
         return EVERYWHERE
     try:
-        if isinstance(interval, (str, bytes, Mapping, Set)):
+        if isinstance(interval, (str, bytes, Mapping, Set)) or not isinstance(interval, Collection):
             raise TypeError("interval has no order or no numbers")
         low, high = (math.inf if end == math.inf else check_number(name, end) for end in interval)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -106,7 +106,7 @@ def log_likelihood(
     if eps is not None:
         warnings.warn("eps is called sampling_eps; eps leaves with the next release", FutureWarning, stacklevel=2)
         sampling_eps = eps
-    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, sampling_eps=sampling_eps)
+    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, condition, sampling_eps=sampling_eps)
     estimator = _make_divergence(divergence, num_probes, probe_distribution)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)
     start, end = flow.variable(sampling_eps), flow.variable(sde.T)

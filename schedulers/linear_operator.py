@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_generator, check_instance, check_number, check_state
+from .checks import check_generator, check_instance, check_number, check_state, check_values
 from .linear_systems import conjugate_gradients
 from .sde import LARGEST_SIGMA
 
@@ -64,8 +64,7 @@ class LinearOperator:
         noise_variance = check_number("noise_variance", noise_variance, 0)
         if self.gram is not None:
             return y / (variance * self.gram + noise_variance)
-        if y.is_meta:
-            raise TypeError("y must be a tensor with values, got one on the device meta")
+        check_values("y", y)
         return conjugate_gradients(lambda v: variance * apply(self, "A", apply(self, "At", v)) + noise_variance * v, y)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:

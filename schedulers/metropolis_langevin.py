@@ -41,7 +41,7 @@ class MetropolisLangevin:
     """
 
     def __init__(self, log_prob: Callable[[Tensor, Tensor], Tensor] | None = None):
-        check_function("log_prob", log_prob, optional=True)
+        check_function("log_prob", log_prob, 2, optional=True)
         self.log_prob = log_prob
         self.start()
 

@@ -222,7 +222,7 @@ def posterior_start(posterior: ScoreFunction, sde: SDE, x: Tensor, t: Tensor) ->
     alpha_T / sigma_T standard deviations.
     """
     check_instance("sde", sde, SDE)
-    check_function("posterior", posterior)
+    check_function("posterior", posterior, 2)
     t = check_time("t", t, check_state("x", x, 1))
     score = check_score(posterior(x, t), x, "posterior")
     return x + expand_to(sde.alpha(t), x) * sde.denoise(x, score, t)

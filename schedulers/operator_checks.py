@@ -30,7 +30,7 @@ def gram_factor(operator: LinearOperator, measurement: Tensor) -> float | None:
 
 def check_condition(score_fn: Any, sde: Any, operator: Any, y: Any) -> None:
     """Raises TypeError or ValueError, naming the argument, for what a posterior cannot be made of."""
-    check_function("score_fn", score_fn)
+    check_function("score_fn", score_fn, 2)
     check_constraint(sde, operator, y, "y")
 
 
@@ -181,7 +181,7 @@ def check_range(
             unbounded data (`GaussianScoreModel`) have values outside of [0, 1] as well.
     """
     _check_arguments(operator, sample_shape, measurement)
-    check_number("noise_std", noise_std, 0, LARGEST_SIGMA)
+    noise_std = check_number("noise_std", noise_std, 0, LARGEST_SIGMA)
     check_number("slack", slack, 0)
     if not operator.nonnegative:
         return

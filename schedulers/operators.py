@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks import check_integer, check_number, check_numbers, check_state
+from .checks import as_real, check_integer, check_number, check_numbers, check_state, check_values
 from .inference_mode import ordinary
 from .linear_operator import LinearOperator
 from .transfers import to_device
@@ -30,7 +30,7 @@ class MaskOperator(LinearOperator):
     nonnegative = True
 
     def __init__(self, known: Tensor):
-        values = _real_tensor("known", known)
+        values = check_values("known", as_real("known", known))
         self.known = values != 0
         if not bool((self.known == values).all()):
             raise ValueError("known must hold zeros and ones or booleans alone: a pixel is known or it is not")
@@ -125,7 +125,7 @@ class BlurOperator(LinearOperator):
     def __init__(self, kernel: Tensor):
         if not isinstance(kernel, Tensor):
             raise TypeError(f"kernel must be a tensor, got {type(kernel).__name__}")
-        kernel = _real_tensor("kernel", kernel)
+        kernel = check_values("kernel", as_real("kernel", kernel))
         if not bool(kernel.isfinite().all()) or not bool(kernel.any()):
             raise ValueError(f"kernel must hold finite numbers, not all zero, got {kernel!r}")
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
@@ -160,20 +160,6 @@ class BlurOperator(LinearOperator):
 
 
 def _check_images(name: str, x: Any) -> Tensor:
-    if check_state(name, x).ndim != 4:
+    if check_state(name, x).ndim != 4 or 0 in x.shape[1:]:
         raise ValueError(f"{name} must have shape (B, C, H, W), got {tuple(x.shape)}")
     return x
-
-
-def _real_tensor(name: str, values: Any) -> Tensor:
-    """`values` as a dense tensor of real numbers with values."""
-    try:
-        # With a default device, `as_tensor` would move tensors there.
-        values = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a tensor of real numbers, got {type(values).__name__}") from error
-    if values.is_complex() or values.layout != torch.strided or values.is_meta:
-        raise TypeError(
-            f"{name} must be a dense tensor of real numbers, got {values.layout} {values.dtype} on {values.device}"
-        )
-    return values

@@ -22,11 +22,21 @@ This file solves every SDE with an invertible log-SNR, forwards (data to latents
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import as_real, as_time, check_finite, check_function, check_instance, check_integer, check_number
+from .checks import (
+    as_real,
+    as_time,
+    check_finite,
+    check_function,
+    check_instance,
+    check_integer,
+    check_number,
+    check_values,
+)
 from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, ODEError, StepControl, Tableau, integrate
 from .score_function import ScoreFunction, check_score, select_rows, with_condition
 from .sde import DATA_STD, LARGEST_SIGMA, SDE, SMALLEST_SIGMA, SMALLEST_TIME, expand_to, finest_dtype
@@ -37,6 +47,7 @@ from .transfers import to_device
 # steps must stay well within the tolerance; from noise to data they shrink.
 FROM_DATA, FROM_NOISE = StepControl(first_step=0.01), StepControl(gains=(0.85, 0.2))
 LOOSE_TOLERANCE = 1e-3
+SMALLEST_TOLERANCE = 1e-12  # below lies the rounding of double precision
 MOST_STEPS = 10**9
 
 
@@ -120,20 +131,20 @@ def noise_ratio_slope(u: Tensor) -> Tensor:
 
 
 def check_flow(
-    score_fn: ScoreFunction, sde: SDE, x: Tensor, tolerance: float, max_steps: int, **times: float
+    score_fn: ScoreFunction, sde: SDE, x: Tensor, tolerance: float, max_steps: int, condition: Any, **times: float
 ) -> float:
     """The tolerance. Raises ValueError or TypeError, naming the argument, for what the solver cannot start from."""
     check_function("score_fn", score_fn)
+    with_condition(score_fn, condition)  # checks it
+    check_function("score_fn", score_fn, 2, named=condition or ())
     check_instance("sde", sde, SDE)
-    check_finite("x", x)
-    if x.is_meta:
-        raise TypeError("x must be a tensor with values, got one on the device meta")
+    check_values("x", check_finite("x", x))
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"x must have shape (B, *D) with B and D of at least 1, got {tuple(x.shape)}")
     check_integer("max_steps", max_steps, most=MOST_STEPS)
     for name, t in times.items():
         check_number(name, t, SMALLEST_TIME, sde.T)
-    return check_number("tolerance", tolerance, 0, 1, ends="()")
+    return check_number("tolerance", tolerance, SMALLEST_TOLERANCE, 1, ends="[)")
 
 
 @torch.no_grad()
@@ -169,7 +180,7 @@ def solve_probability_flow(
         ValueError, TypeError: for an argument out of its range, before any work.
         ODEError: on NaN, a vanishing step or `max_steps`, naming the sample.
     """
-    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, t_start=t_start, t_end=t_end)
+    tolerance = check_flow(score_fn, sde, x, tolerance, max_steps, condition, t_start=t_start, t_end=t_end)
     if tableau is not None:
         check_instance("tableau", tableau, Tableau)
     flow = UnitScaleFlow(score_fn, sde, x.dtype, data_std, condition)

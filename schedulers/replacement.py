@@ -39,7 +39,7 @@ class Replacement:
         draw: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
         check_constraint(sde, operator, measurement, "measurement")
-        check_function("draw", draw)
+        check_function("draw", draw, 1)
         self.sde, self.operator, self.measurement, self.draw = sde, operator, measurement, draw
         self._known: Tensor | None = None
 

@@ -42,10 +42,10 @@ def sampling_loop(
     from .scheduling_sde import SDEScheduler  # imports this package's mathematics
 
     check_instance("scheduler", scheduler, SDEScheduler)
-    check_function("score_fn", score_fn)
+    check_function("score_fn", score_fn, 2)
     generator = check_generator("generator", generator, len(check_state("x", x, 1)))
-    for name, function in (("constrain", constrain), ("on_step", on_step)):
-        check_function(name, function, optional=True)
+    check_function("constrain", constrain, 2, optional=True)
+    check_function("on_step", on_step, 3, optional=True)
     begin, end = scheduler.begin_index or 0, torch.zeros((), dtype=torch.float64, device="cpu")
     for i in range(begin, len(scheduler.times)):
         t = scheduler.times[i]

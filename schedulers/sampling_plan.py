@@ -12,7 +12,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from .checks import as_real
+from .checks import as_real, check_values
 from .predictors import Predictor
 from .sde import SDE
 from .time_grids import TimeGrid
@@ -100,14 +100,14 @@ class SamplingPlan:
             ValueError: for a time that is not in the plan, comes before the expected one, or is of the next level where the
                 state is still to be moved to it: a loop over numbers began within a level.
         """
-        if as_real("timestep", timestep).numel() == 0:
+        if (value := check_values("timestep", as_real("timestep", timestep))).numel() == 0:
             raise ValueError("timestep must be one entry of scheduler.timesteps, got an empty tensor")
         place = _element(timestep, timesteps) if isinstance(timestep, Tensor) else None
         place = _element(timestep, self.times) if place is None and isinstance(timestep, Tensor) else place
         if place is None and expected is not None and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
             return expected  # To read the value would wait for the device at every step; the first step alone does.
         if place is None:
-            place = self._search(timestep, timesteps)
+            place = self._search(value, timesteps)
             if expected is None and isinstance(timestep, Tensor):
                 place = self._in_copy(timestep, place)
         if expected is None:
@@ -130,8 +130,8 @@ class SamplingPlan:
                 "of the next one: begin at a multiple of scheduler.order, or with a slice of scheduler.timesteps"
             )
 
-    def _search(self, timestep: Tensor | float, timesteps: Tensor) -> int:
-        value = torch.as_tensor(timestep, device="cpu").flatten()[:1]
+    def _search(self, timestep: Tensor, timesteps: Tensor) -> int:
+        value = timestep.cpu().flatten()[:1]
         # A float64 time is first taken as the SDE's, one of another dtype as the network's, as diffusers' loops pass it.
         candidates = [timesteps.cpu().float(), self._single]
         for entries in reversed(candidates) if value.dtype == torch.float64 else candidates:

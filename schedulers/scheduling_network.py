@@ -1,17 +1,16 @@
 """What a scheduler does for a network: its input, its score, and the noisy samples and targets of its training."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import check_function, check_like, check_number, check_state, check_time, check_timesteps
+from .checks import as_real, check_function, check_like, check_number, check_state, check_time, check_timesteps
 from .parameterization import Parameterization
 from .scheduling_timesteps import TimestepsMixin
 from .score_function import ScoreFunction, check_score
-from .sde import expand_to
+from .sde import SMALLEST_TIME, expand_to
 from .transfers import to_device
 
 
@@ -88,8 +87,9 @@ class NetworkMixin(TimestepsMixin):
         check_function("model", model)
 
         def score(x: Tensor, t: Tensor | float, **more_kwargs: Any) -> Tensor:
-            if isinstance(t, numbers.Real):  # The values of tensors are not read: that would wait for the device.
-                check_number("t", t, 0, self.sde.T, ends="(]")
+            if not isinstance(t, Tensor):  # The values of tensors are not read: that would wait for the device.
+                for value in as_real("t", t).flatten().tolist():
+                    check_number("t", value, SMALLEST_TIME, self.sde.T)
             state, t = precise(check_state("x", x, 1)), check_time("t", t, x)
             if t.ndim:
                 sde, t = self.sde, to_device(t, x.device, state.dtype)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import as_real, check_device, check_integer
+from .checks import as_real, check_device, check_integer, check_values
 from .parameterization import Parameterization
 from .sampling_plan import SamplingPlan
 from .scheduling_config import SDEConfigMixin
@@ -135,7 +135,7 @@ class TimestepsMixin(SDEConfigMixin):
         return TIME_GRIDS[spacing or "linspace"](self.sde, n, self.smallest_time)
 
     def _custom_grid(self, timesteps: list[float] | Tensor) -> TimeGrid:
-        values = as_real("timesteps", timesteps).to("cpu", torch.float64)
+        values = check_values("timesteps", as_real("timesteps", timesteps)).to("cpu", torch.float64)
         if values.ndim != 1:
             raise ValueError(f"timesteps must be a sequence of noise levels (n,), got shape {tuple(values.shape)}")
         self._check_known("timesteps", values)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from .checks import check_function, describe
+from .inference_mode import ordinary
 
 
 #: The score of a model: `(x, t) -> grad log p_t(x)`, for states `x` (B, *D) and the SDE's time `t`, shape () or (B,).
@@ -42,7 +43,8 @@ class PerSample:
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         """The function at its arguments, `x` (B, *D) and mostly `t`, () or (B,), with the values of all its samples."""
-        return self.function(*arguments, **self.values)
+        values = {name: ordinary(value) for name, value in self.values.items()}  # the function may be differentiated
+        return self.function(*arguments, **values)
 
     def rows(self, index: Tensor) -> "PerSample":
         """The same for the samples `index` (b,) alone."""

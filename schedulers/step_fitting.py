@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .checks import as_time, check_function, check_instance, check_integer, check_state
+from .checks import (
+    as_time,
+    check_finite,
+    check_function,
+    check_instance,
+    check_integer,
+    check_state,
+    check_values,
+)
 from .learned_steps import MOST_CALLS, levels_from_noise, multistep_weights
 from .multistep import ExponentialMultistep
 from .score_function import ScoreFunction, check_score
@@ -62,11 +70,14 @@ def fit_steps(
     """
     from .scheduling_sde import SDEScheduler  # imports this package's mathematics
 
-    check_function("score_fn", score_fn)
+    check_function("score_fn", score_fn, 2)
     check_instance("scheduler", scheduler, SDEScheduler)
     n = check_integer("num_inference_steps", num_inference_steps, 2, MOST_CALLS)
     check_integer("trials", trials, 0, MOST_TRIALS)
-    start = check_state("noise", noise, 1).float() * scheduler.sde.prior_std
+    check_values("noise", check_finite("noise", check_state("noise", noise, 1), torch.float32))
+    if not bool(noise.any()):  # or empty
+        raise ValueError(f"noise must be unit noise, got zeros of shape {tuple(noise.shape)}")
+    start = noise.float() * scheduler.sde.prior_std
     fit = _Fit(score_fn, scheduler.sde, scheduler.data_std, scheduler.solver_end, start)
     ratios, weights = fit.search(n, trials)
     entry = {"noise_ratios": ratios, "weights": weights}
@@ -107,7 +118,7 @@ class _Fit:
         lowest = math.log(float(self.sde.noise_ratio(as_time(self.smallest_time))))
         for _ in range(trials):
             logs = best[1].clone()
-            logs[1:] += size * torch.randn(n - 1, generator=generator, dtype=logs.dtype)
+            logs[1:] += size * torch.randn(n - 1, generator=generator, dtype=logs.dtype, device="cpu")
             if not bool((logs.diff() < -SMALLEST_GAP).all()) or logs[-1] < lowest:
                 continue
             found = self.sample(logs)

@@ -60,7 +60,7 @@ class TiledScore:
         overlap: int | None = None,
         max_batch: int = MAX_BATCH,
     ) -> None:
-        check_function("score_fn", score_fn)
+        check_function("score_fn", score_fn, 2)
         self.score_fn = score_fn
         self.tile_size = check_tile_size(tile_size)
         self.overlaps = check_overlap(overlap, self.tile_size)

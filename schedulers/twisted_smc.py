@@ -71,8 +71,8 @@ class TwistedSMC:
         threshold: float = 0.5,
     ) -> None:
         check_condition(score_fn, sde, operator, y)
-        check_function("predictor", predictor)
-        check_function("uniform", uniform, optional=True)
+        check_function("predictor", predictor, 5)
+        check_function("uniform", uniform, 0, optional=True)
         self.score_fn, self.sde, self.operator, self.y, self.predictor = score_fn, sde, operator, y, predictor
         self.noise_variance = check_number("noise_std", noise_std, 0, LARGEST_SIGMA) ** 2
         self.data_std = check_number("data_std", data_std, SMALLEST_SIGMA, LARGEST_SIGMA)
@@ -80,7 +80,7 @@ class TwistedSMC:
         self.particles = check_integer("particles", particles)
         if len(y) % self.particles:
             raise ValueError(f"y must hold a multiple of particles = {particles} measurements, got {len(y)}")
-        self.uniform = uniform or (lambda: torch.rand(len(y) // self.particles))
+        self.uniform = uniform or (lambda: torch.rand(len(y) // self.particles, device="cpu"))
         self.evaluations = 0
         self._log_weights = torch.zeros(len(y), device=y.device)
         self._time: Tensor | None = None

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from .image_sizes import TileSize
-from .schedulers.checks import Generator, check_finite, check_function, check_generator, check_integer
+from .schedulers.checks import Generator, check_finite, check_function, check_generator, check_integer, check_values
 
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -53,11 +54,11 @@ class CallOptions:
             raise TypeError("generator must be a torch.Generator or a list of them, got a tuple")
         check_generator("generator", self.generator, batch_size)
         expected, latents = (batch_size, *shape), self.latents
-        if latents is not None and tuple(check_finite("latents", latents).shape) != expected:
+        if latents is not None and tuple(check_finite("latents", latents, torch.float32).shape) != expected:
             raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
-        if latents is not None and latents.is_meta:
-            raise TypeError("latents must be a tensor with values, got one on the device meta")
-        check_function("callback_on_step_end", self.callback_on_step_end, optional=True)
+        if latents is not None:
+            check_values("latents", latents)
+        check_function("callback_on_step_end", self.callback_on_step_end, 4, optional=True)
         names: Any = self.callback_on_step_end_tensor_inputs
         if not isinstance(names, (list, tuple)) or any(name not in tensors for name in names):
             raise ValueError(

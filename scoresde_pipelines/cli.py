@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has two of them
-
 
 def __getattr__(name: str) -> Any:
     if name != "app":
@@ -30,7 +28,7 @@ def main() -> None:
     end_at_once()
     from .command_table import app
 
-    run_program(lambda: app(prog_name="scoresde"), SIGNALS)
+    run_program(lambda: app(prog_name="scoresde"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .cli import SIGNALS
 from .command_app import app as app_command
 from .command_colorize import colorize
 from .command_convert import convert
@@ -27,7 +26,7 @@ from .command_restore import restore
 from .command_sample import sample
 from .command_train import SETTINGS, train
 from .command_upscale import upscale
-from .training.program_end import raise_at
+from .training.program_end import SIGNALS, raise_at
 
 
 app = typer.Typer(

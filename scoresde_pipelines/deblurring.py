@@ -45,5 +45,5 @@ class Deblurring:
         check_number("blur_std", blur_std, 0, (min(size) - 1) // 2 / 3)
         place = inside(sides, size, resize)
         # Without blur every pixel is measured.
-        operator = BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(size).bool())
+        operator = BlurOperator.gaussian(blur_std) if blur_std else MaskOperator(torch.ones(size, device="cpu").bool())
         return cls(fit_images(images, size, resize), measured_inside(operator, place, size), place)

@@ -5,13 +5,23 @@ import sys
 import time
 from pathlib import Path
 
+from .training.program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
+
 import numpy as np
 import torch
 from PIL import Image
 
 from .pipeline_class_conditional import ScoreSdeClassConditionalPipeline
+from .schedulers.checks import check_integer
+from .training.destinations import check_writable
+from .training.durable_files import save_picture
 from .training.model_names import shipped
 from .training.sampling import image_grid
+from .training.script import USER_ERRORS
 
 
 NUM_INFERENCE_STEPS = 50  # noise levels: good pictures in about half a minute on two CPU cores
@@ -26,7 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    check_integer("batch_size", args.batch_size)
+    check_integer("seed", args.seed, 0, 2**63 - 1)
+    check_writable("output_dir", args.output_dir)
     for name in shipped():
         pipe = ScoreSdeClassConditionalPipeline.from_pretrained(shipped(name))
         scheduler, classes = pipe.scheduler, pipe.num_classes
@@ -42,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = time.perf_counter() - start
         picture = image_grid((result.images * 255).round().to(torch.uint8), columns=classes)
         path = args.output_dir / f"{name}.png"
-        picture.save(path)
+        save_picture(path, picture)
         if sys.stdout.isatty():
             print(terminal_picture(picture))
         print(f"{args.batch_size} images, {result.nfe} network calls each, {seconds:.1f} s -> {path.resolve()}")
@@ -64,4 +76,4 @@ def _half_block(top: np.ndarray, bottom: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, USER_ERRORS)

@@ -76,7 +76,10 @@ def fit_masks(repaint: Tensor, size: tuple[int, int], resize: str | None) -> Ten
     if resize is None:
         return repaint
     fitted = fit_images(repaint.float(), size, resize, border=1.0) > WHITE_SHARE
-    reached = put_back(torch.ones(len(repaint), 1, *size), torch.zeros(repaint.shape), resize) >= 0.5
+    reached = (
+        put_back(torch.ones_like(fitted, dtype=torch.float32), torch.zeros_like(repaint, dtype=torch.float32), resize)
+        >= 0.5
+    )
     if bool((repaint & ~reached).any()):
         raise ValueError(
             "mask_image must be black outside of the middle that resize='crop' cuts out, got white pixels there: "

@@ -29,7 +29,7 @@ from .schedulers.checks import (
     check_number,
 )
 from .schedulers.inference_mode import ordinary
-from .schedulers.probability_flow import ODEError
+from .schedulers.probability_flow import SMALLEST_TOLERANCE, ODEError
 from .schedulers.sampling_loop import sampling_loop
 from .schedulers.scheduling_conversion import to_sde_scheduler
 from .schedulers.score_function import ScoreFunction
@@ -39,8 +39,6 @@ from .weak_guidance import WeakGuidance
 
 
 Constraint = Callable[[Tensor, Tensor], Tensor]
-
-SMALLEST_TOLERANCE = 1e-12  # of the adaptive solver: below lies the rounding of double precision
 
 
 class SDEPipelineBase(PretrainedPipeline):

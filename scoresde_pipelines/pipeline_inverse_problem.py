@@ -114,7 +114,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
             TypeError, ValueError: for what are no such images, and operators whose measurements are none.
         """
         check_instance("operator", operator, LinearOperator)
-        like = apply(operator, "A", torch.zeros(1, *shape))
+        like = apply(operator, "A", torch.zeros(1, *shape, device="cpu"))
         if like.ndim != 4:
             raise TypeError(f"measurement must be a tensor (B, {', '.join(map(str, like.shape[1:]))}), as A returns")
         return images_to_tensor(images, like.shape[1], (like.shape[2], like.shape[3]), "measurement")

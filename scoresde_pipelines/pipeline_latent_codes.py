@@ -10,7 +10,7 @@ from torch import Tensor
 from .image_inputs import images_to_pixels
 from .pipeline_base import SDEPipelineBase, check_tolerance
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers.checks import check_integer, check_number
+from .schedulers.checks import check_finite, check_integer, check_number, check_values
 from .schedulers.dequantization import PixelCells
 from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
@@ -64,7 +64,7 @@ class LatentCodePipeline(SDEPipelineBase):
             class_labels, sampling_eps: as in `encode`.
         """
         self.check_flow(tolerance, output_type)
-        check_number("temperature", temperature, 0, LARGEST_TEMPERATURE)
+        temperature = check_number("temperature", temperature, 0, LARGEST_TEMPERATURE)
         sde = self.scheduler.sde
         x = self._continuous(latents, "latents") * (temperature * sde.prior_std)
         x, nfe = self._flow(x, sde.T, self.start_time(sampling_eps, eps), tolerance, class_labels)
@@ -112,17 +112,13 @@ class LatentCodePipeline(SDEPipelineBase):
 
     def _continuous(self, x: Any, name: str) -> Tensor:
         # A finite floating-point batch (B, *D); one sample alone becomes a batch of one.
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            found = f"one of dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, got {found}")
+        check_values(name, check_finite(name, x, torch.float32))
         shape = tuple(self.sample_shape)
         batch = x[None] if tuple(x.shape) == shape else x
         if tuple(batch.shape[1:]) != shape or len(batch) == 0:
             raise ValueError(
                 f"{name} must have shape (B, {', '.join(map(str, shape))}) with B >= 1, got {tuple(x.shape)}"
             )
-        if not bool(torch.isfinite(batch).all()):
-            raise ValueError(f"{name} must be finite, got {int((~torch.isfinite(batch)).sum())} values that are not")
         return batch
 
     def start_time(self, sampling_eps: float | None = None, eps: float | None = None) -> float:
@@ -177,7 +173,7 @@ def spherical_path(first: Tensor, second: Tensor, count: int) -> Tensor:
     a, b = first.flatten().cpu().double(), second.flatten().cpu().double()
     lengths = torch.stack([a.norm(), b.norm()])
     angle = torch.arccos((a @ b / lengths.prod()).clamp(-1, 1))
-    share = torch.linspace(0, 1, count, dtype=torch.float64)[:, None]
+    share = torch.linspace(0, 1, count, dtype=torch.float64, device="cpu")[:, None]
     if float(torch.sin(angle)) < 1e-6:
         path = (1 - share) * a + share * b
     else:

@@ -115,8 +115,8 @@ class LinearInversePipeline(SDEPipelineBase):
         """
         sides = (images.shape[-2], images.shape[-1])
         size = sides if size is None else size
-        rows, columns = place = inside(sides, size, resize)
         fitted = fit_images(images, size, resize)
+        rows, columns = place = inside(sides, size, resize)
         large = slice(rows.start * scale, rows.stop * scale), slice(columns.start * scale, columns.stop * scale)
         measured = measured_inside(operator, place, size)
         problem = LinearProblem(fitted, measured, noise_std, self.shape_of(fitted, options, scale))

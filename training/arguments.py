@@ -24,6 +24,7 @@ from .argument_groups import (
     add_run,
     add_samples,
 )
+from .destinations import check_apart, check_writable
 from .script import EXIT_CODES
 
 
@@ -141,12 +142,15 @@ def _replace_deprecated(parser: argparse.ArgumentParser, args: argparse.Namespac
 def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     try:
         for name, value in vars(args).items():
-            _check_value(name, value)
+            check_value(name, value)
         if args.resolution is not None and len(args.resolution) > 2:
             raise ValueError(f"resolution must be one or two numbers of at least 1, got {args.resolution}")
         low, high = getattr(args, "sigma_min", None), getattr(args, "sigma_max", None)
         if low is not None and high is not None and not low < high:
             raise ValueError(f"sigma_max must be greater than --sigma_min, {low}, got {high}")
+        check_writable("output_dir", args.output_dir)
+        for data in filter(None, (args.train_data_dir, args.dataset_name)):
+            check_apart("output_dir", args.output_dir, data)
     except (TypeError, ValueError) as error:
         parser.error(f"--{error}")
     if args.resolution is not None:
@@ -178,7 +182,7 @@ def _check_streaming(parser: argparse.ArgumentParser, args: argparse.Namespace) 
         parser.error("--eval_features needs --validation_split with --streaming: there are no other real images")
 
 
-def _check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any) -> None:
     """Raises ValueError where one argument, or a part of it, is an empty text or out of its range."""
     from ..schedulers.checks import check_integer, check_number
 

@@ -16,14 +16,22 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
+
 import torch
 
 from ..models.config_checks import height_and_width
 from .data import ImageStore, load_images
+from .durable_files import save_picture
 from .evaluation.frechet import frechet_between
 from .feature_classifier import FeatureClassifier
 from .pipeline_folder import Components, load_pipeline_folder
 from .sampling import image_grid, sample
+from .script import USER_ERRORS
 
 
 warnings.warn(
@@ -96,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     seconds = time.monotonic() - started
     if args.grid:
-        image_grid(images[:64]).save(args.grid)
+        save_picture(args.grid, image_grid(images[:64]))
     train = real_images(args.train_data_dir, "train", classifier, args.num_images)
     test = real_images(args.train_data_dir, "test", classifier, None)
     result = {"frechet_distance": compare(classifier, images, train, test), "num_images": len(images)}
@@ -104,4 +112,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, USER_ERRORS)

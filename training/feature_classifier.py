@@ -6,14 +6,25 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+
+from .program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
 
 import torch
 import torch.nn.functional as F
 
 from ..models.feature_classifier import FeatureClassifier as FeatureClassifier
+from .arguments import check_value
 from .data import ImageFormat, ImageStore, load_images
+from .destinations import check_writable
+from .durable_files import filled_folder
 from .image_format import FITS
 from .image_table import find_label_column
+from .script import USER_ERRORS
 from .seeding import combined_seed
 
 
@@ -92,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--random_flip", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    for name, value in vars(args).items():
+        check_value(name, value)
+    check_writable("output_dir", args.output_dir)
     image_format = ImageFormat(args.resolution, args.channels, args.image_fit)
     train = labelled_images(args.train_data_dir, "train", image_format, args.label_column)
     test = labelled_images(args.train_data_dir, "test", image_format, args.label_column)
@@ -103,8 +117,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = {"steps": args.max_train_steps, "batch_size": args.train_batch_size}
     fit(classifier, *train, **options, flip=args.random_flip, seed=args.seed)
     print(f"accuracy on the test split: {accuracy(classifier, *test):.4f}")
-    classifier.to(torch.float16).save_pretrained(args.output_dir)
+    with filled_folder(
+        Path(args.output_dir), "the classifier", "an earlier one is as it was", "config.json"
+    ) as staged:
+        classifier.to(torch.float16).save_pretrained(staged)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, USER_ERRORS)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..schedulers.checks import describe, is_dense
 from .pil_pictures import IMAGE_MODES, WHITE, is_gray, to_unit
 
 
@@ -108,11 +109,11 @@ def _warn_of_color(pixels: np.ndarray, name: str) -> None:
 def _numbers(images: np.ndarray | Tensor, name: str) -> np.ndarray:
     # As a NumPy array of booleans, integers or floats in native byte order.
     if isinstance(images, Tensor):
-        if images.is_complex() or images.is_quantized or images.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor of real numbers, got one of dtype {images.dtype}")
+        if images.is_complex() or not is_dense(images):
+            raise TypeError(f"{name} must be a dense tensor of real numbers, got {describe(images)}")
         if images.is_meta:
             raise ValueError(f"{name} must have data, got a tensor on the device 'meta'")
-        images = images.detach().cpu()
+        images = images.detach().cpu().resolve_neg()
         images = (images.float() if images.is_floating_point() and images.itemsize < 4 else images).numpy()
     if images.dtype.kind not in "buif":
         raise TypeError(f"{name} must be an array of real numbers, got one of dtype {images.dtype}")

@@ -1,7 +1,7 @@
 """Signals that ask a run to end: it saves a checkpoint after the current update and exits.
 
-Clusters send SIGTERM or SIGUSR1 before they stop a job; Ctrl-C sends SIGINT. All of them lead to the same end, a
-checkpoint and the exit code `INTERRUPTED`. A second SIGINT ends the program at once.
+Clusters send SIGTERM or SIGUSR1 before they stop a job; Ctrl-C sends SIGINT, and a terminal that closes SIGHUP. All of
+them lead to the same end, a checkpoint and the exit code `INTERRUPTED`. A second SIGINT ends the program at once.
 """
 
 import signal
@@ -13,10 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from .processes import keep_until_exit
+from .program_end import SIGNALS as SIGNAL_NAMES
 from .script import INTERRUPTED
 
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name))
 
 
 class RunInterrupted(SystemExit):
@@ -34,6 +35,8 @@ class RunInterrupted(SystemExit):
 class Interruption:
     """Notes the signals of `SIGNALS` while it is entered as a context; the former handlers come back at its end.
 
+    SIGHUP stays ignored under `nohup`.
+
     Python handles signals in the main thread only: entered in another one, it notes nothing.
     """
 
@@ -44,7 +47,10 @@ class Interruption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heeded = [
+                n for n in SIGNALS if n != getattr(signal, "SIGHUP", None) or signal.getsignal(n) != signal.SIG_IGN
+            ]
+            self._former = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # what ends programs; Windows has two of them
+
 received: list[int] = []  # signals that end the program
 
 
@@ -46,21 +48,23 @@ def raise_at(names: Iterable[str]) -> dict[int, Any]:
     return former
 
 
-def run_program(run: Callable[[], Any], names: Iterable[str] = ("SIGINT",)) -> None:
-    """Calls `run`; a signal of these names ends the program with one line on stderr.
+def run_program(run: Callable[[], Any], errors: tuple[type[Exception], ...] = ()) -> None:
+    """Calls `run`; a signal of `SIGNALS`, or one of the `errors`, ends the program with one line on stderr.
 
     The code is set here, because an import that a signal interrupts may turn the exception into one of its own.
 
     Raises:
-        SystemExit: with the code 128 + the number of the signal.
+        SystemExit: with the code 128 + the number of the signal, or 1 for an error.
     """
     received.clear()
-    former = raise_at(names)
+    former = raise_at(SIGNALS)
     try:
         run()
     except KeyboardInterrupt:
         received.append(signal.SIGINT)
-    except BaseException:
+    except BaseException as error:
+        if not received and isinstance(error, errors):
+            sys.exit(f"error: {' '.join(str(error).split())}")
         if not received:
             raise
     finally:

@@ -11,7 +11,7 @@ USER_ERRORS = (ValueError, TypeError, OSError, ImportError)  # of data, names, f
 RUN_ERRORS = (ValueError, OSError, FloatingPointError)  # a broken picture, a full disk, a loss that is not finite
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing failed, the same command with --resume_from_checkpoint goes on
 EXIT_CODES = (
-    f"Exit codes: 0 when the training is complete, {INTERRUPTED} when SIGTERM, SIGUSR1 or Ctrl-C interrupted it and "
+    f"Exit codes: 0 when the training is complete, {INTERRUPTED} when SIGTERM, SIGUSR1, SIGHUP or Ctrl-C interrupted it and "
     "its state was saved (go on with --resume_from_checkpoint latest), anything else after an error."
 )
 

@@ -3,6 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+from ..training.program_end import end_at_once, run_program
+
+
+if __name__ == "__main__":
+    end_at_once()
 
 import torch
 
@@ -10,6 +17,9 @@ from ..evaluation_models import load_weak_network
 from ..models import GaussianMixtureScoreModel
 from ..pipeline_score_sde import ScoreSdePipeline
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from ..schedulers.checks import check_integer
+from ..training.destinations import check_writable
+from ..training.durable_files import written_whole
 from .figures import plot_marginals, plot_quality, plot_score_field
 from .grids import save_gif
 from .trajectories import sample_trajectory
@@ -46,6 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     quality.add_argument("--results", type=Path, required=True, help="folder of an evaluation")
     args = parser.parse_args(arguments)
     try:
+        check_writable("--output", args.output)
+        check_integer("--seed", getattr(args, "seed", 0), 0, 2**63 - 1)
         draw(args)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
@@ -73,12 +85,18 @@ def draw(args: argparse.Namespace) -> None:
     elif args.command == "marginals":
         # Two modes of unequal weight and width, on the line and below in the plane.
         line = GaussianMixtureScoreModel(weights=[0.35, 0.65], means=[[-0.7], [0.6]], variances=[0.01, 0.03])
-        plot_marginals(line, scheduler_of(args.sde), seed=args.seed).savefig(args.output)
+        save_figure(plot_marginals(line, scheduler_of(args.sde), seed=args.seed), args.output)
     else:
         means = [[-0.8, -0.3], [0.7, 0.4]]
         plane = GaussianMixtureScoreModel(weights=[0.4, 0.6], means=means, variances=[0.02, 0.06])
-        plot_score_field(plane, scheduler_of(args.sde), seed=args.seed).savefig(args.output)
+        save_figure(plot_score_field(plane, scheduler_of(args.sde), seed=args.seed), args.output)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure of matplotlib in one step."""
+    with written_whole(path) as scratch:
+        figure.savefig(scratch)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

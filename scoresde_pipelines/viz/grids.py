@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..image_inputs import images_to_tensor
 from ..schedulers.checks import check_integer
+from ..training.durable_files import written_whole
 from ..training.sampling import image_grid
 
 
@@ -79,7 +80,8 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int 
         raise ValueError(f"frames must be at least one picture, all of one size, got sizes {sizes}")
     first, *rest = (frame.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE) for frame in frames)
     durations = [milliseconds] * len(rest) + [LAST_FRAME]
-    first.save(path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
+    with written_whole(path) as scratch:
+        first.save(scratch, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
 
 
 __all__ = ["class_grid", "save_gif"]
