@@ -213,7 +213,10 @@ def test_the_size_of_the_run_is_told_before_and_its_time_after_some_updates(imag
 
 
 def test_activations_are_what_the_backward_pass_needs():
-    network, x = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.Tanh(), torch.nn.Linear(20, 30)), torch.ones(7, 10)
+    network, x = (
+        torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.Tanh(), torch.nn.Linear(20, 30)),
+        torch.ones(7, 10),
+    )
     kept = Activations(network)
     with kept:
         network(x).square().sum().backward()
