@@ -7,8 +7,8 @@
 
 Three times each: one call, one of the calls of a sampling loop (ours then keeps its filters packed, as the pipelines do),
 and a training step. Rounds alternate between the contestants and each one's fastest counts, so that a drifting host treats
-all alike. Networks have full size and fresh weights (initial scale 1, so that nothing is silent); beside the official code
-they are the same.
+all alike. All compute in `--dtype`; `--compile` compiles ours alone. Networks have full size and fresh weights (initial
+scale 1, so that nothing is silent); beside the official code they are the same.
 """
 
 import argparse
@@ -58,7 +58,6 @@ class Contestant:
         self.network: Callable[..., Any] = torch.compile(network, fullgraph=True) if ours and args.compile else network
         self.parameters = list(network.parameters())
         self.loop = partial(packed_filters, network) if ours else contextlib.nullcontext
-        self.half = ours or args.device == "cpu"  # on a GPU the reference point is eager float32
         self.times: dict[str, list[float]] = {mode: [] for mode in MODES}
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -68,7 +67,7 @@ class Contestant:
         return output if torch.is_tensor(output) else output.sample
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self.args.dtype == "float32" or not self.half:
+        if self.args.dtype == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.args.device, torch.bfloat16)
 

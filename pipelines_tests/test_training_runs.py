@@ -18,7 +18,7 @@ from scoresde_pipelines.training.classifier_arguments import parse_classifier_ar
 from scoresde_pipelines.training.objectives import Objective
 from scoresde_pipelines.training.optimization import warmup_updates
 from scoresde_pipelines.training.posthoc_ema import gamma_of, profile_weights
-from scoresde_pipelines.training.run_report import readable_bytes, readable_seconds, time_report
+from scoresde_pipelines.training.run_report import Activations, readable_bytes, readable_seconds, time_report
 from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer
 
@@ -208,6 +208,20 @@ def test_the_size_of_the_run_is_told_before_and_its_time_after_some_updates(imag
     assert f"{count / 1e6:.2f} M parameters; weights, gradients" in printed
     assert f"take {readable_bytes(24 * count)}" in printed
     assert "s an update, 0 s to the end" in printed
+    assert printed.count("activations of 4 images take ") == 1
+    assert printed.index("parameters; weights") < printed.index("activations of") < printed.index("s an update")
+
+
+def test_activations_are_what_the_backward_pass_needs():
+    network, x = (
+        torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.Tanh(), torch.nn.Linear(20, 30)),
+        torch.ones(7, 10),
+    )
+    kept = Activations(network)
+    with kept:
+        network(x).square().sum().backward()
+    # The input, the hyperbolic tangent (which both of its neighbours need) and the output, four bytes each; no weights.
+    assert kept.size == 4 * 7 * (10 + 20 + 30)
 
 
 # ------------------------------------------------------------------ from Python, and averages of a run

@@ -146,6 +146,7 @@ def test_a_parameter_of_one_s_own_is_saved_with_all_the_others(tmp_path):
         "data_mean": 0.1,
         "learned_steps": {"2": {"noise_ratios": [50.0, 1.0], "weights": [[-49.0], [0.0, -1.0]]}},
         "last_noise_level": 0.1,
+        "multistep_order": 3,
     }
     assert set(common) == set(inspect.signature(SDEScheduler.__init__).parameters) - {"self"}
     scheduler = TunedPowerScheduler(power=3.0, **common)

@@ -44,6 +44,15 @@ class Restart:
     def data_std(self, data_std: float) -> None:
         self.solver.data_std = data_std
 
+    @property
+    def order(self) -> int:
+        """How many calls a step of the solver interpolates."""
+        return self.solver.order
+
+    @order.setter
+    def order(self, order: int) -> None:
+        self.solver.order = order
+
     def grid(self, sde: SDE, n: int, smallest_time: float) -> TimeGrid:
         """n levels of all descents together, each with as many as its part of the law of the solver's grid."""
         whole = self.solver.grid(sde, n, smallest_time)

@@ -29,6 +29,7 @@ from .checks import (
 )
 from .correctors import Corrector, make_corrector
 from .learned_steps import check_steps
+from .multistep import STEPS
 from .parameterization import Parameterization
 from .predictors import Predictor, make_predictor
 from .scheduling_network import NetworkMixin, precise
@@ -100,6 +101,9 @@ class SDEScheduler(NetworkMixin):
             `data_std`, 0 to 1. At 0 the predictor's grid ends where it is most accurate on an exact score; a trained
             network's images may be better with about 0.2. Likelihoods, latent codes, `ode_tolerance` and all other grids
             do not use it.
+        multistep_order (`int`, *optional*): how many network calls a step of a multistep predictor interpolates, 1 to 5; by
+            default 5, and 4 of "exponential_adams_bashforth". With large guidance scales high orders diverge: 2 is stable
+            there.
 
     Raises:
         TypeError, ValueError: for an unknown name or a number out of its range, naming the argument.
@@ -125,6 +129,7 @@ class SDEScheduler(NetworkMixin):
         data_mean: float | list[float] = 0.0,
         learned_steps: dict[str, dict[str, list]] | None = None,
         last_noise_level: float = 0.0,
+        multistep_order: int | None = None,
     ):
         self.setup()
 
@@ -143,6 +148,8 @@ class SDEScheduler(NetworkMixin):
         check_choice("timestep_spacing", config["timestep_spacing"], TIME_GRIDS, optional=True)
         check_steps("learned_steps", config.get("learned_steps"))
         check_number("last_noise_level", config.get("last_noise_level", 0.0), 0, 1)
+        if config.get("multistep_order") is not None:
+            check_integer("multistep_order", config["multistep_order"], 1, len(STEPS))
         self._keep_own_spacing()
         self.sde = self.make_sde()
         self._refuse_stock_schedulers()
@@ -192,8 +199,13 @@ class SDEScheduler(NetworkMixin):
         self._replace("corrector", corrector)
 
     def _make_predictor(self, predictor: str | Predictor | None) -> Predictor | None:
-        steps = self.config.get("learned_steps") or {}  # checked in `setup`
-        return None if predictor is None else make_predictor(predictor, data_std=self.data_std, learned_steps=steps)
+        if predictor is None:
+            return None
+        config = self.config  # checked in `setup`
+        settings = {"data_std": self.data_std, "learned_steps": config.get("learned_steps") or {}}
+        if config.get("multistep_order") is not None:
+            settings["order"] = config["multistep_order"]
+        return make_predictor(predictor, **settings)
 
     def _make_corrector(self, corrector: str | Corrector | None) -> Corrector | None:
         return make_corrector(corrector, self.config.batch_mean_norm)

@@ -51,6 +51,7 @@ class SubVPSDEScheduler(SDEScheduler):
         data_mean: float | list[float] = 0.0,
         learned_steps: dict[str, dict[str, list]] | None = None,
         last_noise_level: float = 0.0,
+        multistep_order: int | None = None,
     ):
         self.betas = beta_table(self.config)
         self.setup()

@@ -59,6 +59,7 @@ class VESDEScheduler(SDEScheduler):
         data_mean: float | list[float] = 0.0,
         learned_steps: dict[str, dict[str, list]] | None = None,
         last_noise_level: float = 0.0,
+        multistep_order: int | None = None,
     ):
         if trained_betas is not None:
             self.betas = checked_betas("trained_betas", trained_betas, SMALLEST_BETA).float()

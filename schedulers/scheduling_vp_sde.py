@@ -67,6 +67,7 @@ class VPSDEScheduler(SDEScheduler):
         data_mean: float | list[float] = 0.0,
         learned_steps: dict[str, dict[str, list]] | None = None,
         last_noise_level: float = 0.0,
+        multistep_order: int | None = None,
     ):
         check_choice("variance_type", variance_type, VARIANCE_TYPES)
         check_flag("continuous", continuous)

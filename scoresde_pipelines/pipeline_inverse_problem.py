@@ -70,6 +70,7 @@ class ScoreSdeInverseProblemPipeline(LinearInversePipeline):
                 step).
             num_inference_steps (`int`, *optional*): number of noise levels; by default 17, 50, 1000 or 200, by the method;
                 with sampler "scheduler" and one of the first two 35, or 100 of a sampler that the scheduler names.
+                Alone, with sampler "scheduler", it is of the scheduler's own predictor: name `quality` too for restarts.
             num_samples (`int`): samples per measurement; image `k` of measurement `b` is number `b * num_samples + k`.
             generator (`torch.Generator` or a list of B * num_samples): source of all randomness.
             latents (`torch.Tensor`, *optional*): unit noise (B * num_samples, channels, height, width) to start from.

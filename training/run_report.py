@@ -1,11 +1,12 @@
 """Reports of a run's needs: memory before its first update, time after a few."""
 
 import time
+from itertools import chain
 from typing import Any
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .ema import ExponentialMovingAverage
 from .posthoc_ema import PowerAverages
@@ -34,6 +35,29 @@ class UpdateClock:
         if step == self._first:
             self._since = self.seconds()
         return (self.seconds() - self._since) / TIMED_UPDATES if step == self._first + TIMED_UPDATES else None
+
+
+class Activations(torch.autograd.graph.saved_tensors_hooks):
+    """A context that counts the memory of what a forward pass keeps for the backward pass, beside the network's weights.
+
+    Attributes:
+        size: bytes so far; tensors that share their memory count once.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(self._count, lambda tensor: tensor)
+        self.size = 0
+        self._counted = {_memory(tensor) for tensor in chain(network.parameters(), network.buffers())}
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        if _memory(tensor) not in self._counted:
+            self._counted.add(_memory(tensor))
+            self.size += tensor.untyped_storage().nbytes()
+        return tensor
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def size_report(network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import DynamoBackend, set_seed
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -33,7 +33,7 @@ from .posthoc_ema import PowerAverages, SnapshotFolder
 from .processes import check_replicated
 from .run_config import save_run_config
 from .run_data import data_set_name
-from .run_report import UpdateClock, size_report, time_report
+from .run_report import Activations, UpdateClock, readable_bytes, size_report, time_report
 from .run_settings import run_settings
 from .tracking import end_logs, log, make_accelerator
 
@@ -60,6 +60,7 @@ class TrainerCore(ABC):
     stream: ImageStream | None = None
     bookmark: dict[str, Any] | None = None
     metric_names: tuple[str, ...] = ("loss",)
+    _activations_told = True  # without `train`
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.output_dir = args, Path(args.output_dir)
@@ -151,6 +152,8 @@ class TrainerCore(ABC):
         """Updates until `max_steps`, with checkpoints and logs in between."""
         accelerator = self.accelerator
         accelerator.print(size_report(self.network, self.ema, self.averages))
+        # A compiler decides itself what is kept.
+        self._activations_told = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         pictures = self.source.read(self.images_seen, self.bookmark)
         bar = tqdm(
             total=self.max_steps, initial=self.step, desc="train", disable=not accelerator.is_local_main_process
@@ -191,7 +194,7 @@ class TrainerCore(ABC):
             last = micro == args.gradient_accumulation_steps - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 batch = source.next_batch(pictures, self.step, micro, self.images_seen)
-                loss, sums = self.losses(batch)
+                loss, sums = self._losses(batch)
                 accelerator.backward(loss)
             totals, self.bookmark = totals + sums.detach(), batch.bookmark
         self.images_seen += source.images_per_update
@@ -204,6 +207,17 @@ class TrainerCore(ABC):
             self.ema.update(self.network)
             self.averages.update(self.network)
         return totals
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`losses`; of the first batch with a line about the memory of its activations."""
+        if self._activations_told:
+            return self.losses(batch)
+        kept = Activations(self.network)
+        with kept:
+            losses = self.losses(batch)
+        self._activations_told = True
+        self.accelerator.print(f"activations of {len(batch.images)} images take {readable_bytes(kept.size)}")
+        return losses
 
     def _log(self, totals: Tensor) -> dict[str, float]:
         """Logs the means over all processes since the last call: the only synchronisation."""

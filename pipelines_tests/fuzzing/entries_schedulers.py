@@ -42,6 +42,7 @@ COMMON = {
     "prologue": flag(),
     "sigma_data": real(0.3, 1, "0.0", "-1.0"),
     "last_noise_level": real(0, 0.5, "-0.1", "1.5"),
+    "multistep_order": count(2, 5).optional(),
     "learned_steps": only("None", LEARNED).plus(
         hopeless=("[]", "3", "{'2': 3}", "{'2': {'noise_ratios': [nan, 1.0], 'weights': [[1.0], [1.0, 1.0]]}}")
     ),
