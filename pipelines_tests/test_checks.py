@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scoresde_pipelines.schedulers.checks import check_choice, check_finite, check_integer, check_number
+from scoresde_pipelines.training.argument_ranges import check_integer_range, check_number_range
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -64,3 +65,25 @@ def test_choices_and_finite_tensors():
         check_finite("y", torch.ones(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="y must be finite, got NaN or infinity"):
         check_finite("y", torch.tensor([1.0, math.nan]))
+
+
+def _outcome(check, *args, **options):
+    try:
+        check(*args, **options)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 0.5, 1.0, 2.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bounds", [(0, 1), (0, math.inf), (-math.inf, math.inf)])
+@pytest.mark.parametrize("ends", ["[]", "[)", "(]", "()"])
+def test_command_lines_check_numbers_with_the_same_words(value, bounds, ends):
+    expected = _outcome(check_number, "x", value, *bounds, ends=ends)
+    assert _outcome(check_number_range, "x", value, *bounds, ends) == expected
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1, 255, 256, 2**31 - 1, 2**31])
+@pytest.mark.parametrize("bounds", [(), (0,), (0, 255), (1, 2**63 - 1)])
+def test_command_lines_check_integers_with_the_same_words(value, bounds):
+    assert _outcome(check_integer_range, "n", value, *bounds) == _outcome(check_integer, "n", value, *bounds)

@@ -113,7 +113,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="resume although these settings differ from the checkpoint's",
     )
-    group.add_argument("--report_to", choices=TRACKERS, default="tensorboard", help="where losses are logged")
+    group.add_argument(
+        "--report_to", choices=TRACKERS, help="where losses are logged; default: tensorboard, where it is installed"
+    )
     group.add_argument("--logger", choices=TRACKERS, help="deprecated: --report_to")
     group.add_argument("--logging_dir", default="logs", help="folder for TensorBoard, inside output_dir")
     group.add_argument("--logging_steps", type=int, default=50, help="updates between two logged losses")
