@@ -285,3 +285,16 @@ def test_a_browser_draws_pictures(address):
         page.wait_for_selector("text=upload a picture first")
         assert errors == []
         browser.close()
+
+
+def test_a_16_bit_picture_is_read_by_its_own_range(models):
+    gray = ramp().convert("L")
+    wide = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    found, wanted = (last(actions.colorize(models, EMOJI, image, Run(3, 1))).picture for image in (wide, gray))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
+
+
+def test_the_example_is_the_draft_of_the_pipeline(models):
+    pipe = ScoreSdePipeline.from_pretrained(shipped(EMOJI))
+    wanted = pipe(quality="draft", generator=torch.Generator().manual_seed(2)).images[0]
+    np.testing.assert_array_equal(np.asarray(actions.example(models, EMOJI, 2)), np.asarray(wanted))

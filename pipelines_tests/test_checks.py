@@ -19,6 +19,7 @@ from scoresde_pipelines.schedulers.checks import (
     check_state,
     check_values,
 )
+from scoresde_pipelines.training.argument_ranges import check_integer_range, check_number_range
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -146,3 +147,25 @@ def test_functions_take_what_they_are_called_with():
             check_function("f", bad, 2)
     with pytest.raises(TypeError, match="f must be a function of 2 arguments and label, got one of"):
         check_function("f", own, 2, named=["label"])
+
+
+def _outcome(check, *args, **options):
+    try:
+        check(*args, **options)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 0.5, 1.0, 2.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bounds", [(0, 1), (0, math.inf), (-math.inf, math.inf)])
+@pytest.mark.parametrize("ends", ["[]", "[)", "(]", "()"])
+def test_command_lines_check_numbers_with_the_same_words(value, bounds, ends):
+    expected = _outcome(check_number, "x", value, *bounds, ends=ends)
+    assert _outcome(check_number_range, "x", value, *bounds, ends) == expected
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1, 255, 256, 2**31 - 1, 2**31])
+@pytest.mark.parametrize("bounds", [(), (0,), (0, 255), (1, 2**63 - 1)])
+def test_command_lines_check_integers_with_the_same_words(value, bounds):
+    assert _outcome(check_integer_range, "n", value, *bounds) == _outcome(check_integer, "n", value, *bounds)

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from scoresde_pipelines import ScoreSdePipeline
 from scoresde_pipelines.cli import app
+from scoresde_pipelines.command_checks import check_mask
 from scoresde_pipelines.pipeline_pretrained import PretrainedPipeline
 
 
@@ -183,3 +184,11 @@ def test_a_blur_wider_than_the_picture_is_refused_by_its_name(command_folder, tm
     result = CliRunner().invoke(app, list(map(str, [*words, "--device", "cpu", "--output", tmp_path / "out"])))
     assert result.exit_code == 2
     assert "blur_std must be a finite number in [0, 1], got 2.0" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_black_mask_is_refused_before_a_model_is_loaded(tmp_path):
+    for name, value in (("image", 255), ("black", 127), ("white", 128)):
+        Image.new("L", (8, 8), value).save(tmp_path / f"{name}.png")
+    check_mask(tmp_path / "image.png", tmp_path / "white.png")
+    with pytest.raises(ValueError, match="mask must be white where to repaint, got one that is black everywhere"):
+        check_mask(tmp_path / "image.png", tmp_path / "black.png")

@@ -406,6 +406,41 @@ def test_help_needs_no_torch_and_fits_80_columns():
     assert [name for name in COMMANDS if f" {name} " not in first] == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "sample --model emoji-32-v --output x",
+            "got 'emoji-32-v': there is no such folder or shipped model (did you mean ",
+        ),
+        ("sample --model emoji-32-ve --output x --guidance-scale -1", "finite number of at least 0, got -1.0"),
+        (
+            "likelihood --model emoji-32-ve --data . --output x.csv --tolerance 2",
+            "must be a finite number in (0, 1), got 2.0",
+        ),
+        ("train", "give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)"),
+        ("train --train_data_dir nowhere", "--train_data_dir must be an existing folder or file, got 'nowhere'"),
+        (
+            "train --train_data_dir . --learning_rate -1",
+            "--learning_rate must be a finite number of at least 0, got -1.0",
+        ),
+        ("train --train_data_dir . --pretrained_model_name_or_path emoji-32-v", "(did you mean 'emoji-32-ve'?)"),
+    ],
+)
+def test_slips_are_refused_before_torch_is_imported(words, message, tmp_path):
+    code = (
+        "import sys\nfrom scoresde_pipelines.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(scoresde_pipelines.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 2 and done.stdout == "", done.stderr
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_version_and_train_help(capsys):
     result = CliRunner().invoke(app, ["--version"])
     assert result.stdout.strip() == f"scoresde {scoresde_pipelines.__version__}"

@@ -12,7 +12,17 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
 
-from scoresde_pipelines import ScoreSdeClassConditionalPipeline, ScoreSdePipeline, cite, hub_upload, shipped
+from scoresde_pipelines import (
+    ScoreSdeClassConditionalPipeline,
+    ScoreSdeInpaintPipeline,
+    ScoreSdeInverseProblemPipeline,
+    ScoreSdeLikelihoodPipeline,
+    ScoreSdePipeline,
+    cite,
+    hub_upload,
+    shipped,
+)
+from scoresde_pipelines.hub_upload import USES, pipeline_card
 
 
 FASHION = "fashion-mnist-32-vp"
@@ -122,6 +132,18 @@ def test_the_card_has_what_the_hub_reads(hub):
     assert 'ScoreSdeClassConditionalPipeline.from_pretrained("someone/new")' in card.text
     assert "class_labels=['class 0', 'class 1']" in card.text and "samples.png" not in card.text
     assert cite(pipe) in card.text
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("cls", [ScoreSdeInpaintPipeline, ScoreSdeInverseProblemPipeline, ScoreSdeLikelihoodPipeline])
+def test_the_lines_of_every_card_run(tmp_path, cls, named):
+    pipe = fresh_pipeline(cls, id2label={k: f"class {k}" for k in range(10)} if named else None)
+    pipe.save_pretrained(tmp_path)
+    code = pipeline_card(pipe, str(tmp_path)).split("```python")[1].split("```")[0]
+    found: dict[str, object] = {}
+    exec(code.replace(").images\n", ", num_inference_steps=2).images\n", 1), found)
+    assert len(found["images"]) == (2 if named else 4)
+    assert type(found["other"]) is cls and f"# other({USES[cls.__name__][1:]}" in code
 
 
 def test_a_card_that_is_there_is_carried_along(hub, tmp_path):

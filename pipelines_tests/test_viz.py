@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from scoresde_pipelines import (
@@ -256,8 +257,21 @@ def test_wrong_data_and_times_are_refused():
     plane = GaussianMixtureScoreModel([1.0], [[0.0, 0.0]], 1.0)
     with pytest.raises(ValueError, match=r"data must have states of shape \(1,\), got \(2,\)"):
         plot_marginals(plane, SCHEDULERS["vp"])
-    with pytest.raises(ValueError, match=r"times must lie in \(0, T = 1.0\], got \(0.0,\)"):
+    with pytest.raises(ValueError, match=r"times\[0\] must be a finite number in \(0, 1\], got 0.0"):
         plot_score_field(plane, SCHEDULERS["vp"], times=(0.0,))
+    with pytest.raises(ValueError, match=r"extent must be a finite number greater than 0, got 0\.0"):
+        plot_score_field(plane, SCHEDULERS["vp"], extent=0.0)
+    for wrong, message in (
+        ({"data": "x"}, "data must be a GaussianMixtureScoreModel, got str"),
+        ({"scheduler": DDPMScheduler()}, "scheduler must be one of this package .*, got DDPMScheduler"),
+        ({"times": 0.5}, "times must be a sequence of numbers, got"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            plot_score_field(**{"data": plane, "scheduler": SCHEDULERS["vp"], **wrong})
+    with pytest.raises(TypeError, match="frames must be PIL images, got str"):
+        save_gif(["a.png"], "a.gif")
+    with pytest.raises(TypeError, match="pipe must be a pipeline of this package, got str"):
+        sample_trajectory("x")
 
 
 def test_without_matplotlib_the_message_names_the_extra(monkeypatch, tmp_path, capsys):

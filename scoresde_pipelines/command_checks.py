@@ -13,6 +13,8 @@ from typing import Any
 
 import typer
 
+from .training.argument_ranges import check_number_range
+
 
 LARGEST_SEED = 2**63 - 1
 
@@ -43,12 +45,7 @@ def in_range(name: str, low: float, high: float = math.inf, ends: str = "[)") ->
 
     def check(value: Any) -> Any:
         for one in _listed(value):
-            above = low <= one if ends[0] == "[" else low < one
-            if above and (one <= high if ends[1] == "]" else one < high):
-                continue
-            from .schedulers.checks import check_number  # here: it imports torch
-
-            _refused(partial(check_number, name, one, low, high, ends=ends))
+            _refused(partial(check_number_range, name, one, low, high, ends))
         return value
 
     return check
@@ -63,7 +60,7 @@ def check_seed(value: int) -> int:
 
 def check_device(value: str | None) -> str | None:
     """A check that this machine has the device."""
-    if value is not None:
+    if value not in (None, "cpu"):  # which needs no torch to know of
         from .schedulers import checks
 
         _refused(lambda: checks.check_device("device", value))
@@ -174,11 +171,11 @@ def check_picture(value: Any) -> Any:
     return value
 
 
-def check_same_size(image: Path, mask: Path) -> None:
-    """Raises ValueError where a mask has another size than its picture."""
+def check_mask(image: Path, mask: Path) -> None:
+    """Raises ValueError where a mask has another size than its picture, or is black everywhere."""
     from PIL import Image
 
-    from .training.pil_pictures import upright
+    from .training.pil_pictures import to_8_bit, upright
 
     sizes = []
     for path in (image, mask):
@@ -186,6 +183,9 @@ def check_same_size(image: Path, mask: Path) -> None:
             sizes.append("{} x {}".format(*upright(opened).size))
     if sizes[0] != sizes[1]:
         raise ValueError(f"mask must have the size of the picture, {sizes[0]} pixels, got {sizes[1]}")
+    with Image.open(mask) as opened:
+        if to_8_bit(opened, 1, name="mask").getextrema()[1] <= 127:
+            raise ValueError("mask must be white where to repaint, got one that is black everywhere")
 
 
 def check_folder(parameter: typer.CallbackParam, value: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_checks import check_picture, check_same_size
+from .command_checks import check_mask, check_picture
 from .command_options import (
     BatchSize,
     Device,
@@ -56,7 +56,7 @@ def inpaint(
 
     geometry = Geometry(height, width, tile_size, tile_overlap, fit)
     with named("mask"):
-        check_same_size(image, mask)
+        check_mask(image, mask)
     with named("image"):
         geometry.check(model, image, mask)
 

@@ -55,6 +55,10 @@ def likelihood(
     On several processes, with or without GPUs:
     accelerate launch --multi_gpu --num_processes 2 -m scoresde_pipelines.cli likelihood ...
     """
+    from .training.model_names import check_hub_name
+
+    with named("model"):
+        check_hub_name(model)
     from .likelihood_measurement import PIPELINE_OPTIONS, images_of_shape, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .models.weight_files import fingerprint

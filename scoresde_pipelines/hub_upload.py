@@ -11,6 +11,14 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from .schedulers.checks import check_flag, check_integer, check_path
 
 
+# Beside generation, which every model does: what a pipeline of this class is for, with the user's own pictures.
+USES = {
+    "ScoreSdeInpaintPipeline": "(image, mask_image).images, white where to paint",
+    "ScoreSdeColorizationPipeline": "(image).images",
+    "ScoreSdeSuperResolutionPipeline": "(image, scale=4).images",
+    "ScoreSdeInverseProblemPipeline": "(measurement, operator, noise_std=0.02).images",
+    "ScoreSdeLikelihoodPipeline": "(image).bits_per_dim",
+}
 PICTURE = "samples.png"
 STANDALONE = "standalone"  # branch of the package-free form
 TAGS = ("diffusers", "score-based-generative-modeling", "scoresde_pipelines")
@@ -25,11 +33,11 @@ tags: [{tags}]
 {description}
 {picture}
 ```python
-from scoresde_pipelines import {pipeline}
+from scoresde_pipelines import {pipelines}
 
 pipeline = {pipeline}.from_pretrained("{repo_id}")
 images = pipeline({call}).images
-```
+{use}```
 
 `pip install scoresde_pipelines`. Without the package the network and the scheduler cannot be loaded: they are classes of it.
 {classes}
@@ -60,8 +68,10 @@ def pipeline_card(
     """
     from .citation import cite
 
-    names = pipe.config.get("id2label")
-    conditional = bool(names) and type(pipe).__name__ in ("ScoreSdePipeline", "ScoreSdeClassConditionalPipeline")
+    names, kind = pipe.config.get("id2label"), type(pipe).__name__
+    conditional = bool(names) or kind == "ScoreSdeClassConditionalPipeline"
+    generates = "ScoreSdeClassConditionalPipeline" if conditional else "ScoreSdePipeline"
+    use = f"other = {kind}.from_pipe(pipeline)  # other{USES[kind]}\n" if kind in USES else ""
     shape = " x ".join(map(str, pipe.sample_shape))
     low, high = pipe.config.data_min, pipe.config.data_max
     parameters = sum(parameter.numel() for parameter in pipe.unet.parameters()) / 1e6
@@ -77,10 +87,12 @@ def pipeline_card(
             "through stochastic differential equations, Song et al., ICLR 2021)."
         ),
         picture=f"\n![Samples]({picture})\n" if picture else "",
-        pipeline="ScoreSdeClassConditionalPipeline" if conditional else type(pipe).__name__,
-        call=f"class_labels={labels[:2]}" if conditional else "batch_size=4",
+        pipelines=", ".join(sorted({generates, kind} if use else {generates})),
+        pipeline=generates,
+        call=f"class_labels={labels[:2] or [0, 1]}" if conditional else "batch_size=4",
+        use=use,
         repo_id=repo_id,
-        classes=f"\nClasses: {', '.join(labels)}.\n" if conditional else "",
+        classes=f"\nClasses: {', '.join(labels)}.\n" if labels else "",
         citation=cite(pipe),
     )
 

@@ -113,7 +113,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="resume although these settings differ from the checkpoint's",
     )
-    group.add_argument("--report_to", choices=TRACKERS, default="tensorboard", help="where losses are logged")
+    group.add_argument(
+        "--report_to", choices=TRACKERS, help="where losses are logged; default: tensorboard, where it is installed"
+    )
     group.add_argument("--logger", choices=TRACKERS, help="deprecated: --report_to")
     group.add_argument("--logging_dir", default="logs", help="folder for TensorBoard, inside output_dir")
     group.add_argument("--logging_steps", type=int, default=50, help="updates between two logged losses")
@@ -166,7 +168,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
                        help="standard deviation of the data for edm, or 'auto': measured")  # fmt: skip
     group.add_argument("--data_mean", type=_auto_or_number, help="mean of the data for edm, or 'auto': measured")
     group.add_argument("--sigma_min", type=float, help="smallest noise of the VE SDE")
-    group.add_argument("--sigma_max", type=float, help="largest noise of the VE SDE")
+    group.add_argument(
+        "--sigma_max",
+        type=float,
+        help="largest noise of the VE SDE, about the largest distance "
+        "of two images: 50 for 32 pixels a side, 1348 (the default) for 1024",
+    )
     group.add_argument("--predictor", help="predictor that the saved scheduler uses")
     group.add_argument("--corrector", help="corrector that the saved scheduler uses")
     group.add_argument("--snr", type=float, help="signal-to-noise ratio of the Langevin corrector")

@@ -5,6 +5,7 @@ Nothing here imports torch before a command line has been parsed: `--help` and a
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ from .argument_groups import (
     add_run,
     add_samples,
 )
+from .argument_ranges import check_integer_range, check_number_range
 from .destinations import check_apart, check_writable
+from .model_names import ModelNotFoundError, locate
 from .script import EXIT_CODES
 
 
@@ -157,6 +160,8 @@ def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         args.resolution = args.resolution[0] if len(args.resolution) == 1 else tuple(args.resolution)
     if (args.dataset_name is None) == (args.train_data_dir is None):
         parser.error("give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)")
+    if args.train_data_dir is not None and not os.path.exists(args.train_data_dir):
+        parser.error(f"--train_data_dir must be an existing folder or file, got {args.train_data_dir!r}")
     if (args.lr_scheduler == "piecewise_constant") != (args.lr_step_rules is not None):
         parser.error("--lr_scheduler piecewise_constant and --lr_step_rules belong together")
     _check_streaming(parser, args)
@@ -184,16 +189,13 @@ def _check_streaming(parser: argparse.ArgumentParser, args: argparse.Namespace) 
 
 def check_value(name: str, value: Any) -> None:
     """Raises ValueError where one argument, or a part of it, is an empty text or out of its range."""
-    from ..schedulers.checks import check_integer, check_number
-
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str) and not part.strip():
             raise ValueError(f"{name} must not be empty, got {part!r}")
         if name in INTEGERS and part is not None:
-            check_integer(name, part, *INTEGERS[name])
+            check_integer_range(name, part, *INTEGERS[name])
         if name in NUMBERS and part is not None:
-            low, high, ends = NUMBERS[name]
-            check_number(name, part, low, high, ends=ends)
+            check_number_range(name, part, *NUMBERS[name])
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -214,6 +216,10 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.pretrained_model_name_or_path is not None:
         if args.model_config_name_or_path is not None:
             parser.error("--model_config_name_or_path describes a new network; the pretrained one brings its own")
+        try:
+            locate(args.pretrained_model_name_or_path)  # a slip is told before the data are read
+        except ModelNotFoundError as error:
+            parser.error(f"--pretrained_model_name_or_path: {error}")
         return
     for name in ("sigma_data", "data_mean"):
         if getattr(args, name) is not None and args.prediction_type != "edm":

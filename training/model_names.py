@@ -93,10 +93,11 @@ def locate(name: str | Path) -> Path | HubName:
     repository, at, revision = text.partition("@")
     if repository in shipped():
         raise ModelNotFoundError(f"model must have no revision where it is shipped, got {text!r}")
-    if not HUB_ID.fullmatch(repository) or (at and not revision) or "--" in repository or ".." in repository:
+    no_id = "/" not in repository or not HUB_ID.fullmatch(repository)
+    if no_id or (at and not revision) or "--" in repository or ".." in repository:
         raise ModelNotFoundError(
-            f"model must be {EXPECTED}, got {text!r}: there is no such folder, and it is no Hub id "
-            "(owner/name or owner/name@revision)"
+            f"model must be {EXPECTED}, got {text!r}: there is no such folder or shipped model{_nearest(repository)}, "
+            "and it is no Hub id (owner/name or owner/name@revision)"
         )
     return HubName(repository, revision or None)
 
@@ -182,6 +183,21 @@ def _causes(error: BaseException | None) -> list[BaseException]:
         causes.append(error)
         error = error.__cause__ or error.__context__
     return causes
+
+
+def check_hub_name(name: str | Path) -> None:
+    """Asks the Hub, or its cache, for the first file of a pipeline that is no folder: a slip is told before any work.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or the Hub cannot be reached.
+    """
+    place = locate(name)
+    if isinstance(place, Path):
+        return
+    from huggingface_hub import snapshot_download  # it does not try again and again, as hf_hub_download
+
+    with hub_errors(place):
+        snapshot_download(place.repository, revision=place.revision, allow_patterns=["model_index.json"])
 
 
 def resolve_pipeline(name: str | Path, cache_dir: str | None = None, token: str | None = None) -> Path:

@@ -18,8 +18,12 @@ INSTALLED = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_availabl
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """Accelerate, with the tracker of `--report_to`, or a warning and none where it is not installed."""
-    tracker = args.report_to
+    """Accelerate, with the tracker of `--report_to`, or a warning and none where it is not installed.
+
+    By default that is TensorBoard, where it is installed: an extra that was not asked for is not missed.
+    """
+    default = "tensorboard" if INSTALLED["tensorboard"]() else "none"
+    tracker = default if args.report_to is None else args.report_to
     if not INSTALLED[tracker]():
         warnings.warn(
             f"--report_to {tracker}: the package {tracker} is not installed, nothing is logged", stacklevel=2

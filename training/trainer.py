@@ -294,3 +294,4 @@ class Trainer(TrainerCore):
             )
         end_logs(self.accelerator)
         self.checkpoints.close()
+        self.accelerator.print(f"written to {self.output_dir}")

@@ -24,6 +24,7 @@ from ..pipeline_score_sde import ScoreSdePipeline
 from ..pipeline_super_resolution import ScoreSdeSuperResolutionPipeline
 from ..samplers import SAMPLERS, with_sampler
 from ..schedulers.checks import check_choice, check_integer, check_number
+from ..training.pil_pictures import is_gray, to_8_bit
 from ..weak_guidance import DEFAULT_SCALE
 from .watching import Progress, enlarged, watch
 
@@ -193,7 +194,16 @@ def _given(image: Any, name: str, largest: int = LARGEST) -> Image.Image:
     """An uploaded picture, with sides of at most `largest` pixels."""
     if not isinstance(image, Image.Image):
         raise ValueError(f"{name} must be given: upload a picture first")
+    image = to_8_bit(image, 1 if is_gray(image) else 3, name=name)
     return image if max(image.size) <= largest else ImageOps.contain(image, (largest, largest))
+
+
+def example(models: Models, model: str, seed: int = 0) -> Image.Image:
+    """An image of a model in 20 network calls, to be restored or measured."""
+    pipe = ScoreSdePipeline.from_pipe(models[model])
+    pipe.set_progress_bar_config(disable=True)
+    image: Image.Image = pipe(quality="draft", generator=torch.Generator().manual_seed(int(seed))).images[0]
+    return image
 
 
 def _fitted(pipe: SDEPipelineBase, image: Any, name: str) -> Tensor:
@@ -208,6 +218,7 @@ __all__ = [
     "Run",
     "bits_per_dim",
     "colorize",
+    "example",
     "generate",
     "inpaint",
     "interpolate",

@@ -11,8 +11,9 @@ from .actions import DEFAULT_SCALE, NO_CLASS, NO_MODEL, SAMPLERS, Models, Run
 
 
 SHOWN_HEIGHT = 420
+BRUSH = 3  # radius in pixels of the picture, which often has 32 a side
 STYLE = """
-.picture img { image-rendering: pixelated; }
+.picture img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain; }
 .gradio-container { max-width: 1000px !important; margin: auto; }
 """
 TILES = (
@@ -50,7 +51,7 @@ def build(models: Models) -> gr.Blocks:
             text = "Sharp images without noise, whose blur is the picture."
             _restore_tab(models, model, steps, count, seed, "Restore", text, actions.restore, _blur_and_noise)
         with gr.Tab("Interpolate"):
-            _interpolate_tab(models, model)
+            _interpolate_tab(models, model, seed)
         with gr.Tab("Likelihood"):
             _likelihood_tab(models, model, seed)
     return page
@@ -83,13 +84,15 @@ def _generate_tab(models: Models, model: Any, steps: Any, count: Any, seed: Any)
 def _inpaint_tab(models: Models, model: Any, steps: Any, count: Any, seed: Any) -> None:
     with gr.Row():
         with gr.Column():
+            gr.Markdown("Paint over what is to be drawn anew. The brush has a size, in pixels of the picture.")
             editor = gr.ImageEditor(
                 type="pil",
-                label="Upload a picture and paint over what is to be drawn anew",
-                brush=gr.Brush(default_size=24, colors=["#ff0066"], color_mode="fixed"),
+                label="Picture",
+                brush=gr.Brush(default_size=BRUSH, colors=["#ff0066"], color_mode="fixed"),
                 layers=False,
                 height=SHOWN_HEIGHT,
             )
+            _example(models, model, seed, editor)
             tiles = _tiles()
             start, stop = _buttons("Inpaint")
         picture, state = _result()
@@ -112,6 +115,21 @@ def painted(drawing: dict[str, Any] | None) -> tuple[Image.Image | None, Image.I
     for layer in drawing.get("layers") or []:
         mask.paste(255, mask=layer.convert("RGBA").getchannel("A").point(lambda value: 255 * (value > 0)))
     return image, mask
+
+
+def _upload(label: str) -> gr.Image:
+    # The mode stays that of the file: Gradio's conversion makes 16-bit pictures white.
+    return gr.Image(type="pil", image_mode=None, label=label, height=SHOWN_HEIGHT, elem_classes="picture")
+
+
+def _example(models: Models, model: Any, seed: Any, picture: Any, more: int = 0) -> None:
+    """A button for those who have no picture at hand; `more` is added to the seed."""
+
+    def run(name: str, seed: int) -> Image.Image:
+        with _named_errors():
+            return actions.example(models, name, int(seed or 0) + more)
+
+    gr.Button("Take an image of the model", size="sm").click(run, [model, seed], picture, api_visibility="private")
 
 
 def _tiles() -> list[Any]:
@@ -146,7 +164,8 @@ def _restore_tab(
     with gr.Row():
         with gr.Column():
             gr.Markdown(text)
-            image = gr.Image(type="pil", label="Picture", height=SHOWN_HEIGHT)
+            image = _upload("Picture")
+            _example(models, model, seed, image)
             own, tiles = make_own(), _tiles()
             start, stop = _buttons(name)
         picture, state = _result()
@@ -161,11 +180,16 @@ def _restore_tab(
     stop.click(None, cancels=event, queue=False)
 
 
-def _interpolate_tab(models: Models, model: Any) -> None:
+def _interpolate_tab(models: Models, model: Any, seed: Any) -> None:
     row = gr.State([])
+    gr.Markdown("Images along an arc between the latent codes of two pictures. It takes some 200 network calls.")
     with gr.Row():
-        first = gr.Image(type="pil", label="First picture", height=SHOWN_HEIGHT)
-        second = gr.Image(type="pil", label="Second picture", height=SHOWN_HEIGHT)
+        with gr.Column():
+            first = _upload("First picture")
+            _example(models, model, seed, first)
+        with gr.Column():
+            second = _upload("Second picture")
+            _example(models, model, seed, second, 1)
         between = _picture("Between them")
     start = gr.Button("Interpolate", variant="primary")
     place = gr.Slider(0, 1, 0.5, step=0.125, label="From the first (0) to the second (1)")
@@ -181,7 +205,9 @@ def _interpolate_tab(models: Models, model: Any) -> None:
 
 def _likelihood_tab(models: Models, model: Any, seed: Any) -> None:
     with gr.Row():
-        image = gr.Image(type="pil", label="Picture", height=SHOWN_HEIGHT)
+        with gr.Column():
+            image = _upload("Picture")
+            _example(models, model, seed, image)
         with gr.Column():
             gr.Markdown(
                 "How many bits a value of the picture's pixels costs under the model, by the probability-flow ODE: "
@@ -219,7 +245,7 @@ class _named_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, (ValueError, TypeError)):
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
 
 def _shown(run: Callable[[], Iterator[actions.Progress]]) -> Iterator[tuple[Image.Image, str]]:

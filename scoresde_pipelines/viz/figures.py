@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ..models import GaussianMixtureScoreModel
 from ..schedulers import SDEScheduler
-from ..schedulers.checks import check_integer
+from ..schedulers.checks import check_integer, check_number, check_numbers
 from ..training.evaluation.report import plot_quality as draw_quality
 from ..training.evaluation.result import EvaluationResult
 from .trajectories import Trajectory, record_trajectory
 
 
 PATHS = "#b03030"
+LARGEST_SEED = 2**63 - 1
 SMALLEST = 1e-3  # of T: the densities are drawn from here, since data at points have none at t = 0
 
 
@@ -59,9 +60,10 @@ def plot_marginals(
 
     Raises:
         ImportError: without matplotlib.
-        ValueError: for data that are not 1-D.
+        TypeError, ValueError: for data that are not 1-D, or an argument out of its range.
     """
     _check_data(data, 1)
+    _check_options(scheduler, extent, seed)
     check_integer("num_paths", num_paths)
     check_integer("num_steps", num_steps, 2)
     sde = scheduler.sde
@@ -113,13 +115,13 @@ def plot_score_field(
 
     Raises:
         ImportError: without matplotlib.
-        ValueError: for data that are not 2-D, or times outside (0, T].
+        TypeError, ValueError: for data that are not 2-D, times outside (0, T], or another argument out of its range.
     """
     _check_data(data, 2)
     check_integer("num_samples", num_samples)
+    _check_options(scheduler, extent, seed)
     sde, generator = scheduler.sde, torch.Generator().manual_seed(seed)
-    if not times or not all(0 < t <= sde.T for t in times):
-        raise ValueError(f"times must lie in (0, T = {sde.T}], got {times!r}")
+    times = tuple(check_numbers("times", times, 0, sde.T, ends="(]"))
     fine, coarse = _plane(extent, 120), _plane(0.9 * extent, 13)
     clean = data.sample(num_samples, generator)
     noise = torch.randn(num_samples, 2, generator=generator, dtype=torch.float64)
@@ -204,7 +206,17 @@ def _run(
     return record_trajectory(own, lambda x, t: data.score(own.sde, x, t), noise * own.init_noise_sigma, generator)
 
 
+def _check_options(scheduler: SDEScheduler, extent: float | None, seed: int) -> None:
+    if not isinstance(scheduler, SDEScheduler):
+        raise TypeError(f"scheduler must be one of this package (to_sde_scheduler), got {type(scheduler).__name__}")
+    check_integer("seed", seed, 0, LARGEST_SEED)
+    if extent is not None:
+        check_number("extent", extent, 0, ends="()")
+
+
 def _check_data(data: GaussianMixtureScoreModel, size: int) -> None:
+    if not isinstance(data, GaussianMixtureScoreModel):
+        raise TypeError(f"data must be a GaussianMixtureScoreModel, got {type(data).__name__}")
     if data.shape != (size,):
         raise ValueError(f"data must have states of shape ({size},), got {data.shape}")
 

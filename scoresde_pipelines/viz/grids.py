@@ -72,9 +72,13 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int 
         milliseconds: time of each other frame, a multiple of 10.
 
     Raises:
+        TypeError: for frames that are no PIL images.
         ValueError: for no frames, frames of several sizes, or less than 10 milliseconds.
     """
     check_integer("milliseconds", milliseconds, 10)
+    kinds = [type(frame).__name__ for frame in frames if not isinstance(frame, Image.Image)]
+    if kinds:
+        raise TypeError(f"frames must be PIL images, got {kinds[0]}")
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) != 1:
         raise ValueError(f"frames must be at least one picture, all of one size, got sizes {sizes}")

@@ -93,6 +93,8 @@ def sample_trajectory(
     """
     check_integer("max_frames", max_frames)
     check_integer("scale", scale)
+    if not isinstance(pipe, SDEPipelineBase):
+        raise TypeError(f"pipe must be a pipeline of this package, got {type(pipe).__name__}")
     weak = pipe.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
     if class_labels is not None:
         pipe = ScoreSdeClassConditionalPipeline.from_pipe(pipe)

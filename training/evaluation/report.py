@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +103,36 @@ def plot_quality(result: EvaluationResult, path: Path) -> None:
     columns = min(3, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(5 * columns, 4 * lines), layout="constrained")
-    curves: dict[str, list[RowResult]] = {}
-    for row in result.rows:
-        curves.setdefault(f"{row.model}, {row.sampler}", []).append(row)
     for axes, name in zip(figure.subplots(lines, columns, squeeze=False).flat, names):
-        for label, rows in curves.items():
-            points = sorted((row.nfe, row.metrics[name].value, row.metrics[name].se) for row in rows)
-            calls, values, errors = zip(*points)
-            axes.errorbar(
-                calls, values, [0 if math.isnan(e) else e for e in errors], marker="o", capsize=3, label=label
-            )
+        curves: dict[str, list[tuple[float, float, float]]] = {}
+        for row in result.rows:
+            point = (row.nfe, row.metrics[name].value, row.metrics[name].se)
+            curves.setdefault(f"{row.model}, {row.sampler}", []).append(point)
         real = result.real.get(name)
-        if real is not None and math.isfinite(real.value):
-            axes.axhline(real.value, color="gray", linestyle="--", label="real images")
-        direction = "higher" if name in HIGHER_IS_BETTER else "lower"
-        axes.set(
-            xlabel="network calls per image", ylabel=f"{TITLES.get(name, name)} ({direction} is better)", xscale="log"
-        )
+        draw_metric(axes, name, curves, math.nan if real is None else real.value)
     figure.axes[0].legend(fontsize="small")
     with written_whole(path) as scratch:
         figure.savefig(scratch, dpi=120)
+
+
+def draw_metric(
+    axes: Any, name: str, curves: Mapping[str, Sequence[tuple[float, float, float]]], real: float = math.nan
+) -> None:
+    """One figure against network calls, into the axes of matplotlib.
+
+    Args:
+        curves: by label, points (calls, value, standard error); NaN for an error that is not known.
+        real: the value of real images, or NaN.
+    """
+    for label, points in curves.items():
+        calls, values, errors = zip(*sorted(points))
+        known = [0 if math.isnan(error) else error for error in errors]
+        axes.errorbar(calls, values, known, marker="o", capsize=3, label=label)
+    if math.isfinite(real):
+        axes.axhline(real, color="gray", linestyle="--", label="real images")
+    direction = "higher" if name in HIGHER_IS_BETTER else "lower"
+    title = f"{TITLES.get(name, name)} ({direction} is better)"
+    axes.set(xlabel="network calls per image", ylabel=title, xscale="log")
 
 
 def write_npz(plan: Plan, folder: str, path: Path) -> None:
