@@ -1,6 +1,6 @@
 """The pictures and tables of docs/inverse_problems.md on real data: the shipped models and held-out images.
 
-    python benchmarks/conditional_galleries.py --data ../shared/data            # everything, 12 minutes on one thread
+    python benchmarks/conditional_galleries.py --data ../shared/data            # everything, 16 minutes on one thread
     python benchmarks/conditional_galleries.py --data ../shared/data --only classes --samples 10
 
 `--data` holds the folders `fashion_mnist` and `noto_emoji` (parquet files with a test split). Pictures go to
