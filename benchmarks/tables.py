@@ -34,35 +34,35 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def network_table(networks: dict[str, Any], figure: str) -> str:
-    """Networks and samplers against calls: "kid" with its standard error, or "distance" to the exact flow.
+    """Samplers against calls on each network: "kid" with its standard error, or "distance" to the exact flow.
 
-    A sampler with several settings has the best of them in every cell, as a user would choose; ours have one.
+    A sampler with several settings has the best of them in every cell, as a user would choose; ours have one. Those come
+    first whose figures are, on average, the smallest multiple of the best in their columns.
     """
-    rows = []
-    calls = sorted(
-        {int(n) for found in networks.values() for name in found for row in found[name].values() for n in row}
+    columns = [(network, n) for network, found in networks.items() for n in _calls(found)]
+    names = {name for found in networks.values() for name in found} - {"exact flow"}
+    cells = {name: [_cell(networks[net].get(name, {}), n, figure) for net, n in columns] for name in names}
+    best = [min(row[i][0] for row in cells.values()) for i in range(len(columns))]
+
+    def multiple(name: str) -> float:
+        known = [value / least for (value, _), least in zip(cells[name], best) if math.isfinite(value)]
+        return sum(known) / len(known) if known else math.inf
+
+    order = sorted((name for name in names if math.isfinite(multiple(name))), key=multiple)
+    return markdown(
+        ["KID" if figure == "kid" else figure, *(f"{net}, {n} calls" for net, n in columns)],
+        [[name, *(text for _, text in cells[name])] for name in order],
     )
-    calls = [n for n in calls if n != EXACT_CALLS]
-    for network, found in networks.items():
-        cells = {name: [_cell(settings, n, figure) for n in calls] for name, settings in found.items()}
-        order = sorted((name for name in cells if name != "exact flow"), key=lambda name: _mean(cells[name]))
-        for name in order:
-            if any(math.isfinite(value) for value, _ in cells[name]):
-                rows.append([network, name, *(text for _, text in cells[name])])
-        if figure == "kid" and "exact flow" in found:
-            rows.append(
-                [
-                    network,
-                    "exact flow, 80 calls",
-                    f"{found['exact flow']['']['80'][1]:.4f}",
-                    *[BLANK] * (len(calls) - 1),
-                ]
-            )
-    return markdown(["network", "sampler", *(f"{n} calls" for n in calls)], rows)
 
 
-def league(networks: dict[str, Any], calls: tuple[int, ...] = (5, 10, 20, 50)) -> str:
+def _calls(found: dict[str, Any]) -> list[int]:
+    numbers = {int(n) for settings in found.values() for row in settings.values() for n in row}
+    return sorted(numbers - {EXACT_CALLS})
+
+
+def league(networks: dict[str, Any]) -> str:
     """The README's table: KID of our best sampler and of the best of others, for each network and number of calls."""
+    calls = sorted({n for found in networks.values() for n in _calls(found)})
     rows = []
     for network, found in networks.items():
         for label, mine in (("ours", True), ("best of the others", False)):
@@ -128,11 +128,6 @@ def _cell(settings: dict[str, Any], calls: int, figure: str) -> tuple[float, str
         return (math.inf, BLANK) if best is None else (best[0], f"{best[0]:.4f} +- {best[1]:.4f}")
     far = min((row[0] for row in rows if row[0] is not None), default=math.inf)
     return far, f"{far:.3f}" if math.isfinite(far) else BLANK
-
-
-def _mean(cells: list[tuple[float, str]]) -> float:
-    known = [value for value, _ in cells if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.inf
 
 
 def main() -> None:
