@@ -76,6 +76,6 @@ def check_finite_weights(name: str, network: nn.Module) -> None:
 
 
 def weights_reason(networks: Mapping[str, nn.Module]) -> str | None:
-    """Which weights of the networks, given by name, are the reason for numbers that are not finite; None for none."""
+    """The first weights with NaN or infinity among the networks, given by name, as the reason in an error; or None."""
     found = ((name, weights_not_finite(network)) for name, network in networks.items())
     return next((f"the weights {weight} of {name} are not" for name, weight in found if weight), None)

@@ -115,9 +115,9 @@ class SDEPipelineBase(PretrainedPipeline):
         tile_overlap: int | None = None,
         weak: WeakGuidance | None = None,
     ) -> tuple[int, int, int]:
-        """Channels, height and width of images of another size than the network's, which `None` stands for.
+        """Channels, height and width of the images to sample; a side that is `None` is the network's own.
 
-        With tiles the network, and the weak one that guides it, see no more of the images than a tile.
+        The size is checked for the network and for the weak network that guides it, of which each call gets one tile.
 
         Raises:
             TypeError, ValueError: for a size at which the network does not run, or tiles that are none.
@@ -185,9 +185,10 @@ class SDEPipelineBase(PretrainedPipeline):
     def network(self, x: Tensor, timestep: Tensor, weak_unet: Any = None, **model_kwargs: Any) -> Tensor:
         """The network's output in float32 at the state `x` (B, *D); the network itself runs in its own dtype.
 
-        With a `weak_unet` that of this network.
-
         A class-conditional `UNet2DModel` that is given no labels gets the one for "no class" (see `null_label`).
+
+        Args:
+            weak_unet: the network to call instead of the pipeline's.
         """
         unet, name = (self.unet, "unet") if weak_unet is None else (weak_unet, "weak_unet")
         null = null_label(unet, self.config.id2label)
@@ -224,7 +225,7 @@ class SDEPipelineBase(PretrainedPipeline):
         """The context of every run, with the weak network that guides it: see `network_use.in_use`.
 
         Raises:
-            ODEError: of the solver, with the weights that are not finite.
+            ODEError: the solver failed; the message names weights that are not finite, where there are any.
         """
         networks = self.networks(weak)
         with in_use(*networks.values()):

@@ -27,7 +27,7 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
         (google/ncsnpp-*) load as well, flat or in subfolders.
 
         Raises:
-            ModelNotFoundError: an OSError and ValueError: there is no such folder or repository, or no pipeline in it.
+            ModelNotFoundError (an OSError and a ValueError): there is no such folder or repository, or no pipeline in it.
         """
         place = locate(pretrained_model_name_or_path)
         folder = cls._downloaded(place, kwargs) if isinstance(place, HubName) else place

@@ -95,7 +95,7 @@ def network_class(name: str) -> Any:
 
 
 def load_network(folder: str | Path, class_name: str, **options: Any) -> Any:
-    """The network in a folder, complete: diffusers only warns of missing weights and leaves them uninitialised.
+    """The network in a folder. Missing weights are an error; diffusers would only warn and leave them uninitialised.
 
     Args:
         folder: with a `config.json` and weights.
@@ -129,7 +129,7 @@ def class_names(id2label: Any) -> list[str] | None:
 
 
 def label_names(id2label: Any) -> dict[int, str] | None:
-    """Checked names of classes; JSON has made strings of their numbers."""
+    """Names of classes by number, checked; in JSON the numbers are strings."""
     if id2label is None:
         return None
     try:
