@@ -70,9 +70,10 @@ def choose_sampler(
         default = levels if has_own_grid(scheduler.predictor) else own_levels
         return scheduler, default if num_inference_steps is None else num_inference_steps
     chosen = copy.copy(scheduler)
+    # The predictor first: the scheduler's own may not take the grid of the preset.
     chosen.register_to_config(timestep_spacing=preset.timestep_spacing)
-    chosen.corrector = preset.corrector
     chosen.predictor = preset.predictor
+    chosen.corrector = preset.corrector
     return chosen, levels if num_inference_steps is None else num_inference_steps
 
 
