@@ -68,6 +68,22 @@ def conditional(name):
     return pipe
 
 
+@pytest.mark.parametrize("predictor, own", [("restart", None), ("exponential_multistep", None), ("restart", 3)])
+def test_large_scales_take_a_stable_order_unless_the_configuration_holds_one(predictor, own):
+    def images(order, scale):
+        pipe = conditional("vp")
+        config = pipe.scheduler.config
+        pipe.scheduler = type(pipe.scheduler).from_config(config, predictor=predictor, multistep_order=order)
+        draw = torch.Generator().manual_seed(0)
+        found = pipe([0, 1], guidance_scale=scale, num_inference_steps=16, generator=draw, output_type="latent").images
+        assert pipe.scheduler.config.multistep_order == order
+        return found
+
+    assert torch.equal(images(own, 4.5), images(own or 2, 4.5))
+    assert torch.equal(images(own, 4.5), images(own or 5, 4.5)) == (own is not None)
+    assert torch.equal(images(own, 4.0), images(own or 5, 4.0))
+
+
 @pytest.mark.parametrize("make", [classified, conditional])
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("name", SCHEDULERS)

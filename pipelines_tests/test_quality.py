@@ -153,6 +153,8 @@ def test_a_scheduler_without_a_choice_gets_the_default_s_and_keeps_its_own_confi
         ({"corrector": "langevin"}, 1000),
         ({"timestep_spacing": "karras"}, 1000),
         ({"predictor": "exponential_multistep"}, 100),
+        ({"predictor": "restart"}, 100),
+        ({"predictor": "learned_steps"}, 100),
     ],
 )
 def test_a_named_sampler_is_kept_also_from_a_file(choice, levels, tmp_path):
@@ -162,6 +164,7 @@ def test_a_named_sampler_is_kept_also_from_a_file(choice, levels, tmp_path):
         own = (one.config.predictor, one.config.corrector, one.config.timestep_spacing)
         assert chosen(one) == chosen(one, "default") == (*own, levels)
         assert chosen(one, "draft") == ("restart", None, None, 20)
+        assert chosen(one, "paper") == ("reverse_diffusion", "langevin", "linspace", 1000)
 
 
 def test_saving_does_not_make_a_choice_of_a_default(tmp_path):

@@ -9,7 +9,7 @@ from torch import Tensor
 from .call_options import CallOptions
 from .pipeline_base import SDEPipelineBase, check_tolerance
 from .pipeline_output import ScoreSdePipelineOutput
-from .quality import choose_sampler
+from .quality import choose_sampler, stable_under_guidance
 from .schedulers.adaptive_restart import MOST_RESTARTS, solve_with_restarts
 from .schedulers.checks import Generator, check_integer
 from .schedulers.score_function import ScoreFunction, evaluations_of
@@ -62,14 +62,17 @@ class GeneratingPipeline(SDEPipelineBase):
         options: GenerationOptions,
         shape: tuple[int, int, int],
         weak: WeakGuidance | None,
+        guidance_scale: float = 1.0,
     ) -> ScoreSdePipelineOutput | tuple:
         """Checks the other options, samples and returns `batch_size` images as the options say.
 
         Args:
             score_fn: `(x, t) -> score`, of whole images or of tiles, guided as it is to be.
             shape, weak: as `check_guidance` returns them.
+            guidance_scale: of a class.
         """
         sampler, levels = choose_sampler(self.scheduler, options.quality, options.num_inference_steps)
+        sampler = stable_under_guidance(sampler, guidance_scale)
         self.check_inputs(batch_size, levels, options, shape)
         whole = self.tiled(score_fn, options)
         nfe: int | Tensor

@@ -147,7 +147,7 @@ class ScoreSdeClassConditionalPipeline(GeneratingPipeline):
             check_weak_classes(weak, self.unet)
         check_interval("guidance_interval", guidance_interval)
         guided = self.guided_score_fn(labels.to(self._execution_device), guidance_scale, guidance_interval, weak)
-        return self.generate(guided, len(labels), options, shape, weak)
+        return self.generate(guided, len(labels), options, shape, weak, guidance_scale)
 
     # ------------------------------------------------------------------ classes
 

@@ -13,6 +13,9 @@ from .schedulers.predictors import has_own_grid
 from .schedulers.scheduling_config import OWN_SPACING, SAMPLER_KEYS
 
 
+LARGEST_SCALE_OF_HIGH_ORDER, STABLE_ORDER = 4.0, 2
+
+
 @dataclass(frozen=True)
 class SamplerPreset:
     """A sampler and its number of noise levels.
@@ -70,10 +73,26 @@ def choose_sampler(
         default = levels if has_own_grid(scheduler.predictor) else own_levels
         return scheduler, default if num_inference_steps is None else num_inference_steps
     chosen = copy.copy(scheduler)
+    # The predictor first: the scheduler's own may not take the grid of the preset.
     chosen.register_to_config(timestep_spacing=preset.timestep_spacing)
-    chosen.corrector = preset.corrector
     chosen.predictor = preset.predictor
+    chosen.corrector = preset.corrector
     return chosen, levels if num_inference_steps is None else num_inference_steps
+
+
+def stable_under_guidance(scheduler: SDEScheduler, guidance_scale: float) -> SDEScheduler:
+    """The scheduler, or a copy with multistep steps of order two where the guidance scale is large.
+
+    Higher orders diverge there (docs/samplers.md). A `multistep_order` of the configuration is kept.
+    """
+    config, order = scheduler.config, getattr(scheduler.predictor, "order", 1)
+    own = config.get("multistep_order") is not None or not isinstance(config.predictor, str)
+    if guidance_scale <= LARGEST_SCALE_OF_HIGH_ORDER or own or order <= STABLE_ORDER:
+        return scheduler
+    stable = copy.copy(scheduler)
+    stable.register_to_config(multistep_order=STABLE_ORDER)
+    stable.predictor = config.predictor
+    return stable
 
 
 def names_its_sampler(scheduler: Any) -> bool:

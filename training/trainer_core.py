@@ -166,7 +166,7 @@ class TrainerCore(ABC):
                 bar.update()
                 self.seconds = clock.seconds()
                 if (each := clock.update_time(self.step)) is not None:
-                    accelerator.print(time_report(each, self.max_steps - self.step, accelerator.device))
+                    self._tell(time_report(each, self.max_steps - self.step, accelerator.device))
                 self._between_updates(bar)
                 if (signal := interruption.requested(accelerator)) is not None:
                     self.save_checkpoint()
@@ -216,8 +216,13 @@ class TrainerCore(ABC):
         with kept:
             losses = self.losses(batch)
         self._activations_told = True
-        self.accelerator.print(f"activations of {len(batch.images)} images take {readable_bytes(kept.size)}")
+        self._tell(f"activations of {len(batch.images)} images take {readable_bytes(kept.size)}")
         return losses
+
+    def _tell(self, line: str) -> None:
+        """Prints a line of its own, above the progress bar."""
+        with tqdm.external_write_mode():
+            self.accelerator.print(line)
 
     def _log(self, totals: Tensor) -> dict[str, float]:
         """Logs the means over all processes since the last call: the only synchronisation."""
