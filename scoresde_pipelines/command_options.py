@@ -149,18 +149,12 @@ def load_pipeline(pipeline: str, model: str, device: str | None, dtype: str = "f
 
     check_hub_name(model)  # before torch is imported, which takes seconds
     import torch
-    from diffusers.utils import logging
 
     import scoresde_pipelines
 
     kwargs = {} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}
-    place, shown = best_device(device), logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # of reading two files, above the bar of the work
-    try:
-        return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(place)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    place = best_device(device)
+    return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(place)
 
 
 def load_weak(model: str, pipe: Any) -> Any:
