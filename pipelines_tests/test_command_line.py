@@ -420,7 +420,7 @@ def test_help_needs_no_torch_and_fits_80_columns():
         ),
         ("evaluate --model emoji-32-ve --data picture --output x", "got 'picture': did you mean 'pictures'?"),
         ("train", "give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)"),
-        ("train --train_data_dir nowhere", "--train_data_dir must be an existing folder or file, got 'nowhere'"),
+        ("train --train_data_dir nowhere", "train_data_dir must be an existing folder or file, got 'nowhere'"),
         (
             "train --train_data_dir . --learning_rate -1",
             "--learning_rate must be a finite number of at least 0, got -1.0",
