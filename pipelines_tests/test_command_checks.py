@@ -6,10 +6,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from scoresde_pipelines import ScoreSdePipeline
+from scoresde_pipelines import ScoreSdePipeline, command_evaluate, command_likelihood
 from scoresde_pipelines.cli import app
 from scoresde_pipelines.command_checks import check_mask
 from scoresde_pipelines.pipeline_pretrained import PretrainedPipeline
+from scoresde_pipelines.schedulers import DEQUANTIZATIONS, DIVERGENCES
+from scoresde_pipelines.training.evaluation.measures import METRICS, OTHER_METRICS
 
 
 # Options that are wrong whatever the model, of every command that loads one.
@@ -192,3 +194,9 @@ def test_a_black_mask_is_refused_before_a_model_is_loaded(tmp_path):
     check_mask(tmp_path / "image.png", tmp_path / "white.png")
     with pytest.raises(ValueError, match="mask must be white where to repaint, got one that is black everywhere"):
         check_mask(tmp_path / "image.png", tmp_path / "black.png")
+
+
+def test_names_that_are_checked_without_torch_are_those_of_the_tables():
+    assert set(command_likelihood.DEQUANTIZATIONS) == set(DEQUANTIZATIONS)
+    assert set(command_likelihood.DIVERGENCES) == set(DIVERGENCES)
+    assert (*METRICS, *OTHER_METRICS) == command_evaluate.METRICS

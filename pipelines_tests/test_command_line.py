@@ -418,8 +418,9 @@ def test_help_needs_no_torch_and_fits_80_columns():
             "likelihood --model emoji-32-ve --data . --output x.csv --tolerance 2",
             "must be a finite number in (0, 1), got 2.0",
         ),
+        ("evaluate --model emoji-32-ve --data picture --output x", "got 'picture': did you mean 'pictures'?"),
         ("train", "give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)"),
-        ("train --train_data_dir nowhere", "--train_data_dir must be an existing folder or file, got 'nowhere'"),
+        ("train --train_data_dir nowhere", "train_data_dir must be an existing folder or file, got 'nowhere'"),
         (
             "train --train_data_dir . --learning_rate -1",
             "--learning_rate must be a finite number of at least 0, got -1.0",
@@ -428,6 +429,7 @@ def test_help_needs_no_torch_and_fits_80_columns():
     ],
 )
 def test_slips_are_refused_before_torch_is_imported(words, message, tmp_path):
+    (tmp_path / "pictures").mkdir()
     code = (
         "import sys\nfrom scoresde_pipelines.cli import app\n"
         "try:\n    app(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules"
@@ -438,7 +440,7 @@ def test_slips_are_refused_before_torch_is_imported(words, message, tmp_path):
     )
     assert done.returncode == 2 and done.stdout == "", done.stderr
     assert message in " ".join(done.stderr.replace("│", " ").split())
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_version_and_train_help(capsys):

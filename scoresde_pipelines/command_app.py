@@ -1,5 +1,6 @@
 """`scoresde app`: a page in the browser that generates, restores and measures pictures."""
 
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -22,12 +23,11 @@ def app(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; a free one by default.")] = None,
 ) -> None:
     """Open a page that generates, restores and measures pictures."""
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
+    if find_spec("gradio") is None:
         message = "error: the page needs gradio: pip install 'scoresde_pipelines[app]'"
         typer.secho(message, fg="red", err=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(1)
+    typer.echo("starting the page", err=True)  # the imports take seconds
     from .app import launch
 
     options: dict[str, Any] = {"models": model or None, "host": host, "port": port, "device": best_device(device)}

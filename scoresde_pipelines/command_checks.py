@@ -3,6 +3,7 @@
 Importing it needs no torch; a check imports what it needs when its option is given.
 """
 
+import difflib
 import glob
 import math
 import os
@@ -143,6 +144,11 @@ def check_data(value: str) -> str:
     if not os.path.exists(value) and not HUB_ID.fullmatch(value):
         raise typer.BadParameter(
             f"data must be a folder or parquet file that exists, or a data set of the Hub, got {value!r}"
+        )
+    near = [] if "/" in value or os.path.exists(value) else difflib.get_close_matches(value, os.listdir(), 1, 0.8)
+    if near:  # the Hub would be asked for minutes where there is no network
+        raise typer.BadParameter(
+            f"data must be a folder or parquet file that exists, got {value!r}: did you mean {near[0]!r}?"
         )
     return value
 

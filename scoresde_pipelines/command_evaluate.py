@@ -10,6 +10,8 @@ from .command_options import FITS, Device, Json, WeakModel, report
 from .samplers import SAMPLERS
 
 
+METRICS = ("kid", "fd", "is", "pr", "bpd", "nn")
+METRICS_HELP = f"{', '.join(METRICS)}; repeat for more."
 SAMPLER_HELP = f"One of {', '.join(SAMPLERS)}; repeat for more."
 
 
@@ -28,16 +30,16 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", callback=check_folder)],
     split: Annotated[str, typer.Option(help="Split of the data to compare with.")] = "test",
     sampler: Annotated[list[str], one_of("sampler", SAMPLERS, SAMPLER_HELP)] = ["default"],  # noqa: B006
-    steps: Annotated[list[int], typer.Option(help="Noise levels; repeat for more.")] = [50],  # noqa: B006
+    steps: Annotated[list[int], typer.Option(min=1, help="Noise levels; repeat for more.")] = [50],  # noqa: B006
     seeds: Annotated[list[int], typer.Option(help="Each gives num-images images; repeat for more.")] = [0],  # noqa: B006
-    num_images: Annotated[int, typer.Option(help="Images of each row and seed, and real ones.")] = 1000,
+    num_images: Annotated[int, typer.Option(min=1, help="Images of each row and seed, and real ones.")] = 1000,
     features: Annotated[
         str | None,
         typer.Option(
             help="efficientnet-lite0 (default), fashion-mnist-32, emoji-32, inception, or a transformers model."
         ),
     ] = None,
-    metrics: Annotated[list[str], typer.Option(help="kid, fd, is, pr, bpd, nn; repeat for more.")] = ["kid", "fd"],  # noqa: B006
+    metrics: Annotated[list[str], one_of("metrics", METRICS, METRICS_HELP)] = ["kid", "fd"],  # noqa: B006
     guidance_scale: Annotated[
         list[float] | None, typer.Option(help="Images of given classes, with this guidance; repeat for more.")
     ] = None,
@@ -45,11 +47,13 @@ def evaluate(
     weak_guidance_scale: Annotated[
         list[float] | None, typer.Option(help="Of --weak-model; 1 is without, 2 by default; repeat for more.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
     fit: Annotated[str | None, one_of("fit", FITS, "'crop' or 'pad' real images to the models' size.")] = None,
-    num_reference: Annotated[int | None, typer.Option(help="Real images to compare with, if not num-images.")] = None,
+    num_reference: Annotated[
+        int | None, typer.Option(min=1, help="Real images to compare with, if not num-images.")
+    ] = None,
     train_split: Annotated[str, typer.Option(help="Split with the training images, for the metric nn.")] = "train",
-    num_bpd_images: Annotated[int, typer.Option(help="Real images for the metric bpd.")] = 16,
+    num_bpd_images: Annotated[int, typer.Option(min=1, help="Real images for the metric bpd.")] = 16,
     features_weights: Annotated[Path | None, typer.Option(help="Weights file of the features 'inception'.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where features of real images are kept.")] = None,
     npz: Annotated[bool, typer.Option("--npz", help="Also write images for public evaluation suites.")] = False,

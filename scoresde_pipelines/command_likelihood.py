@@ -1,6 +1,5 @@
 """`scoresde likelihood`: bits/dim of a data set under a model, as a table that grows row by row."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,11 @@ import typer
 
 from .command_checks import check_data, check_table, check_text, in_range, one_of
 from .command_options import FITS, Device, Json, Model, best_device, named, report
+
+
+# The names of the tables in `schedulers`, which imports torch.
+DEQUANTIZATIONS = ("uniform", "truncated_normal", "none")
+DIVERGENCES = ("exact", "hutchinson", "hutchinson_shared")
 
 
 def likelihood(
@@ -27,12 +31,12 @@ def likelihood(
     limit: Annotated[int | None, typer.Option(min=1, help="Measure the first so many images only.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 16,
     fit: Annotated[str, one_of("fit", FITS, "'crop' or 'pad' to the model's resolution.")] = "crop",
-    dequantization: Annotated[str, typer.Option(help="One of uniform, truncated_normal, none.")] = "uniform",
+    dequantization: Annotated[str, one_of("dequantization", DEQUANTIZATIONS)] = "uniform",
     num_dequantizations: Annotated[int, typer.Option(min=1, help="Draws of dequantization noise per image.")] = 1,
     importance_weighted: Annotated[
         bool, typer.Option("--importance-weighted", help="Tighter bound from several draws.")
     ] = False,
-    divergence: Annotated[str, typer.Option(help="One of exact, hutchinson, hutchinson_shared.")] = "hutchinson",
+    divergence: Annotated[str, one_of("divergence", DIVERGENCES)] = "hutchinson",
     num_probes: Annotated[int, typer.Option(min=1, help="Probes per image and quadrature node.")] = 1,
     tolerance: Annotated[
         float,
@@ -63,12 +67,8 @@ def likelihood(
     from .likelihood_table import LikelihoodTable
     from .models.weight_files import fingerprint
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
-    from .schedulers.dequantization import DEQUANTIZATIONS
-    from .schedulers.divergence import DIVERGENCES
     from .schedulers.probability_flow import ODEError
 
-    _check_choice("dequantization", dequantization, DEQUANTIZATIONS)
-    _check_choice("divergence", divergence, DIVERGENCES)
     settings = {
         "model": model,
         "data": data,
@@ -110,8 +110,3 @@ def likelihood(
             measured = f"{mean:.4f} +- {known_error:.4f} bits/dim over {done} images"
         text = f"{measured} of {data} ({split}): {output}"
         report({"model": model, "data": data, "split": split, **found}, json, text)
-
-
-def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise typer.BadParameter(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -5,6 +5,7 @@ Importing it needs no torch, so that `--help` is quick.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ METHODS = ("moment_matching", "pseudo_inverse", "replacement")  # particles: pic
 FITS = ("crop", "pad")
 DTYPES = ("float32", "float16", "bfloat16")
 GRID = "grid.png"
+LOG_INTERVAL = 5.0  # seconds between two states of a bar that goes into a file
 
 Model = Annotated[
     str,
@@ -149,18 +151,12 @@ def load_pipeline(pipeline: str, model: str, device: str | None, dtype: str = "f
 
     check_hub_name(model)  # before torch is imported, which takes seconds
     import torch
-    from diffusers.utils import logging
 
     import scoresde_pipelines
 
     kwargs = {} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}
-    place, shown = best_device(device), logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # of reading two files, above the bar of the work
-    try:
-        return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(place)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    place = best_device(device)
+    return getattr(scoresde_pipelines, pipeline).from_pretrained(model, **kwargs).to(place)
 
 
 def load_weak(model: str, pipe: Any) -> Any:
@@ -205,9 +201,11 @@ def in_batches(
     import torch
 
     pictures: list[Any] = []
+    pace = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
     for first in range(0, count, batch_size):
         indices = range(first, min(first + batch_size, count))
-        pipe.set_progress_bar_config(desc=f"images {first + 1}-{indices[-1] + 1} of {count}", unit="call")
+        name = f"images {first + 1}-{indices[-1] + 1} of {count}"
+        pipe.set_progress_bar_config(desc=name, unit="call", mininterval=pace)
         output = call(indices, [torch.Generator().manual_seed(seed + k) for k in indices])
         work.started = True
         pictures += output.images

@@ -2,10 +2,13 @@
 
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import logging
 
 from .hub_upload import PushPipelineMixin
 from .pipeline_components import NETWORK_LIBRARIES
@@ -14,6 +17,18 @@ from .training.destinations import check_writable
 from .training.durable_files import remove
 from .training.model_names import HubName, check_pipeline_folder, hub_errors, locate
 from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, load_scheduler, read_index
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """No bar of diffusers while it counts two components: the network is loaded before, and downloads have their own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
@@ -47,7 +62,8 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
             raise ValueError(
                 f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
             )
-        return super().from_pretrained(str(folder), **kwargs)
+        with _without_bar():
+            return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
     def _check_libraries(cls, folder: Path, index: dict[str, Any], given: dict[str, Any]) -> None:

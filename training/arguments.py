@@ -5,7 +5,6 @@ Nothing here imports torch before a command line has been parsed: `--help` and a
 
 import argparse
 import math
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,18 +26,22 @@ from .argument_groups import (
 )
 from .argument_ranges import check_integer_range, check_number_range
 from .destinations import check_apart, check_writable
-from .model_names import ModelNotFoundError, locate
-from .script import EXIT_CODES
+from .script import EXIT_CODES, check_sources
 
 
-def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def parse_args(
+    argv: Sequence[str] | None = None, prog: str | None = None, *, sources_exist: bool = False
+) -> argparse.Namespace:
     """Parses and checks the arguments of `train_unconditional`, which messages call `prog`.
+
+    Args:
+        sources_exist: whether the folder of the data and the pretrained model are looked for as well.
 
     Raises:
         SystemExit: an argument is unknown, malformed or out of range (argparse prints which).
     """
     parser = _parser(prog)
-    args = parse(parser, argv)
+    args = parse(parser, argv, sources_exist)
     _check(parser, args)
     return args
 
@@ -81,7 +84,9 @@ def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentP
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, sources_exist: bool = False
+) -> argparse.Namespace:
     """Parses the command line after the words of `--config`, and replaces deprecated arguments.
 
     Raises:
@@ -98,6 +103,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         args = parser.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
     _replace_deprecated(parser, args)
     _check_shared(parser, args)
+    if sources_exist:
+        check_sources(args, parser.prog)
     return args
 
 
@@ -160,8 +167,6 @@ def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         args.resolution = args.resolution[0] if len(args.resolution) == 1 else tuple(args.resolution)
     if (args.dataset_name is None) == (args.train_data_dir is None):
         parser.error("give either --dataset_name (a data set on the Hub) or --train_data_dir (a local folder)")
-    if args.train_data_dir is not None and not os.path.exists(args.train_data_dir):
-        parser.error(f"--train_data_dir must be an existing folder or file, got {args.train_data_dir!r}")
     if (args.lr_scheduler == "piecewise_constant") != (args.lr_step_rules is not None):
         parser.error("--lr_scheduler piecewise_constant and --lr_step_rules belong together")
     _check_streaming(parser, args)
@@ -216,10 +221,6 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.pretrained_model_name_or_path is not None:
         if args.model_config_name_or_path is not None:
             parser.error("--model_config_name_or_path describes a new network; the pretrained one brings its own")
-        try:
-            locate(args.pretrained_model_name_or_path)  # a slip is told before the data are read
-        except ModelNotFoundError as error:
-            parser.error(f"--pretrained_model_name_or_path: {error}")
         return
     for name in ("sigma_data", "data_mean"):
         if getattr(args, name) is not None and args.prediction_type != "edm":

@@ -23,8 +23,13 @@ DEFAULTS = {
 }
 
 
-def parse_classifier_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def parse_classifier_args(
+    argv: Sequence[str] | None = None, prog: str | None = None, *, sources_exist: bool = False
+) -> argparse.Namespace:
     """Parses and checks the arguments; messages call the program `prog`.
+
+    Args:
+        sources_exist: whether the folder of the data is looked for as well.
 
     Raises:
         SystemExit: an argument is unknown, malformed or out of range (argparse prints which).
@@ -35,7 +40,7 @@ def parse_classifier_args(argv: Sequence[str] | None = None, prog: str | None = 
     for add_group in (add_data, _add_model, add_optimization, add_run):
         add_group(parser)
     parser.set_defaults(**DEFAULTS)
-    args = parse(parser, argv)
+    args = parse(parser, argv, sources_exist)
     if not isinstance(args.resolution, int) or args.resolution % 4:
         parser.error(f"--resolution must be one number, a multiple of 4, got {args.resolution}")
     if args.depth < 10 or (args.depth - 4) % 6:

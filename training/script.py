@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
+from .model_names import locate
+
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)  # of data, names, folders and what is not installed
 RUN_ERRORS = (ValueError, OSError, FloatingPointError)  # a broken picture, a full disk, a loss that is not finite
@@ -55,6 +57,17 @@ def run_script(
         if own_code:
             raise
         _end(prog, error, 1)
+
+
+def check_sources(args: argparse.Namespace, prog: str) -> None:
+    """Ends the program where the folder of the data or the pretrained model is not there, before torch is imported."""
+    try:
+        if args.train_data_dir is not None and not os.path.exists(args.train_data_dir):
+            raise ValueError(f"train_data_dir must be an existing folder or file, got {args.train_data_dir!r}")
+        if getattr(args, "pretrained_model_name_or_path", None) is not None:
+            locate(args.pretrained_model_name_or_path)
+    except USER_ERRORS as error:
+        _end(prog, error, 2)
 
 
 def _end(prog: str, error: BaseException, code: int) -> NoReturn:

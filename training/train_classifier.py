@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """`main` of a command line, `prog`: see `run_script`."""
-    args = parse_classifier_args(argv, prog)  # before the imports: `--help` needs no torch
+    args = parse_classifier_args(argv, prog, sources_exist=True)  # before the imports: `--help` needs no torch
     from scoresde_pipelines.training.classifier_trainer import ClassifierTrainer
 
     run_script(ClassifierTrainer, args, prog)

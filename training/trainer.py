@@ -248,6 +248,7 @@ class Trainer(TrainerCore):
         if self.accelerator.is_main_process and self.args.eval_batch_size:
             labels, columns = grid_labels(self.components, self.args.eval_batch_size)
             count = self.args.eval_batch_size if labels is None else len(labels)
+            self.accelerator.print(f"samples: {count} images in {self.args.num_inference_steps} steps")
             with self.accelerator.autocast():
                 images = sample(
                     self.trained(),
