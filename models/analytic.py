@@ -197,6 +197,8 @@ class GaussianScoreModel(GaussianMixtureScoreModel):
 
     def __init__(self, mean: Tensor | list, variance: Tensor | float | None = None, covariance: Tensor | None = None):
         mean = as_double("mean", mean)
+        if not mean.ndim:
+            raise ValueError("mean must have shape (*D), got a number")
         if (variance is None) == (covariance is None):
             both = "both" if variance is not None else "none"
             raise ValueError(f"exactly one of variance and covariance must be given, got {both}")

@@ -105,7 +105,7 @@ def check_sample(sample: Any, channels: int, divisor: int, dtype: torch.dtype | 
     if sample.ndim != 4 or sample.shape[1] != channels or sample.shape[2] % divisor or sample.shape[3] % divisor:
         sides = f" with H and W divisible by {divisor}" if divisor > 1 else ""
         raise ValueError(f"sample must have shape (B, {channels}, H, W){sides}, got {tuple(sample.shape)}")
-    if dtype is not None and sample.shape[0] == 0:
+    if dtype is not None and 0 in sample.shape:
         raise ValueError(f"sample must hold at least one image, got shape {tuple(sample.shape)}")
     if sample.is_meta and not on_meta:
         raise ValueError("sample must have data, got a tensor on the device 'meta'")

@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..schedulers.checks import is_dense
+
 
 def as_double(name: str, values: Any) -> Tensor:
     """`values` as a float64 tensor of finite numbers."""
     try:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
-        if not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta:
+        if not tensor.is_complex() and is_dense(tensor) and not tensor.is_meta:
             tensor = tensor.to(torch.float64)
             if bool(tensor.isfinite().all()):
                 return tensor

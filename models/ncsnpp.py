@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from ..schedulers.checks import check_flag
 from .config_checks import SMALLEST_SIGMA, check_class_labels, check_values, height_and_width
 from .embeddings import FourierFeatures, TimeEmbedding, sinusoidal_embedding
 from .initialization import conv
@@ -205,6 +206,7 @@ class NCSNpp(Network):
             The output (B, out_channels, H, W) in the dtype of `sample`.
         """
         self._check_inputs(sample, class_labels, augment_labels)
+        check_flag("return_dict", return_dict)
         time = self._time(timestep, sample)
         emb = self._embed(time, class_labels, augment_labels, sample)
         h = self._unet(2 * sample - 1 if self.config.center_input_sample else sample, emb)

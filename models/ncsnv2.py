@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from ..schedulers.checks import check_flag
 from .config_checks import (
     SMALLEST_SIGMA,
     check_booleans,
@@ -198,6 +199,7 @@ class NCSNv2(Network):
             The score (B, out_channels, H, W) in the dtype of `sample`.
         """
         self.check_sample(sample)
+        check_flag("return_dict", return_dict)
         if class_labels is not None:
             raise ValueError(f"class_labels must be None for NCSNv2, got {type(class_labels).__name__}")
         time = expand_timestep(timestep, sample)

@@ -12,7 +12,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from ..schedulers import SDE
-from ..schedulers.checks import as_time
+from ..schedulers.checks import as_time, check_flag
 from ..schedulers.score_function import PerSample
 from ..schedulers.sde import expand_to
 from ..schedulers.transfers import to_device
@@ -156,6 +156,7 @@ class NoiseConditionalClassifier(Network):
             Logits (B, num_classes) in the dtype of `sample`.
         """
         self.check_sample(sample, 4)
+        check_flag("return_dict", return_dict)
         level = expand_timestep(noise_level, sample, "noise_level")
         check_values("noise_level", level, 0)
         level = level.to(torch.promote_types(sample.dtype, torch.float32))

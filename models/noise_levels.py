@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..schedulers.checks import MOST, check_integer, is_integer
+from ..schedulers.checks import MOST, as_real, check_integer, check_number, is_integer
 
 
 def expand_timestep(
@@ -24,13 +24,17 @@ def expand_timestep(
             raise TypeError(f"{name} must be a number or a tensor, got {type(timestep).__name__}")
         integer = is_integer(timestep)
         dtype = torch.int64 if integer else torch.promote_types(sample.dtype, torch.float32)
-        number = check_integer(name, timestep, -MOST) if integer else float(timestep)
+        number = check_integer(name, timestep, -MOST) if integer else check_number(name, timestep, *_ends(dtype))
         return torch.full((batch,), number, dtype=dtype, device=sample.device)
-    if timestep.is_complex() or timestep.dtype == torch.bool or (timestep.is_meta and not sample.is_meta):
+    if as_real(name, timestep).dtype == torch.bool or (timestep.is_meta and not sample.is_meta):
         raise TypeError(f"{name} must be a tensor of real numbers, got {timestep.dtype} on {timestep.device}")
     if timestep.ndim > 1 or (timestep.ndim == 1 and timestep.shape[0] not in (1, batch)):
         raise ValueError(f"{name} must be a number or have shape (), (1,) or ({batch},), got {tuple(timestep.shape)}")
     return timestep.to(sample.device).expand(batch)
+
+
+def _ends(dtype: torch.dtype) -> tuple[float, float]:
+    return torch.finfo(dtype).min, torch.finfo(dtype).max
 
 
 def _log_range(config: Any) -> tuple[float, float]:

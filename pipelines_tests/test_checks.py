@@ -138,13 +138,15 @@ def test_functions_take_what_they_are_called_with():
     def own(x, t, *, labels=None):
         return x
 
-    for good in (own, lambda *all: 0, torch.nn.Identity(), max):
+    for good in (own, lambda *all: 0, torch.nn.CosineSimilarity(), max):
         check_function("f", good, 2)
     check_function("f", own, 2, named=["labels"])
     check_function("f", None, 2, optional=True)
     for bad in (lambda x: 0, lambda x, t, y: 0):
         with pytest.raises(TypeError, match=r"f must be a function of 2 arguments, got one of \(x"):
             check_function("f", bad, 2)
+    with pytest.raises(TypeError, match="f must be a function of 2 arguments, got one of"):
+        check_function("f", torch.nn.Identity(), 2)
     with pytest.raises(TypeError, match="f must be a function of 2 arguments and label, got one of"):
         check_function("f", own, 2, named=["label"])
 

@@ -1,6 +1,8 @@
 """What pipelines do with networks in training mode, several threads, misfits, NaN, and components of other pipelines."""
 
 import math
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -23,6 +25,7 @@ from scoresde_pipelines import (
     VESDEScheduler,
     VPSDEScheduler,
 )
+from scoresde_pipelines.network_use import in_use
 from scoresde_pipelines.schedulers import AveragePoolOperator
 from scoresde_pipelines.schedulers.probability_flow import ODEError
 
@@ -93,6 +96,22 @@ def test_threads_that_share_a_network_get_their_own_images():
         found = list(threads.map(lambda job: sample(*job), jobs))
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
     assert pipe.unet.training
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_process_does_not_wait_for_a_thread_of_its_parent():
+    network = torch.nn.Identity()
+
+    def forked():
+        child = os.fork()
+        if child == 0:  # the thread that holds the lock is not here
+            signal.alarm(20)
+            with in_use(network):
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with in_use(network), ThreadPoolExecutor(1) as threads:
+        assert threads.submit(forked).result() == 0
 
 
 def test_a_callback_may_use_the_pipeline():

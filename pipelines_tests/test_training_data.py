@@ -164,6 +164,8 @@ def test_data_ranges_invert():
         scaled = to_data_range(levels, (low, high))
         assert scaled[0].item() == low and scaled[-1].item() == pytest.approx(high)
         assert torch.equal(to_uint8(scaled, (low, high)), levels)
+        floats = levels.float()  # stay as they are
+        assert torch.equal(to_data_range(floats, (low, high)), scaled) and torch.equal(floats, levels.float())
     assert to_uint8(torch.tensor([-3.0, 3.0]), (-1.0, 1.0)).tolist() == [0, 255]
 
 

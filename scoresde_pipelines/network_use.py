@@ -1,5 +1,6 @@
 """How a pipeline uses a network: one run at a time, in evaluation mode, with gradients only where code enables them."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -45,6 +46,17 @@ def in_use(*networks: nn.Module | None) -> Iterator[None]:
 def _lock_of(network: nn.Module) -> threading.RLock:  # type: ignore[valid-type]  # a function that makes them
     with _NEW_LOCK:
         return _LOCKS.setdefault(network, threading.RLock())
+
+
+def _start_anew() -> None:
+    # In a forked process the threads are gone that hold the locks.
+    global _NEW_LOCK
+    _NEW_LOCK = threading.Lock()
+    _LOCKS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def network_output(name: str, unet: Any, x: torch.Tensor, timestep: torch.Tensor, **model_kwargs: Any) -> torch.Tensor:

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..schedulers.checks import check_flag, check_integer, check_number, check_numbers
+from ..schedulers.checks import (
+    as_real,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_number,
+    check_numbers,
+    check_values,
+)
 from .image_format import ImageFormat
 from .image_sources import load_images
 from .image_table import ImageRows, ImageTable, find_image_column
@@ -190,11 +198,9 @@ def image_batches(
 
 
 def _check_images(images: torch.Tensor, data_range: tuple[float, float]) -> list[float]:
-    if not isinstance(images, torch.Tensor) or images.is_complex() or images.layout is not torch.strided:
-        raise TypeError(f"images must be a dense tensor of real numbers, got {type(images).__name__}")
-    if images.is_meta:
-        raise ValueError("images must have data, got a tensor on the device 'meta'")
-    if images.is_floating_point() and not bool(images.isfinite().all()):
+    check_instance("images", images, torch.Tensor)
+    check_values("images", as_real("images", images))
+    if images.is_floating_point() and not bool(images.float().isfinite().all()):
         raise ValueError("images must be finite, got NaN or infinity")
     low, high = ends = check_numbers("data_range", data_range, count=2)
     if not low < high:
@@ -205,7 +211,7 @@ def _check_images(images: torch.Tensor, data_range: tuple[float, float]) -> list
 def to_data_range(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Tensor:
     """uint8 images as float32 in `data_range` (0 -> its lower end, 255 -> its upper end)."""
     low, high = _check_images(images, data_range)
-    return images.float().mul_((high - low) / 255).add_(low)
+    return (images.float() * ((high - low) / 255)).add_(low)
 
 
 def to_uint8(images: torch.Tensor, data_range: tuple[float, float]) -> torch.Tensor:

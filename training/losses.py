@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..schedulers.checks import check_finite, check_flag, check_function
+from ..schedulers.checks import check_finite, check_flag, check_function, is_dense
 from ..schedulers.parameterization import Parameterization
 from ..schedulers.sde import SDE, expand_to
 from ..schedulers.transfers import to_device
@@ -32,7 +32,7 @@ def _full_precision(x: Tensor) -> Tensor:
 
 def _check_batch(x0: Tensor, noise: Tensor, t: Tensor, time_name: str = "t") -> None:
     for name, value in (("x0", x0), ("noise", noise)):
-        if not isinstance(value, Tensor) or value.is_complex() or value.layout is not torch.strided:
+        if not isinstance(value, Tensor) or value.is_complex() or not is_dense(value):
             raise TypeError(f"{name} must be a dense tensor of real numbers, got {type(value).__name__}")
         if value.ndim < 2 or value.numel() == 0:
             raise ValueError(f"{name} must hold data of shape (B, *D), got {tuple(value.shape)}")
@@ -40,6 +40,8 @@ def _check_batch(x0: Tensor, noise: Tensor, t: Tensor, time_name: str = "t") -> 
         raise TypeError(f"{time_name} must be a dense tensor of real numbers, got {type(t).__name__}")
     if noise.shape != x0.shape:
         raise ValueError(f"noise and x0 must have one shape, got {tuple(noise.shape)} and {tuple(x0.shape)}")
+    if noise.device != x0.device:
+        raise ValueError(f"noise and x0 must be on one device, got {noise.device} and {x0.device}")
     if t.shape != x0.shape[:1]:
         raise ValueError(f"{time_name} must have one value per sample, shape ({x0.shape[0]},), got {tuple(t.shape)}")
     if t.device.type == "cpu" and not bool(torch.isfinite(t).all()):
@@ -85,8 +87,8 @@ def denoising_loss(
     Raises:
         ValueError: shapes do not agree.
     """
-    check_function("output_fn", output_fn)
-    check_function("weighting", weighting)
+    check_function("output_fn", output_fn, 2)
+    check_function("weighting", weighting, 2)
     for name, value, kind in (("sde", sde, SDE), ("parameterization", parameterization, Parameterization)):
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be of the class {kind.__name__}, got {type(value).__name__}")
@@ -132,7 +134,7 @@ def score_matching_loss(
     `denoising_loss` with lambda = sigma^2, or g^2 with `likelihood_weighting`; arguments and result are those.
     `scheduler.score_fn(network)` is a score function.
     """
-    check_function("score_fn", score_fn)
+    check_function("score_fn", score_fn, 2)
     weighting = likelihood if check_flag("likelihood_weighting", likelihood_weighting) else score_matching
     score = Parameterization("score")
     return denoising_loss(score_fn, score, sde, x0, t, noise, weighting=weighting, reduce_mean=reduce_mean)
