@@ -170,13 +170,16 @@ def test_changed_settings_and_data_are_refused(train, images, tmp_path, caplog):
         Image.fromarray(pixels).save(target)
     with pytest.raises(ValueError, match=r"data_set was '16 images, \w+' and is '16 images, \w+'"):
         train("run", *resume, "--train_data_dir", str(tmp_path / "other"))
-    with pytest.raises(ValueError, match=r"output_dir must be a folder without a run"):
+    with pytest.raises(ValueError, match=r"output_dir must be a folder without a run, got .*run with checkpoint-1: go on"):
         train("run", "--max_train_steps", "2")
     with caplog.at_level(logging.WARNING):
         train("run", *resume, "--seed", "7", "--allow_changed_settings", "seed")
     assert "seed was 0 and is 7" in caplog.text and names(tmp_path / "run") == ["checkpoint-1", "checkpoint-2"]
     train("run", "--max_train_steps", "1", "--seed", "9", "--overwrite_output_dir")
     assert names(tmp_path / "run") == ["checkpoint-1"]
+    shutil.rmtree(tmp_path / "run" / "checkpoint-1")
+    with pytest.raises(ValueError, match=r"got .*run with a run that has no checkpoint yet: go on"):
+        train("run", "--max_train_steps", "1")
 
 
 def test_the_precision_of_accelerate_config_counts(train, tmp_path, monkeypatch):

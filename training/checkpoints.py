@@ -140,8 +140,9 @@ class CheckpointManager:
         checkpoints = [path.name for path in self.output_dir.glob("checkpoint-*") if path.name[11:].isdigit()]
         # "latest" without any checkpoint: the earlier run was stopped before its first one.
         if resume_from is None and (checkpoints or old_run.exists()) and not overwrite:
+            held = ", ".join(sorted(checkpoints)) or "a run that has no checkpoint yet"
             raise ValueError(
-                f"output_dir must be a folder without a run, got {self.output_dir} with {sorted(checkpoints)}: go on "
+                f"output_dir must be a folder without a run, got {self.output_dir} with {held}: go on "
                 "with --resume_from_checkpoint latest, or start anew with --overwrite_output_dir, which deletes them"
             )
         if overwrite:
