@@ -83,7 +83,7 @@ def test_which_command_line_messages_name_an_option(message, expected):
 
 def test_the_message_of_a_command_is_its_error():
     with pytest.raises(Refused, match=r"^Invalid value for '--limit': "):
-        repeat("likelihood_command(model='m', data='d', output='o.csv', limit='a')")
+        repeat("likelihood_command(model='m/m', data='d', output='o.csv', limit='a')")
 
 
 def test_a_printed_call_repeats_the_result():
