@@ -54,10 +54,14 @@ def test_mean_and_standard_deviation_of_the_data_are_measured(images, tmp_path, 
 def test_given_numbers_are_taken(images, tmp_path):
     run = trainer(images, tmp_path / "given", "--prediction_type", "edm", "--sigma_data", "0.5", "--data_mean", "0.1")
     assert (run.components.scheduler.config.sigma_data, run.components.scheduler.config.data_mean) == (0.5, 0.1)
-    assert run.objective.name == "score_matching"
+    assert (
+        run.objective.name == "edm" == run.args.objective
+    )  # the default for this prediction type; stored with the run
     AcceleratorState._reset_state(reset_partial_state=True)
     # A given mean: the standard deviation is measured about it.
-    run = trainer(images, tmp_path / "auto", "--prediction_type", "edm", "--sigma_data", "auto", "--data_mean", "0")
+    run = trainer(images, tmp_path / "auto", "--prediction_type", "edm", "--sigma_data", "auto", "--data_mean", "0",
+                  "--objective", "score_matching")  # fmt: skip
+    assert run.objective.name == "score_matching"
     assert run.components.scheduler.config.sigma_data == pytest.approx((0.36 + 0.16) ** 0.5, abs=1e-4)
 
 

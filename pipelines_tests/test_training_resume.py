@@ -171,7 +171,9 @@ def test_changed_settings_and_data_are_refused(train, images, tmp_path, caplog):
         Image.fromarray(pixels).save(target)
     with pytest.raises(ValueError, match=r"data_set was '16 images, \w+' and is '16 images, \w+'"):
         train("run", *resume, "--train_data_dir", str(tmp_path / "other"))
-    with pytest.raises(ValueError, match=r"output_dir must be a folder without a run, got .*run with checkpoint-1: go on"):
+    with pytest.raises(
+        ValueError, match=r"output_dir must be a folder without a run, got .*run with checkpoint-1: go on"
+    ):
         train("run", "--max_train_steps", "2")
     with caplog.at_level(logging.WARNING):
         train("run", *resume, "--seed", "7", "--allow_changed_settings", "seed")

@@ -187,7 +187,7 @@ def add_objective(parser: argparse.ArgumentParser) -> None:
     """What is minimised."""
     group = parser.add_argument_group("objective")
     group.add_argument("--objective", help=f"one of {', '.join(OBJECTIVES)}, or module:name, an Objective of your own; "
-                       "default: score_matching")  # fmt: skip
+                       "default: edm for a network of prediction type edm, else score_matching")  # fmt: skip
     group.add_argument("--P_mean", type=float, default=-1.2, help="mean of the log noise level (edm)")
     group.add_argument("--P_std", type=float, default=1.2, help="its standard deviation (edm)")
     group.add_argument("--snr_gamma", type=float, default=5.0, help="largest signal-to-noise ratio (min_snr)")

@@ -62,6 +62,8 @@ def scheduler_class(name: str) -> type[SDEScheduler]:
 
 def build_objective(args: argparse.Namespace, scheduler: SDEScheduler) -> Objective:
     """The objective that the arguments describe, for the data and noise levels of `scheduler`."""
+    if args.objective is None and scheduler.config.prediction_type == "edm":
+        args.objective = "edm"  # stored with the run's settings, as if it had been given
     name = args.objective or "score_matching"
     if name not in OBJECTIVES:
         found = imported_object(name, "objective")
