@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ..models import GaussianMixtureScoreModel
 from ..schedulers import SDEScheduler
-from ..schedulers.checks import check_integer
+from ..schedulers.checks import check_instance, check_integer, check_number, check_numbers
 from ..training.evaluation.report import plot_quality as draw_quality
 from ..training.evaluation.result import EvaluationResult
 from .trajectories import Trajectory, record_trajectory
 
 
 PATHS = "#b03030"
+EXTENTS = (1e-6, 1e6)
 SMALLEST = 1e-3  # of T: the densities are drawn from here, since data at points have none at t = 0
 
 
@@ -61,7 +62,8 @@ def plot_marginals(
         ImportError: without matplotlib.
         ValueError: for data that are not 1-D.
     """
-    _check_data(data, 1)
+    _check_figure(data, 1, scheduler, seed)
+    extent = None if extent is None else check_number("extent", extent, *EXTENTS)
     check_integer("num_paths", num_paths)
     check_integer("num_steps", num_steps, 2)
     sde = scheduler.sde
@@ -115,11 +117,11 @@ def plot_score_field(
         ImportError: without matplotlib.
         ValueError: for data that are not 2-D, or times outside (0, T].
     """
-    _check_data(data, 2)
+    _check_figure(data, 2, scheduler, seed)
+    extent = check_number("extent", extent, *EXTENTS)
+    times = tuple(check_numbers("times", times, 0, scheduler.sde.T, ends="(]"))
     check_integer("num_samples", num_samples)
     sde, generator = scheduler.sde, torch.Generator().manual_seed(seed)
-    if not times or not all(0 < t <= sde.T for t in times):
-        raise ValueError(f"times must lie in (0, T = {sde.T}], got {times!r}")
     fine, coarse = _plane(extent, 120), _plane(0.9 * extent, 13)
     clean = data.sample(num_samples, generator)
     noise = torch.randn(num_samples, 2, generator=generator, dtype=torch.float64)
@@ -204,7 +206,10 @@ def _run(
     return record_trajectory(own, lambda x, t: data.score(own.sde, x, t), noise * own.init_noise_sigma, generator)
 
 
-def _check_data(data: GaussianMixtureScoreModel, size: int) -> None:
+def _check_figure(data: GaussianMixtureScoreModel, size: int, scheduler: SDEScheduler, seed: int) -> None:
+    check_instance("data", data, GaussianMixtureScoreModel)
+    check_instance("scheduler", scheduler, SDEScheduler)
+    check_integer("seed", seed, 0, 2**63 - 1)
     if data.shape != (size,):
         raise ValueError(f"data must have states of shape ({size},), got {data.shape}")
 
