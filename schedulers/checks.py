@@ -338,7 +338,7 @@ def check_timesteps(timesteps: Any, count: int) -> Tensor:
         TypeError: for anything but a tensor of integers or floating-point numbers.
         ValueError: for another shape.
     """
-    if not isinstance(timesteps, Tensor) or timesteps.is_complex() or timesteps.dtype == torch.bool:
+    if not is_dense(timesteps) or timesteps.is_complex() or timesteps.dtype == torch.bool:
         raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {describe(timesteps)}")
     if tuple(timesteps.shape) not in {(), (1,), (count,)}:
         raise ValueError(f"timesteps must have shape () or ({count},), got {tuple(timesteps.shape)}")

@@ -71,7 +71,7 @@ def plot_marginals(
     extent = extent or _extent(data, scheduler, times)
     x = torch.linspace(-extent, extent, 400, dtype=torch.float64)
     density = torch.stack([_shade(data.log_prob(sde, x[:, None], t)) for t in times], dim=1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     noisy = max(1, num_paths // 3)
     noise = torch.randn(noisy, 1, generator=generator, dtype=torch.float64)
     spread = torch.linspace(-1.9, 1.9, num_paths, dtype=torch.float64)[:, None]
@@ -121,7 +121,7 @@ def plot_score_field(
     extent = check_number("extent", extent, *EXTENTS)
     times = tuple(check_numbers("times", times, 0, scheduler.sde.T, ends="(]"))
     check_integer("num_samples", num_samples)
-    sde, generator = scheduler.sde, torch.Generator().manual_seed(seed)
+    sde, generator = scheduler.sde, torch.Generator().manual_seed(int(seed))
     fine, coarse = _plane(extent, 120), _plane(0.9 * extent, 13)
     clean = data.sample(num_samples, generator)
     noise = torch.randn(num_samples, 2, generator=generator, dtype=torch.float64)
