@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..schedulers.checks import MOST, check_integer, check_number, is_integer
+from ..schedulers.checks import MOST, check_integer, check_number, describe, is_dense, is_integer
 
 
 LARGEST = 1e9
@@ -99,9 +99,8 @@ def check_sample(sample: Any, channels: int, divisor: int, dtype: torch.dtype | 
         dtype: what the network computes in; None while a graph is captured, where that and the batch are unknown.
         on_meta: whether the network's weights have no data, and the images may have none.
     """
-    if not isinstance(sample, Tensor) or not sample.is_floating_point() or sample.layout is not torch.strided:
-        got = f"{sample.layout} of {sample.dtype}" if isinstance(sample, Tensor) else type(sample).__name__
-        raise TypeError(f"sample must be a floating-point tensor, got {got}")
+    if not is_dense(sample) or not sample.is_floating_point():
+        raise TypeError(f"sample must be a floating-point tensor, got {describe(sample)}")
     if sample.ndim != 4 or sample.shape[1] != channels or sample.shape[2] % divisor or sample.shape[3] % divisor:
         sides = f" with H and W divisible by {divisor}" if divisor > 1 else ""
         raise ValueError(f"sample must have shape (B, {channels}, H, W){sides}, got {tuple(sample.shape)}")

@@ -4,13 +4,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from ..schedulers.checks import check_config_kind
+from ..schedulers.checks import check_config_kind, plain
 from ..schedulers.init_parameters import init_parameters
 from .config_checks import check_sample
 from .weight_files import check_weight_files
@@ -29,7 +28,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
 
     def register_to_config(self, **kwargs: Any) -> None:
         """Store the arguments; numbers of NumPy become those of Python, which JSON can hold."""
-        super().register_to_config(**{name: _plain(value) for name, value in kwargs.items()})
+        super().register_to_config(**{name: plain(value) for name, value in kwargs.items()})
 
     def check_sample(self, sample: Any, divisor: int = 1) -> None:
         """Raise TypeError or ValueError unless `sample` are images for this network, with sides divisible by `divisor`."""
@@ -71,9 +70,3 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
             )
         check_weight_files(Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or ""), network)
         return loaded if with_info else network
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
-    return value.item() if isinstance(value, np.generic) else value

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,3 +87,22 @@ def test_a_configuration_of_another_kind_is_no_repository(kind, config):
     # diffusers would look for it on the Hub.
     with pytest.raises(TypeError, match="config must be a dictionary, .* got " + type(config).__name__):
         kind.from_config(config)
+
+
+@pytest.mark.parametrize("name", ["predictor", "corrector"])
+@pytest.mark.parametrize("wrong", [lambda x: x, int, np.ones(2), torch.nn.Identity()])
+def test_functions_that_cannot_be_called_as_steps_are_refused_when_they_are_given(name, wrong):
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+        VPSDEScheduler(**{name: wrong})
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+        setattr(VPSDEScheduler(), name, wrong)
+
+
+def test_numbers_of_numpy_are_those_of_python_in_steps_and_files(tmp_path):
+    # 150 corrections of 50 levels have no int8.
+    numbers = {"num_train_timesteps": np.int64(50), "correct_steps": np.int8(3), "snr": np.float32(0.25)}
+    scheduler = VPSDEScheduler(corrector="langevin", beta_end=torch.tensor(0.25), **numbers)
+    assert len(scheduler.timesteps) == 200
+    scheduler.save_pretrained(tmp_path)
+    again = VPSDEScheduler.from_pretrained(tmp_path)
+    assert (again.config.correct_steps, again.config.snr, again.config.beta_end) == (3, 0.25, 0.25)

@@ -1,11 +1,17 @@
 """The Frechet distance against closed forms, the classifier that it uses, and the old names of the evaluation."""
 
 import importlib
+import itertools
+import json
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from scoresde_pipelines import DDPMpp, ScoreSdePipeline, VPSDEScheduler
+from scoresde_pipelines.training import feature_classifier
 from scoresde_pipelines.training.evaluation import frechet_distance
 from scoresde_pipelines.training.evaluation.frechet import moments
 from scoresde_pipelines.training.feature_classifier import FeatureClassifier, accuracy, fit
@@ -95,3 +101,25 @@ def test_compare_measures_both_sets_against_the_test_images():
     assert distances["generated"] == pytest.approx(
         old_module("frechet").image_distance(classifier.features, noise, images), abs=1e-4
     )
+
+
+def test_the_programs_train_a_classifier_and_compare_with_it(tmp_path, capsys):
+    # Dark and light pictures, the same in both splits: every picture is told apart, and the splits have no distance.
+    for split, (name, low) in itertools.product(("train", "test"), (("dark", 0), ("light", 170))):
+        folder = tmp_path / "data" / split / name
+        folder.mkdir(parents=True)
+        for index in range(8):
+            pixels = np.random.default_rng(index).integers(low, low + 80, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    data, classifier, model = (str(tmp_path / name) for name in ("data", "classifier", "model"))
+    options = ["--resolution", "8", "--max_train_steps", "30", "--train_batch_size", "8", "--output_dir", classifier]
+    feature_classifier.main(["--train_data_dir", data, *options])
+    assert capsys.readouterr().out == "accuracy on the test split: 1.0000\n"
+    scheduler = VPSDEScheduler(continuous=True)
+    network = DDPMpp(8, block_out_channels=(8, 8), layers_per_block=1, attention_resolutions=())
+    ScoreSdePipeline(network, scheduler).save_pretrained(model)
+    options = ["--num_images", "16", "--num_inference_steps", "2", "--classifier", classifier]
+    old_module("evaluate").main(["--pretrained_model_name_or_path", model, "--train_data_dir", data, *options])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["num_images"], result["test_images"], result["frechet_distance"]["real"]) == (16, 16, 0.0)
+    assert result["frechet_distance"]["generated"] > 0

@@ -59,9 +59,7 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         TypeError: for what is not a number.
         ValueError: for NaN, infinities and numbers out of the range.
     """
-    single = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 and value.dtype not in STORED
-    single = single and not getattr(value, "is_meta", False)
-    number = value.item() if single else value
+    number = plain(value)
     if not isinstance(number, numbers.Real) or isinstance(number, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     try:
@@ -74,6 +72,15 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     if not math.isfinite(number) or not inside:
         raise ValueError(f"{name} must be a finite number{_range(low, high, ends)}, got {number!r}")
     return number
+
+
+def plain(value: Any) -> Any:
+    """`value` with 0-dim tensors and arrays, and NumPy's numbers, as Python's, which JSON can hold; also those in lists."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(item) for item in value)
+    tensor = is_dense(value) and not value.is_meta and value.dtype not in STORED
+    single = (tensor or isinstance(value, (np.ndarray, np.generic))) and value.ndim == 0
+    return value.item() if single else value
 
 
 def check_path(name: str, value: Any) -> Path:
@@ -331,7 +338,7 @@ def check_timesteps(timesteps: Any, count: int) -> Tensor:
         TypeError: for anything but a tensor of integers or floating-point numbers.
         ValueError: for another shape.
     """
-    if not isinstance(timesteps, Tensor) or timesteps.is_complex() or timesteps.dtype == torch.bool:
+    if not is_dense(timesteps) or timesteps.is_complex() or timesteps.dtype == torch.bool:
         raise TypeError(f"timesteps must be a tensor of integers or floating-point numbers, got {describe(timesteps)}")
     if tuple(timesteps.shape) not in {(), (1,), (count,)}:
         raise ValueError(f"timesteps must have shape () or ({count},), got {tuple(timesteps.shape)}")

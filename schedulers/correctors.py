@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_flag
+from .checks import check_choice, check_flag, check_function
 from .metropolis_langevin import MetropolisLangevin
 from .sde import SDE, expand_to
 from .step_checks import check_noisy_step
@@ -80,7 +80,9 @@ def make_corrector(corrector: str | Corrector | None, batch_mean_norm: bool = Fa
     Raises:
         TypeError, ValueError: for what is neither None, a known name nor callable.
     """
-    if corrector is None or (callable(corrector) and not isinstance(corrector, str)):
+    if callable(corrector):
+        check_function("corrector", corrector, 6)
+    if corrector is None or callable(corrector):
         return corrector
     check_choice("corrector", corrector, CORRECTORS, optional=True)
     if batch_mean_norm and corrector == "langevin":

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .adams_bashforth import ExponentialAdamsBashforth
-from .checks import check_choice
+from .checks import check_choice, check_function
 from .heun import Heun
 from .learned_steps import LearnedSteps
 from .multistep import ExponentialMultistep
@@ -125,10 +125,11 @@ def make_predictor(predictor: str | Predictor, **settings: Any) -> Predictor:
         ValueError: for an unknown name.
         TypeError: for what is neither a name nor callable.
     """
-    if not isinstance(predictor, str) and callable(predictor):
-        return predictor
     if not isinstance(predictor, str):
-        raise TypeError(f"predictor must be None, a name or a function, got {type(predictor).__name__}")
+        if not callable(predictor):
+            raise TypeError(f"predictor must be None, a name or a function, got {type(predictor).__name__}")
+        check_function("predictor", predictor, 5)
+        return predictor
     check_choice("predictor", predictor, PREDICTORS)
     found = PREDICTORS[predictor]
     if not isinstance(found, type):

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from .checks import check_config_kind
+from .checks import check_config_kind, plain
 from .init_parameters import init_parameters
 from .predictors import has_own_grid
 
@@ -35,6 +35,10 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
     sde: Any
     # Stock schedulers interpolate a DDPM table: those of `VPSDEScheduler` alone mean the same SDE.
     _compatibles: list[str] = []
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Store the arguments; numbers of NumPy become those of Python, which JSON can hold."""
+        super().register_to_config(**{name: plain(value) for name, value in kwargs.items()})
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

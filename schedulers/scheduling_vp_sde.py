@@ -82,7 +82,11 @@ class VPSDEScheduler(SDEScheduler):
         return DiscreteVPSDE(self.betas)
 
     def _make_predictor(self, predictor: str | Predictor | None) -> Predictor | None:
-        large = predictor == "ancestral" and self.config.variance_type.startswith("fixed_large")
+        large = (
+            isinstance(predictor, str)
+            and predictor == "ancestral"
+            and self.config.variance_type.startswith("fixed_large")
+        )
         return super()._make_predictor("ancestral_large" if large else predictor)
 
     @property

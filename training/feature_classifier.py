@@ -84,7 +84,7 @@ def labelled_images(
     """All images, uint8 (N, C, H, W), and labels, int64 (N,), of one split."""
     table = load_images(train_data_dir=train_data_dir, split=split)
     find_label_column(table, label_column)
-    images = ImageStore(table, image_format, max_cached_gb=float("inf")).cache
+    images = ImageStore(table, image_format, max_cached_gb=1e9).cache
     assert images is not None
     return images, torch.tensor([int(label) for label in table[label_column]])
 

@@ -36,7 +36,7 @@ def _check_batch(x0: Tensor, noise: Tensor, t: Tensor, time_name: str = "t") -> 
             raise TypeError(f"{name} must be a dense tensor of real numbers, got {type(value).__name__}")
         if value.ndim < 2 or value.numel() == 0:
             raise ValueError(f"{name} must hold data of shape (B, *D), got {tuple(value.shape)}")
-    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool or t.layout is not torch.strided:
+    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool or not is_dense(t):
         raise TypeError(f"{time_name} must be a dense tensor of real numbers, got {type(t).__name__}")
     if noise.shape != x0.shape:
         raise ValueError(f"noise and x0 must have one shape, got {tuple(noise.shape)} and {tuple(x0.shape)}")

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ..models import GaussianMixtureScoreModel
 from ..schedulers import SDEScheduler
-from ..schedulers.checks import check_integer, check_number, check_numbers
+from ..schedulers.checks import check_instance, check_integer, check_number, check_numbers
 from ..training.evaluation.report import plot_quality as draw_quality
 from ..training.evaluation.result import EvaluationResult
 from .trajectories import Trajectory, record_trajectory
 
 
 PATHS = "#b03030"
-LARGEST_SEED = 2**63 - 1
+EXTENTS = (1e-6, 1e6)
 SMALLEST = 1e-3  # of T: the densities are drawn from here, since data at points have none at t = 0
 
 
@@ -60,10 +60,10 @@ def plot_marginals(
 
     Raises:
         ImportError: without matplotlib.
-        TypeError, ValueError: for data that are not 1-D, or an argument out of its range.
+        ValueError: for data that are not 1-D.
     """
-    _check_data(data, 1)
-    _check_options(scheduler, extent, seed)
+    _check_figure(data, 1, scheduler, seed)
+    extent = None if extent is None else check_number("extent", extent, *EXTENTS)
     check_integer("num_paths", num_paths)
     check_integer("num_steps", num_steps, 2)
     sde = scheduler.sde
@@ -71,7 +71,7 @@ def plot_marginals(
     extent = extent or _extent(data, scheduler, times)
     x = torch.linspace(-extent, extent, 400, dtype=torch.float64)
     density = torch.stack([_shade(data.log_prob(sde, x[:, None], t)) for t in times], dim=1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     noisy = max(1, num_paths // 3)
     noise = torch.randn(noisy, 1, generator=generator, dtype=torch.float64)
     spread = torch.linspace(-1.9, 1.9, num_paths, dtype=torch.float64)[:, None]
@@ -115,13 +115,13 @@ def plot_score_field(
 
     Raises:
         ImportError: without matplotlib.
-        TypeError, ValueError: for data that are not 2-D, times outside (0, T], or another argument out of its range.
+        ValueError: for data that are not 2-D, or times outside (0, T].
     """
-    _check_data(data, 2)
+    _check_figure(data, 2, scheduler, seed)
+    extent = check_number("extent", extent, *EXTENTS)
+    times = tuple(check_numbers("times", times, 0, scheduler.sde.T, ends="(]"))
     check_integer("num_samples", num_samples)
-    _check_options(scheduler, extent, seed)
-    sde, generator = scheduler.sde, torch.Generator().manual_seed(seed)
-    times = tuple(check_numbers("times", times, 0, sde.T, ends="(]"))
+    sde, generator = scheduler.sde, torch.Generator().manual_seed(int(seed))
     fine, coarse = _plane(extent, 120), _plane(0.9 * extent, 13)
     clean = data.sample(num_samples, generator)
     noise = torch.randn(num_samples, 2, generator=generator, dtype=torch.float64)
@@ -206,17 +206,10 @@ def _run(
     return record_trajectory(own, lambda x, t: data.score(own.sde, x, t), noise * own.init_noise_sigma, generator)
 
 
-def _check_options(scheduler: SDEScheduler, extent: float | None, seed: int) -> None:
-    if not isinstance(scheduler, SDEScheduler):
-        raise TypeError(f"scheduler must be one of this package (to_sde_scheduler), got {type(scheduler).__name__}")
-    check_integer("seed", seed, 0, LARGEST_SEED)
-    if extent is not None:
-        check_number("extent", extent, 0, ends="()")
-
-
-def _check_data(data: GaussianMixtureScoreModel, size: int) -> None:
-    if not isinstance(data, GaussianMixtureScoreModel):
-        raise TypeError(f"data must be a GaussianMixtureScoreModel, got {type(data).__name__}")
+def _check_figure(data: GaussianMixtureScoreModel, size: int, scheduler: SDEScheduler, seed: int) -> None:
+    check_instance("data", data, GaussianMixtureScoreModel)
+    check_instance("scheduler", scheduler, SDEScheduler)
+    check_integer("seed", seed, 0, 2**63 - 1)
     if data.shape != (size,):
         raise ValueError(f"data must have states of shape ({size},), got {data.shape}")
 

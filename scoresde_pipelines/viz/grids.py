@@ -1,6 +1,6 @@
 """Many images in one picture: grids with a row per class, and GIFs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..image_inputs import images_to_tensor
-from ..schedulers.checks import check_integer
+from ..schedulers.checks import check_integer, check_path
 from ..training.durable_files import written_whole
 from ..training.sampling import image_grid
 
@@ -40,6 +40,8 @@ def class_grid(images: Any, labels: Sequence[Any], scale: int = 2) -> Image.Imag
     """
     check_integer("scale", scale)
     cells = to_bytes(images_to_tensor(images, 3, name="images"))
+    if not isinstance(labels, Collection):
+        raise TypeError(f"labels must be a sequence, one per image, got {type(labels).__name__}")
     if len(labels) != len(cells) or not len(cells):
         raise ValueError(f"labels must be one per image, {len(cells)}, got {len(labels)}")
     rows: dict[str, list[int]] = {}
@@ -76,9 +78,11 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int 
         ValueError: for no frames, frames of several sizes, or less than 10 milliseconds.
     """
     check_integer("milliseconds", milliseconds, 10)
-    kinds = [type(frame).__name__ for frame in frames if not isinstance(frame, Image.Image)]
-    if kinds:
-        raise TypeError(f"frames must be PIL images, got {kinds[0]}")
+    check_path("path", path)
+    pictures = frames if isinstance(frames, (list, tuple)) else [frames]
+    kinds = [type(picture).__name__ for picture in pictures if not isinstance(picture, Image.Image)]
+    if kinds or pictures is not frames:
+        raise TypeError(f"frames must be a list of PIL images, got {kinds[0] if kinds else 'one'}")
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) != 1:
         raise ValueError(f"frames must be at least one picture, all of one size, got sizes {sizes}")

@@ -9,11 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..call_options import CallOptions
+from ..generation import GeneratingPipeline
 from ..pipeline_base import SDEPipelineBase
 from ..pipeline_class_conditional import ScoreSdeClassConditionalPipeline
 from ..pipeline_score_sde import ScoreSdePipeline
 from ..schedulers import SDEScheduler, sampling_loop
-from ..schedulers.checks import check_integer
+from ..schedulers.checks import check_function, check_instance, check_integer, check_state, check_values
 from ..schedulers.score_function import ScoreFunction
 from ..schedulers.sde import expand_to
 from ..training.sampling import image_grid
@@ -49,6 +50,8 @@ def record_trajectory(
         x: the start, (B, *D): unit noise times `scheduler.init_noise_sigma`.
         generator: source of every random draw.
     """
+    check_function("score_fn", score_fn, 2)
+    check_values("x", check_state("x", x, 1))
     times, states, denoised = [], [], []
 
     def recorded(x: Tensor, t: Tensor) -> Tensor:
@@ -91,10 +94,9 @@ def sample_trajectory(
     Raises:
         TypeError, ValueError: for an argument out of its range, or images that are not finite.
     """
+    check_instance("pipe", pipe, GeneratingPipeline)
     check_integer("max_frames", max_frames)
     check_integer("scale", scale)
-    if not isinstance(pipe, SDEPipelineBase):
-        raise TypeError(f"pipe must be a pipeline of this package, got {type(pipe).__name__}")
     weak = pipe.check_weak(weak_unet, weak_guidance_scale, weak_guidance_interval)
     if class_labels is not None:
         pipe = ScoreSdeClassConditionalPipeline.from_pipe(pipe)
