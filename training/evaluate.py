@@ -28,7 +28,8 @@ from ..models.config_checks import height_and_width
 from .data import ImageStore, load_images
 from .durable_files import save_picture
 from .evaluation.frechet import frechet_between
-from .feature_classifier import FeatureClassifier, image_format_of
+from .feature_classifier import FeatureClassifier
+from .image_format import ImageFormat
 from .pipeline_folder import Components, load_pipeline_folder
 from .sampling import image_grid, sample
 from .script import USER_ERRORS
@@ -58,7 +59,8 @@ def real_images(train_data_dir: str, split: str, classifier: FeatureClassifier, 
     table = load_images(train_data_dir=train_data_dir, split=split)
     if count is not None and count < len(table):
         table = table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:count].tolist())
-    images = ImageStore(table, image_format_of(classifier), max_cached_gb=1e9).cache
+    form = ImageFormat(*(classifier.config[key] for key in ("sample_size", "in_channels", "image_fit")))
+    images = ImageStore(table, form, max_cached_gb=1e9).cache
     assert images is not None
     return images
 
