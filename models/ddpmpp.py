@@ -1,7 +1,5 @@
 """DDPM++: the network of `ncsnpp` with the defaults of the paper's VP and sub-VP models."""
 
-from typing import Any
-
 from diffusers.configuration_utils import register_to_config
 
 from .ncsnpp import NCSNpp
@@ -26,20 +24,36 @@ class DDPMpp(NCSNpp):
         out_channels: int = 3,
         center_input_sample: bool = False,
         time_embedding_type: str = "positional",
-        *,
+        block_out_channels: tuple[int, ...] = (128, 256, 256, 256),
+        layers_per_block: int = 4,
+        attention_resolutions: tuple[int, ...] = (16,),
+        attention_head_dim: int | None = None,
+        up_attention: str = "last",
+        dropout: float = 0.0,
+        act_fn: str = "silu",
+        norm_num_groups: int | None = None,
+        norm_eps: float = 1e-6,
+        base_channels: int | None = None,
+        fourier_scale: float = 16.0,
+        freq_shift: float = 1.0,
+        resnet_type: str = "biggan",
+        resample_with_conv: bool = True,
+        downsample_padding: int = 0,
         fir: bool = False,
+        fir_kernel: tuple[float, ...] = (1, 3, 3, 1),
         input_pyramid: str = "none",
+        output_pyramid: str = "none",
+        pyramid_combine: str = "sum",
+        skip_rescale: bool = True,
         scale_by_sigma: bool = False,
-        **kwargs: Any,
+        sigma_min: float = 0.01,
+        sigma_max: float = 50.0,
+        num_train_timesteps: int = 1000,
+        discrete_sigmas: bool = False,
+        time_conditioning: bool = True,
+        init_scale: float = 0.0,
+        num_class_embeds: int | None = None,
+        augment_dim: int | None = None,
     ) -> None:
-        super().__init__(
-            sample_size,
-            in_channels,
-            out_channels,
-            center_input_sample,
-            time_embedding_type,
-            fir=fir,
-            input_pyramid=input_pyramid,
-            scale_by_sigma=scale_by_sigma,
-            **kwargs,
-        )
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__(**arguments)

@@ -53,7 +53,7 @@ WRONG = [
         ("data must hold images that can be read, got image 3", "cannot identify image file"),
     ),
     (["--weak-model", "./none"], ["sample", "evaluate"], ("there is no such folder",)),
-    (["--metrics", "nope"], ["evaluate"], ("metrics must be among", "nope")),
+    (["--metrics", "nope"], ["evaluate"], ("metrics must be one of", "nope")),
     (["--device", "abacus"], [name for name in GIVEN if name != "export"], ("device must be an available", "abacus")),
     (["--model", "./none"], list(GIVEN), ("there is no such folder",)),
     (["--model", "full"], list(GIVEN), ("got 'full': no model_index.json is in this folder",)),

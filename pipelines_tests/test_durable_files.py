@@ -204,7 +204,7 @@ def test_a_command_that_is_ended_cleans_up(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ScoreSdePipeline, "from_pretrained", ended)
     try:
-        arguments = ["sample", "--model", "x", "--output", str(tmp_path / "out")]
+        arguments = ["sample", "--model", "emoji-32-ve", "--output", str(tmp_path / "out")]
         result = typer_testing.CliRunner().invoke(cli.app, arguments)
         assert result.exit_code == 128 + number and names(tmp_path) == []
         assert signal.getsignal(number) is signal.SIG_DFL

@@ -119,6 +119,14 @@ def test_a_folder_without_images_is_named(tmp_path):
         values(tmp_path / "a.txt")
 
 
+def test_the_folder_of_a_training_run_holds_no_data(tmp_path):
+    """A run in the folder of its data, resumed: its samples are no training images."""
+    write(tmp_path / "data", "0.png", "1.png", "run/samples/0000.png")
+    assert len(load_images(train_data_dir=str(tmp_path / "data"))) == 3
+    (tmp_path / "data" / "run" / "run_settings.json").write_text("{}")
+    assert len(load_images(train_data_dir=str(tmp_path / "data"))) == 2
+
+
 def test_linked_folders_are_read_and_cycles_end(tmp_path):
     write(tmp_path / "elsewhere", "0.png", "1.png")
     write(tmp_path / "data", "a/0.png", "__b/1.png", "__MACOSX/2.png", ".hidden/3.png")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,17 @@ cli.main()
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_ends_with_its_code_and_one_line_also_within_an_import(name, code, tmp_path):
-    command = [sys.executable, "-c", WRAPPED, "export", "--model", "x", "--output", str(tmp_path / "out"), name]
+    command = [
+        sys.executable,
+        "-c",
+        WRAPPED,
+        "export",
+        "--model",
+        "some/model",
+        "--output",
+        str(tmp_path / "out"),
+        name,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == code
     assert result.stderr.splitlines()[-1] == f"error: ended by {name}" and "Traceback" not in result.stderr
@@ -38,8 +49,8 @@ def test_a_signal_ends_with_its_code_and_one_line_also_within_an_import(name, co
 
 PROGRAMS = {
     "scoresde_pipelines.cli": ("typer", ["sample"]),
-    "scoresde_pipelines.training.train_unconditional": ("torch", ["--train_data_dir", "images"]),
-    "scoresde_pipelines.training.train_classifier": ("torch", ["--train_data_dir", "images"]),
+    "scoresde_pipelines.training.train_unconditional": ("torch", ["--train_data_dir", str(Path(__file__).parent)]),
+    "scoresde_pipelines.training.train_classifier": ("torch", ["--train_data_dir", str(Path(__file__).parent)]),
     "scoresde_pipelines.training.feature_classifier": ("torch", []),
     "scoresde_pipelines.training.evaluate": ("torch", []),
     "scoresde_pipelines.demo": ("numpy", []),

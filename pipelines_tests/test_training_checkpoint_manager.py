@@ -348,7 +348,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_a_folder_with_a_run_is_overwritten_only_on_demand(tmp_path):
     saved_run(tmp_path)
     (tmp_path / "checkpoint-best").mkdir()
-    with pytest.raises(ValueError, match=r"output_dir must be .*'checkpoint-1'.*--overwrite_output_dir"):
+    with pytest.raises(ValueError, match=r"output_dir must be .* with checkpoint-1: .*--overwrite_output_dir"):
         Run(tmp_path).manager.start(None)
     with pytest.raises(ValueError, match="give one"):
         Run(tmp_path).manager.start("latest", overwrite=True)

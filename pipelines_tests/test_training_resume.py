@@ -196,7 +196,7 @@ def test_the_precision_of_accelerate_config_counts(train, tmp_path, monkeypatch)
 def test_the_exit_code_is_in_the_help(capsys):
     with pytest.raises(SystemExit):
         parse_args(["--help"])
-    assert "75 when SIGTERM, SIGUSR1 or Ctrl-C interrupted it" in " ".join(capsys.readouterr().out.split())
+    assert "75 when SIGTERM, SIGUSR1, SIGHUP or Ctrl-C interrupted it" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_job_that_is_told_to_end_saves_and_its_folder_is_its_own_until_then(images, tmp_path):

@@ -228,7 +228,7 @@ def test_two_processes_save_both_states_and_one_process_resumes(images, train, t
         (["--train_data_dir", "IMAGES", "--pretrained_model_name_or_path", "./none"], "there is no such folder"),
         (["--train_data_dir", "broken"], "broken.png"),
         (["--train_data_dir", "IMAGES", "--output_dir", "file"], "file"),
-        (["--train_data_dir", "IMAGES", "--output_dir", "IMAGES/run"], "output_dir must not lie in the folder of the data"),
+        (["--train_data_dir", "IMAGES", "--output_dir", "IMAGES"], "output_dir must be another folder"),
     ],
     ids=["data", "empty", "image-column", "label-column", "split", "pretrained", "broken", "output", "inside"],
 )  # fmt: skip

@@ -5,6 +5,7 @@ Nothing here imports torch before a command line has been parsed: `--help` and a
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from .argument_groups import (
     add_samples,
 )
 from .argument_ranges import check_integer_range, check_number_range
-from .destinations import check_apart, check_writable
+from .destinations import check_writable
 from .script import EXIT_CODES, check_sources
 
 
@@ -160,7 +161,8 @@ def _check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             raise ValueError(f"sigma_max must be greater than --sigma_min, {low}, got {high}")
         check_writable("output_dir", args.output_dir)
         for data in filter(None, (args.train_data_dir, args.dataset_name)):
-            check_apart("output_dir", args.output_dir, data)
+            if os.path.realpath(args.output_dir) == os.path.realpath(data):  # a folder in it is not read as data
+                raise ValueError(f"output_dir must be another folder than that of the data, got {args.output_dir!r}")
     except (TypeError, ValueError) as error:
         parser.error(f"--{error}")
     if args.resolution is not None:

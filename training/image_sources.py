@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..schedulers.checks import check_path
+from .run_settings import SETTINGS_FILE
 
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def load_images(
     folders. A folder of images has splits where all its images lie in subfolders named so. Folders below give the class
     labels, column "label", where there are several at one depth; a `metadata.csv`, `.jsonl` or `.parquet` gives columns
     instead, as in the `imagefolder` format of `datasets`. Links to files and folders are followed; hidden files and
-    folders and `__MACOSX` are left out. A warning names files that are neither images nor usual beside them.
+    folders, `__MACOSX` and folders of training runs are left out. A warning names files that are neither images nor usual
+    beside them.
 
     Args:
         dataset_name: a Hub id, or a local folder that `datasets` understands.
@@ -113,7 +115,10 @@ def load_images(
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """All files below, sorted, without hidden ones and what macOS leaves in archives."""
+    """All files below, sorted, without hidden ones, what macOS leaves in archives, and the folders of training runs.
+
+    A run in the folder of its own data would otherwise read its samples as data when it is resumed.
+    """
     return sorted(_files(folder, frozenset()))
 
 
@@ -124,7 +129,7 @@ def _files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
         if path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__"):
             continue
         if path.is_dir():
-            if os.path.realpath(path) not in above:
+            if os.path.realpath(path) not in above and not (path / SETTINGS_FILE).exists():
                 yield from _files(path, above)
         elif path.is_file() or path.is_symlink():  # a broken link is an image that cannot be read
             yield path
