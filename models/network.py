@@ -9,8 +9,8 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from ..schedulers.checks import check_config_kind, plain
-from ..schedulers.init_parameters import init_parameters
+from ..schedulers.checks import check_config_kind
+from ..schedulers.init_parameters import init_parameters, stored_arguments
 from .config_checks import check_sample
 from .weight_files import check_weight_files
 
@@ -27,8 +27,8 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
     main_input_name = "sample"
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Store the arguments; numbers of NumPy become those of Python, which JSON can hold."""
-        super().register_to_config(**{name: plain(value) for name, value in kwargs.items()})
+        """Store the arguments: see `stored_arguments`."""
+        super().register_to_config(**stored_arguments(type(self), kwargs))
 
     def check_sample(self, sample: Any, divisor: int = 1) -> None:
         """Raise TypeError or ValueError unless `sample` are images for this network, with sides divisible by `divisor`."""

@@ -7,8 +7,8 @@ from typing import Any
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from .checks import check_config_kind, plain
-from .init_parameters import init_parameters
+from .checks import check_config_kind
+from .init_parameters import init_parameters, stored_arguments
 from .predictors import has_own_grid
 
 
@@ -37,8 +37,8 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
     _compatibles: list[str] = []
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Store the arguments; numbers of NumPy become those of Python, which JSON can hold."""
-        super().register_to_config(**{name: plain(value) for name, value in kwargs.items()})
+        """Store the arguments: see `stored_arguments`."""
+        super().register_to_config(**stored_arguments(type(self), kwargs))
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

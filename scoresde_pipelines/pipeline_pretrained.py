@@ -116,10 +116,8 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
         if isinstance(config, dict) and "unet" not in config and "model" in config:
             config["unet"] = config.pop("model")
         if isinstance(config, dict) and (config.get("scheduler") or [None])[0] == "diffusers":
-            config["scheduler"] = [
-                PACKAGE,
-                "SDEScheduler",
-            ]  # diffusers no longer exports all that it knows (ScoreSdeVp)
+            # `load_scheduler` has read it: diffusers no longer exports all that it knows (ScoreSdeVpScheduler).
+            config["scheduler"] = [PACKAGE, "SDEScheduler"]
         if isinstance(config, dict):  # components that another pipeline may have, and did not: nothing to warn of
             known = inspect.signature(cls.__init__).parameters
             for name in [name for name, value in config.items() if value == [None, None] and name not in known]:
