@@ -62,20 +62,18 @@ def is_spread(tensor: Any) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def local_part(tensor: torch.Tensor) -> torch.Tensor:
+def local_part(tensor: Any) -> torch.Tensor:
     """The values that this process has, in the same memory."""
     return tensor.to_local() if is_spread(tensor) else tensor
 
 
-def part_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def part_like(tensor: torch.Tensor, like: Any) -> torch.Tensor:
     """A whole tensor that all processes have, spread as `like` is; without communication."""
     if not is_spread(like):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    mesh: Any = like.device_mesh
-    placements: Any = like.placements
-    return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def whole(state: Any) -> Any:
