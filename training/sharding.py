@@ -4,7 +4,8 @@ Every process then has a part of each weight, of its gradient, of the optimizer'
 calls such a tensor a `DTensor`. Whatever leaves the run is whole: a checkpoint or a pipeline is the one that a run with
 the whole weights in every process would write, and either kind of run resumes from it.
 
-The functions here leave tensors alone that are not spread. Where they are, all processes have to call them.
+The functions here leave tensors alone that are not spread. Where they are, all processes have to call them, and the main
+process alone gets whole tensors.
 """
 
 import copy
@@ -77,9 +78,9 @@ def part_like(tensor: torch.Tensor, like: Any) -> torch.Tensor:
 
 
 def whole(state: Any) -> Any:
-    """A nested state (dictionaries and lists of tensors and others) with whole tensors."""
+    """A nested state (dictionaries and lists of tensors and others) with whole tensors on the CPU for spread ones."""
     if is_spread(state):
-        return _put_together(state)
+        return _put_together(state, "cpu")
     if isinstance(state, Mapping):
         return {key: whole(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
@@ -87,9 +88,11 @@ def whole(state: Any) -> Any:
     return state
 
 
-def _put_together(tensor: Any) -> torch.Tensor:
-    # Where the parts are unequal, what PyTorch returns is a view of something larger.
-    return tensor.detach().full_tensor().clone()
+def _put_together(tensor: Any, device: torch.device | str) -> torch.Tensor:
+    """The whole tensor on the main process; an empty one on the others, which have no room for all tensors."""
+    full = tensor.detach().full_tensor()
+    # A copy: where the parts are unequal, PyTorch returns a view of something larger.
+    return full.to(device, copy=True) if torch.distributed.get_rank() == 0 else full.new_empty(0)
 
 
 def spread_like(network: nn.Module, like: nn.Module) -> None:
@@ -101,9 +104,9 @@ def spread_like(network: nn.Module, like: nn.Module) -> None:
 
 
 def whole_network(network: nn.Module) -> Any:
-    """The network itself, or a copy with whole weights where they are spread."""
+    """The network itself, or where its weights are spread a copy with whole ones."""
     spread = [weight for weight in network.parameters() if is_spread(weight)]
     if not spread:
         return network
-    replaced = {id(weight): nn.Parameter(_put_together(weight), requires_grad=False) for weight in spread}
+    replaced = {id(weight): nn.Parameter(_put_together(weight, weight.device), False) for weight in spread}
     return copy.deepcopy(network, replaced)
