@@ -3,7 +3,7 @@
     python run_processes.py '[{"module": "train_unconditional", "argv": [...], "signal": [rank, number, update]}, ...]'
 
 Prints one line per script: the exit codes of both processes, as JSON. With "signal", the process of that rank sends
-itself this signal during that update.
+itself this signal during that update; with "fsdp": 2, the weights are spread over the processes by FSDP2.
 """
 
 import importlib
@@ -13,8 +13,10 @@ import socket
 import sys
 
 import torch
+from accelerate import FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import DistributedType
 
-from scoresde_pipelines.training import interruption, train_classifier, train_unconditional  # noqa: F401
+from scoresde_pipelines.training import interruption, train_classifier, train_unconditional, trainer_core  # noqa: F401
 
 
 def child(rank, port, script):
@@ -25,6 +27,8 @@ def child(rank, port, script):
     )  # fmt: skip
     if "signal" in script and script["signal"][0] == rank:
         send_at(*script["signal"][1:])
+    if "fsdp" in script:
+        spread_weights(script["fsdp"])
     module = importlib.import_module(f"scoresde_pipelines.training.{script['module']}")
     try:
         module.main(script["argv"])
@@ -47,6 +51,21 @@ def send_at(number, update):
         return requested(self, accelerator)
 
     interruption.Interruption.requested = wrapper
+
+
+def spread_weights(version):
+    """Accelerate has FSDP on GPUs alone; what it then does works with PyTorch's gloo backend as well."""
+    make_accelerator = trainer_core.make_accelerator
+
+    def spreading(args):
+        accelerator = make_accelerator(args)
+        accelerator.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=version, auto_wrap_policy="transformer_based_wrap"
+        )
+        return accelerator
+
+    trainer_core.make_accelerator = spreading
 
 
 def main():

@@ -222,7 +222,7 @@ def test_weights_spread_over_processes_are_refused(folder, tmp_path, monkeypatch
         return accelerator
 
     monkeypatch.setattr(trainer_core, "make_accelerator", faked)
-    with pytest.raises(ValueError, match=f"the distributed type must be one of NO, .*, got {kind}: averages and"):
+    with pytest.raises(ValueError, match=f"the distributed type must be one of NO, .*, or FSDP version 2, got {kind}"):
         trainer(folder, tmp_path / "run")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from ..schedulers.checks import check_integer
@@ -28,12 +28,13 @@ from .checkpoint_folder import (
 from .checkpoint_manifest import STATE_FILE, inspect
 from .durable_files import disk_errors, explain_disk_error, remove
 from .ema import ExponentialMovingAverage
-from .processes import check_replicated, keep_until_exit, on_all, on_main
+from .processes import keep_until_exit, on_all, on_main
 from .random_state import get_random_state, set_random_state
 from .restored_state import load_network, load_part
 from .run_lock import RunLock
 from .run_settings import SETTINGS_FILE, check_settings, new_run_id, read_run, write_run
 from .safe_state import check_finite_state, load_state_file, save_state_file
+from .sharding import shards_weights, whole
 
 
 __all__ = [
@@ -59,7 +60,7 @@ class CheckpointManager:
         settings: see `run_settings.run_settings`.
 
     Raises:
-        ValueError: the parts of the network are spread over processes (FSDP, DeepSpeed, ...).
+        ValueError: the weights are spread over processes in a way that `sharding` does not know.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class CheckpointManager:
         total_limit: int | None,
         settings: Mapping[str, Any],
     ) -> None:
-        check_replicated(accelerator)
+        self._sharded = shards_weights(accelerator)
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
         self.settings, self.emas, self.run_id = dict(settings), dict(emas), new_run_id()
         self._modules = {**networks, **{f"{name}_ema": ema.model for name, ema in emas.items()}}
@@ -221,7 +222,9 @@ class CheckpointManager:
         if step == self._saved_step:  # an interruption right after a regular save
             return self.output_dir / f"checkpoint-{step}"
         try:
-            on_main(self.accelerator, lambda: self._begin(step, folder))
+            networks = {name: whole(module.state_dict()) for name, module in self._modules.items()}
+            parts = {name: whole(part.state_dict()) for name, part in self._parts.items()}
+            on_main(self.accelerator, lambda: self._begin(step, folder, networks, parts))
             on_all(self.accelerator, lambda: self._write_process(folder, process_state))
             content = {"run_id": self.run_id, "settings": self.settings, "progress": dict(state)}
             content["num_processes"] = self.accelerator.num_processes
@@ -237,20 +240,23 @@ class CheckpointManager:
         on_main(self.accelerator, lambda: rotate(self.output_dir, self.total_limit, step))
         return path
 
-    def _begin(self, step: int, folder: Path) -> None:
+    def _begin(self, step: int, folder: Path, networks: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
         """Checks what is to be saved and writes what all processes share."""
         if not self._lock.held:
             raise RuntimeError(f"this run is not the one that writes into {self.output_dir}: call start first")
         hint = f" at step {step}: no checkpoint was written; {self._last_good()}"
-        parts = {name: part.state_dict() for name, part in self._parts.items()}
-        for name, module in self._modules.items():
-            check_finite_state(module.state_dict(), name, hint)
+        for name, weights in networks.items():
+            check_finite_state(weights, name, hint)
         check_finite_state(parts["optimizer"], "optimizer", hint)
         remove(folder)
         folder.mkdir(parents=True)
-        for name, module in self._modules.items():
+        for name, weights in networks.items():
+            path = str(folder / f"{name}.safetensors")
             with disk_errors():
-                save_model(module, str(folder / f"{name}.safetensors"))
+                if self._sharded:
+                    save_file(weights, path)
+                else:
+                    save_model(self._modules[name], path)  # it knows weights that two names share
         for name, part in parts.items():
             save_state_file(folder / f"{name}.safetensors", part)
 

@@ -104,16 +104,16 @@ class ClassifierTrainer(TrainerCore):
     def finish(self) -> dict[str, float]:
         """Last checkpoint, accuracy by noise level, and the classifier itself, in `output_dir`."""
         self.save_last_state()
-        report = {}
+        classifier, report = self.averaged(), {}
         if self.accelerator.is_main_process:
             if self.args.validation_split is not None:
-                report = self.validate()
+                report = self.validate(classifier)
                 write_json(self.output_dir / "accuracy.json", report)
                 self.accelerator.print(json.dumps(report))
-            check_finite_state(self.ema.model.state_dict(), "classifier")
+            check_finite_state(classifier.state_dict(), "classifier")
             intact = "the last checkpoint is intact"
             with staged_folder(self.output_dir / ".incomplete-classifier", "the classifier", intact) as staging:
-                self.ema.model.save_pretrained(staging)
+                classifier.save_pretrained(staging)
                 replace_files(staging, self.output_dir)
         self.accelerator.wait_for_everyone()
         end_logs(self.accelerator)
@@ -121,7 +121,7 @@ class ClassifierTrainer(TrainerCore):
         return report
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
+    def validate(self, classifier: Any) -> dict[str, float]:
         """Accuracy on the validation split at some times, by the noise-to-signal ratio."""
         table = open_table(self.args, self.args.validation_split, first=VALIDATION_IMAGES)
         (images, labels), device = self.read_table(table), self.accelerator.device
@@ -132,7 +132,7 @@ class ClassifierTrainer(TrainerCore):
                 batch = images[indices.tolist()].to(device)
                 t = torch.full((len(indices),), time * self.sde.T, device=device)
                 noise = torch.randn(batch.shape, generator=generator, device=device)
-                logits = self.noisy_logits(self.ema.model, batch, t, noise)
+                logits = self.noisy_logits(classifier, batch, t, noise)
                 correct += int((logits.argmax(1).cpu() == labels[indices]).sum())
             ratio = float(self.sde.noise_ratio(t[0]))
             report[f"accuracy at sigma/alpha = {ratio:.3g}"] = round(correct / len(labels), 4)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..schedulers.checks import check_number
+from .sharding import local_part
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -55,8 +56,11 @@ class ExponentialMovingAverage(Generic[Network]):
         """Moves the average towards `model`, the network that was passed to the constructor."""
         self.num_updates += 1
         rate = 1 - self.decay(self.num_updates)
-        pairs = list(zip(self.model.parameters(), model.parameters()))
-        averaged = [(ours, theirs.detach()) for ours, theirs in pairs if ours.is_floating_point()]
+        pairs = [
+            (local_part(ours), local_part(theirs.detach()))
+            for ours, theirs in zip(self.model.parameters(), model.parameters())
+        ]
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([ours for ours, _ in averaged], [theirs for _, theirs in averaged], rate)
         copied = [pair for pair in pairs if not pair[0].is_floating_point()]
         for ours, theirs in [*copied, *zip(self.model.buffers(), model.buffers())]:

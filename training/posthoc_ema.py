@@ -31,6 +31,7 @@ from .checkpoint_manifest import hash_file
 from .durable_files import write_json, written_whole
 from .ema import ExponentialMovingAverage
 from .safe_state import check_finite_state
+from .sharding import whole_network
 
 
 FOLDER, INDEX = "ema_snapshots", "snapshots.json"
@@ -170,15 +171,16 @@ class SnapshotFolder:
             self.save(step, is_main_process)
 
     def save(self, step: int, is_main_process: bool) -> None:
-        """Saves every average at `step`; does nothing on other processes."""
-        if not self.averages.models or not is_main_process:
+        """Saves every average at `step`; the main process writes."""
+        networks = [whole_network(average.model) for average in self.averages.models]
+        if not networks or not is_main_process:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = [snapshot for snapshot in read_snapshots(self.folder) if snapshot.step < step]
-        for average in self.averages.models:
+        for average, network in zip(self.averages.models, networks):
             name = f"{average.sigma_rel:g}-{step:08d}.safetensors"
             with written_whole(self.folder / name) as scratch:
-                save_model(average.model, str(scratch))
+                save_model(network, str(scratch))
             digest = hash_file(self.folder / name)
             kept.append(Snapshot(name, average.sigma_rel, average.num_updates, step, digest))
         self._keep([snapshot for snapshot in kept if snapshot.step in self._newest(kept)])

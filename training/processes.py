@@ -4,25 +4,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 
 
 T = TypeVar("T")
 _kept: list[Any] = []
-
-
-# Every process has the whole network and the whole optimizer state.
-REPLICATED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.MULTI_XPU)
-
-
-def check_replicated(accelerator: Accelerator) -> None:
-    """Raises ValueError where the weights are spread over processes: FSDP, DeepSpeed, Megatron-LM."""
-    if accelerator.distributed_type not in REPLICATED:
-        expected = ", ".join(kind.value for kind in REPLICATED)
-        raise ValueError(
-            f"the distributed type must be one of {expected}, got {DistributedType(accelerator.distributed_type).value}: "
-            "averages and checkpoints need the whole weights in every process"
-        )
 
 
 def keep_until_exit(group: Any) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..schedulers.checks import check_integer, check_number
 from .safe_state import check_finite_state
+from .sharding import is_spread, part_like
 
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -31,7 +32,8 @@ def load_network(network: nn.Module, path: Path) -> None:
     Raises:
         ValueError: they are not those of the network, of another dtype or not finite; names the file.
     """
-    own = network.state_dict()
+    own, parts = network.state_dict(), {}
+    spread = any(is_spread(tensor) for tensor in own.values())
     try:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  # it has no other way to be iterated
@@ -39,7 +41,12 @@ def load_network(network: nn.Module, path: Path) -> None:
                 if name in own and tensor.dtype != own[name].dtype:
                     raise ValueError(f"{path} must hold {name} as {own[name].dtype}, got {tensor.dtype}")
                 _check_finite({name: tensor}, path)
-        load_model(network, str(path))
+                if spread:
+                    parts[name] = part_like(tensor, own.get(name, tensor))
+        if spread:
+            network.load_state_dict(parts)
+        else:
+            load_model(network, str(path))  # it knows weights that two names share
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not fit the network: {error}") from error
 
@@ -53,10 +60,9 @@ def load_part(part: Any, state: Any, path: Path) -> None:
         ValueError: it is no state of this part; names the file.
     """
     try:
-        is_optimizer = hasattr(part, "param_groups")
-        state = _optimizer_state(part, state) if is_optimizer else _plain_state(part, state)
         _check_finite(state, path)
-        part.load_state_dict(state)
+        is_optimizer = hasattr(part, "param_groups")
+        part.load_state_dict(_optimizer_state(part, state) if is_optimizer else _plain_state(part, state))
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} does not fit the run: {error}") from error
 
@@ -78,6 +84,7 @@ def _optimizer_state(optimizer: Any, state: Any) -> dict[str, Any]:
         raise ValueError("param_groups must hold the parameters of the run")
     groups = [_group(group, old) for group, old in zip(own, saved)]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    restored = {}
     for index, values in dict(state["state"]).items():
         check_integer("state", index, 0, len(parameters) - 1)
         missing = [name for name in ADAM if name not in values] if _is_adam(optimizer) else []
@@ -85,7 +92,8 @@ def _optimizer_state(optimizer: Any, state: Any) -> dict[str, Any]:
             raise ValueError(f"state {index} must have {', '.join(ADAM)}, got none for {', '.join(missing)}")
         for name, value in values.items():
             _check_moment(f"{name} of state {index}", value, parameters[index])
-    return {"state": state["state"], "param_groups": groups}
+        restored[index] = {name: _part_of_moment(value, parameters[index]) for name, value in values.items()}
+    return {"state": restored, "param_groups": groups}
 
 
 def _is_adam(optimizer: Any) -> bool:
@@ -113,6 +121,11 @@ def _check_moment(name: str, value: Any, parameter: torch.Tensor) -> None:
         )
     if not value.ndim and not value.is_floating_point():
         raise ValueError(f"{name} must be a floating-point number, got {value.dtype}")
+
+
+def _part_of_moment(value: Any, parameter: torch.Tensor) -> Any:
+    """What this process keeps of it; numbers are those of all processes."""
+    return part_like(value, parameter) if isinstance(value, torch.Tensor) and value.ndim else value
 
 
 # ------------------------------------------------------------------ schedules and scalers

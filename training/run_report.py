@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .ema import ExponentialMovingAverage
 from .posthoc_ema import PowerAverages
+from .sharding import is_spread, local_part
 
 
 TIMED_UPDATES = 5  # after the first, which prepares the device
@@ -63,12 +64,14 @@ def _memory(tensor: Tensor) -> int:
 def size_report(network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages) -> str:
     """Parameters, and the memory of everything that is as large as the network, without activations."""
     trained = list(network.parameters())
-    size = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    parts = [local_part(parameter) for parameter in trained]
+    size = sum(part.numel() * part.element_size() for part in parts)
     copies = 5 + len(averages.models)  # weights, gradients, two moments, the moving average
     millions = sum(parameter.numel() for parameter in trained) / 1e6
+    where = " of every process" if any(is_spread(parameter) for parameter in trained) else ""
     return (
-        f"{type(network).__name__}: {millions:.2f} M parameters; weights, gradients, optimizer and averages take "
-        f"{readable_bytes(copies * size)}"
+        f"{type(ema.model).__name__}: {millions:.2f} M parameters; weights, gradients, optimizer and averages take "
+        f"{readable_bytes(copies * size)}{where}"
     )
 
 

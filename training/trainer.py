@@ -205,12 +205,13 @@ class Trainer(TrainerCore):
             return
         every = self.args.eval_steps or self.args.checkpointing_steps
         if self.step % every == 0 or self.step == self.max_steps:
-            on_main(self.accelerator, self._measure)
+            trained = self.trained()
+            on_main(self.accelerator, lambda: self._measure(trained))
 
-    def _measure(self) -> None:
+    def _measure(self, trained: Components) -> None:
         assert self.evaluation is not None
         with kept_random_state(self.accelerator.device), self.accelerator.autocast():
-            found = self.evaluation.measure(self.trained(), self.step, self._card())
+            found = self.evaluation.measure(trained, self.step, self._card(trained))
         log(self.accelerator, found, step=self.step)
 
     def extra_state(self) -> dict[str, Any]:
@@ -237,21 +238,24 @@ class Trainer(TrainerCore):
             self.save_samples()
 
     def trained(self) -> Components:
-        """The components with the averaged weights: what is saved and sampled."""
-        return replace(self.components, unet=self.ema.model)
+        """The components with the averaged weights: what is saved and sampled. To be called on every process."""
+        return replace(self.components, unet=self.averaged())
 
     def save_samples(self) -> None:
         """Writes `samples/<step>.png` and sends the images to the tracker; the main process alone works.
 
         A class-conditional network fills one row per class.
         """
-        if self.accelerator.is_main_process and self.args.eval_batch_size:
+        if not self.args.eval_batch_size:
+            return
+        trained = self.trained()
+        if self.accelerator.is_main_process:
             labels, columns = grid_labels(self.components, self.args.eval_batch_size)
             count = self.args.eval_batch_size if labels is None else len(labels)
             self.accelerator.print(f"samples: {count} images in {self.args.num_inference_steps} steps")
             with self.accelerator.autocast():
                 images = sample(
-                    self.trained(),
+                    trained,
                     (count, *self.images.format.shape),
                     num_inference_steps=self.args.num_inference_steps,
                     seed=self.args.seed,
@@ -265,13 +269,14 @@ class Trainer(TrainerCore):
 
     def save_pipeline(self) -> None:
         """Writes the pipeline folder into `output_dir`."""
+        trained = self.trained()
         if self.accelerator.is_main_process:
-            save_pipeline_folder(self.output_dir, self.trained(), self._card())
+            save_pipeline_folder(self.output_dir, trained, self._card(trained))
         self.accelerator.wait_for_everyone()
 
-    def _card(self) -> str:
+    def _card(self, trained: Components) -> str:
         location = self.args.hub_model_id or self.output_dir.name
-        return model_card(self.args, self.trained(), location, self._progress())
+        return model_card(self.args, trained, location, self._progress())
 
     def _progress(self) -> dict[str, str]:
         device, precision = self.accelerator.device, self.accelerator.mixed_precision

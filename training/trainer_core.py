@@ -30,11 +30,11 @@ from .image_stream import ImageStream, check_bookmark
 from .interruption import Interruption, RunInterrupted
 from .optimization import make_optimizer
 from .posthoc_ema import PowerAverages, SnapshotFolder
-from .processes import check_replicated
 from .run_config import save_run_config
 from .run_data import data_set_name
 from .run_report import Activations, UpdateClock, readable_bytes, size_report, time_report
 from .run_settings import run_settings
+from .sharding import configure_sharding, shards_weights, spread_like, whole_network
 from .tracking import end_logs, log, make_accelerator
 
 
@@ -65,7 +65,7 @@ class TrainerCore(ABC):
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.output_dir = args, Path(args.output_dir)
         self.accelerator = make_accelerator(args)
-        check_replicated(self.accelerator)
+        self.sharded = shards_weights(self.accelerator)
         args.mixed_precision = self.accelerator.mixed_precision  # `accelerate config`'s where none is given
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         # Python's and NumPy's as well: a checkpoint holds their state, and two runs write the same.
@@ -114,7 +114,9 @@ class TrainerCore(ABC):
     def _make_optimizer(self) -> None:
         args, network = self.args, self.network
         network.to(self.accelerator.device).train()
-        if args.channels_last:
+        if args.channels_last and self.sharded:
+            self.accelerator.print("FSDP takes contiguous weights alone: channels_last has no effect")
+        elif args.channels_last:
             network.to(memory_format=torch.channels_last)
         # Copied before Accelerate wraps the network's forward.
         decay = args.ema_max_decay if args.use_ema else 0.0
@@ -126,18 +128,22 @@ class TrainerCore(ABC):
             network.enable_gradient_checkpointing()
         self.max_steps = args.max_train_steps or args.num_epochs * self.updates_per_epoch
         optimizer, self.lr_scheduler = make_optimizer(args, network, self.max_steps)
+        if self.sharded:
+            configure_sharding(self.accelerator, network)
         # `model` may be wrapped (DDP, torch.compile). Averages and checkpoints take `network`, whose names are plain.
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
-        networks = {"unet": network}
+        if self.sharded:
+            for average in (self.ema, *self.averages.models):
+                spread_like(average.model, network)
         self.checkpoints = CheckpointManager(
             self.accelerator,
             self.output_dir,
-            networks,
+            {"unet": network},
             self.optimizer,
             self.lr_scheduler,
             {"unet": self.ema, **self.averages.by_name()},
             args.checkpoints_total_limit,
-            run_settings(args, networks, data_set_name(self.images, self.labels, self.stream)),
+            run_settings(args, {"unet": self.ema.model}, data_set_name(self.images, self.labels, self.stream)),
         )
         # Sums and counts of the metrics since the last log.
         device = self.accelerator.device
@@ -152,8 +158,8 @@ class TrainerCore(ABC):
         """Updates until `max_steps`, with checkpoints and logs in between."""
         accelerator = self.accelerator
         accelerator.print(size_report(self.network, self.ema, self.averages))
-        # A compiler decides itself what is kept.
-        self._activations_told = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+        # A compiler decides itself what is kept, and parts of weights are put together for a while.
+        self._activations_told = self.sharded or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         pictures = self.source.read(self.images_seen, self.bookmark)
         bar = tqdm(
             total=self.max_steps, initial=self.step, desc="train", disable=not accelerator.is_local_main_process
@@ -194,7 +200,9 @@ class TrainerCore(ABC):
             last = micro == args.gradient_accumulation_steps - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 batch = source.next_batch(pictures, self.step, micro, self.images_seen)
-                loss, sums = self._losses(batch)
+                # Accelerate does this in the forward pass of a network whose weights are not spread.
+                with accelerator.autocast() if self.sharded else nullcontext():
+                    loss, sums = self._losses(batch)
                 accelerator.backward(loss)
             totals, self.bookmark = totals + sums.detach(), batch.bookmark
         self.images_seen += source.images_per_update
@@ -237,6 +245,10 @@ class TrainerCore(ABC):
         return {"loss": means["loss"], "lr": rate}
 
     # ------------------------------------------------------------------ checkpoints
+
+    def averaged(self) -> Any:
+        """The network with the averaged weights, which are what is saved and used. To be called on every process."""
+        return whole_network(self.ema.model)
 
     def save_checkpoint(self) -> None:
         """Saves the state of every process into `checkpoint-<step>`."""
