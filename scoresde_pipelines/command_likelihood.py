@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from .command_checks import check_data, check_table, check_text, in_range, one_of
-from .command_options import FITS, Device, Json, Model, best_device, named, report
+from .command_options import FITS, Device, Json, Model
+from .command_run import best_device, named, report
 
 
 # The names of the tables in `schedulers`, which imports torch.

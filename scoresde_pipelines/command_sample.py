@@ -4,39 +4,19 @@ from typing import Annotated, Any
 
 import typer
 
+from . import command_options as options
 from .command_checks import check_classes, in_range
-from .command_options import (
-    BatchSize,
-    Device,
-    Dtype,
-    Folder,
-    Height,
-    Json,
-    Model,
-    NumImages,
-    Overwrite,
-    PictureRun,
-    Sampler,
-    Seed,
-    TileOverlap,
-    TileSize,
-    WeakModel,
-    Width,
-    Work,
-    load_weak,
-    named,
-    set_sampler,
-)
 from .command_pictures import Geometry
+from .command_run import PictureRun, Work, load_weak, named, set_sampler
 
 
 def sample(
-    model: Model,
-    output: Folder,
-    num_images: NumImages = 4,
+    model: options.Model,
+    output: options.Folder,
+    num_images: options.NumImages = 4,
     steps: Annotated[int, typer.Option(min=1, help="Noise levels; 'ode' chooses its own.")] = 50,
-    sampler: Sampler = "default",
-    seed: Seed = 0,
+    sampler: options.Sampler = "default",
+    seed: options.Seed = 0,
     label: Annotated[
         list[str] | None, typer.Option("--class", help="Name or number; num-images of each. Repeat for more.")
     ] = None,
@@ -44,20 +24,20 @@ def sample(
         float,
         typer.Option(help="Above 1: more typical, less varied.", callback=in_range("guidance_scale", 0)),
     ] = 1.0,
-    height: Height = None,
-    width: Width = None,
-    tile_size: TileSize = None,
-    tile_overlap: TileOverlap = None,
-    weak_model: WeakModel = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    tile_size: options.TileSize = None,
+    tile_overlap: options.TileOverlap = None,
+    weak_model: options.WeakModel = None,
     weak_guidance_scale: Annotated[
         float | None,
         typer.Option(help="Of --weak-model; 1 is without, 2 by default.", callback=in_range("weak_guidance_scale", 0)),
     ] = None,
-    batch_size: BatchSize = 16,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    overwrite: Overwrite = False,
-    json: Json = False,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
 ) -> None:
     """Generate pictures: one PNG each, and a grid of them."""
     size = Geometry(height, width, tile_size, tile_overlap).size
@@ -70,17 +50,17 @@ def sample(
         raise typer.BadParameter("must not be given without --weak-model", param_hint="--weak-guidance-scale")
 
     def prepare(pipe: Any, work: Work) -> Any:
-        options: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}
-        options |= set_sampler(pipe, sampler)
-        options["weak_guidance_scale"] = weak_guidance_scale
+        settings: dict[str, Any] = {"num_inference_steps": steps, "callback_on_step_end": work.step, **size}
+        settings |= set_sampler(pipe, sampler)
+        settings["weak_guidance_scale"] = weak_guidance_scale
         if weak_model is not None:
-            options["weak_unet"] = load_weak(weak_model, pipe)
+            settings["weak_unet"] = load_weak(weak_model, pipe)
 
         def call(indices: range, generators: list[Any]) -> Any:
             if not labels:
-                return pipe(batch_size=len(indices), generator=generators, **options)
+                return pipe(batch_size=len(indices), generator=generators, **settings)
             numbers = [_number(pipe, labels[k // num_images]) for k in indices]
-            return pipe(class_labels=numbers, guidance_scale=guidance_scale, generator=generators, **options)
+            return pipe(class_labels=numbers, guidance_scale=guidance_scale, generator=generators, **settings)
 
         return call
 
