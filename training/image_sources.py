@@ -25,21 +25,8 @@ IMAGE_EXTENSIONS = (
 )  # fmt: skip
 # Files that data sets have beside their images. Any other that is not read is named in a warning.
 SIDE_FILES = (
-    ".csv",
-    ".db",
-    ".html",
-    ".ini",
-    ".json",
-    ".jsonl",
-    ".license",
-    ".md",
-    ".py",
-    ".sh",
-    ".txt",
-    ".xml",
-    ".yaml",
-    ".yml",
-)
+    ".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".license", ".md", ".py", ".sh", ".txt", ".xml", ".yaml", ".yml",
+)  # fmt: skip
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # What a file or folder name may begin with, and the split that it means, as in `datasets`.
 SPLIT_WORDS = {
