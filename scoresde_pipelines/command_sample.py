@@ -8,6 +8,7 @@ from . import command_options as options
 from .command_checks import check_classes, in_range
 from .command_pictures import Geometry
 from .command_run import PictureRun, Work, load_weak, named, set_sampler
+from .model_facts import Classes
 
 
 def sample(
@@ -41,7 +42,7 @@ def sample(
 ) -> None:
     """Generate pictures: one PNG each, and a grid of them."""
     size = Geometry(height, width, tile_size, tile_overlap).size
-    labels = [] if label is None else [int(name) if name.isdecimal() else name for name in label]
+    labels = label or []
     with named("class"):
         check_classes(model, labels)
     if guidance_scale != 1 and not labels:
@@ -59,7 +60,8 @@ def sample(
         def call(indices: range, generators: list[Any]) -> Any:
             if not labels:
                 return pipe(batch_size=len(indices), generator=generators, **settings)
-            numbers = [_number(pipe, labels[k // num_images]) for k in indices]
+            classes = Classes(pipe.labels, pipe.num_classes)
+            numbers = classes.numbered([labels[k // num_images] for k in indices])
             return pipe(class_labels=numbers, guidance_scale=guidance_scale, generator=generators, **settings)
 
         return call
@@ -69,7 +71,3 @@ def sample(
         run("ScoreSdeClassConditionalPipeline", num_images * len(labels), prepare, num_images)
     else:
         run("ScoreSdePipeline", num_images, prepare)
-
-
-def _number(pipe: Any, label: int | str) -> int:
-    return label if isinstance(label, int) else pipe.get_label_ids(label)[0]

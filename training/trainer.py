@@ -13,7 +13,7 @@ from ..schedulers import SDEScheduler
 from ..schedulers.transfers import to_device
 from .arguments import measures_nothing
 from .augmentation import UNIFORMS, augment
-from .class_embedding import null_label
+from .class_embedding import list_names, null_label
 from .components import (
     DEFAULT_RESOLUTION,
     build_components,
@@ -143,8 +143,12 @@ class Trainer(TrainerCore):
         column = find_label_column(table, self.args.label_column)
         if column is None:
             raise ValueError(f"class_conditional needs a column of labels or folders, got {table.column_names}")
-        self.labels, names = read_labels(table, column)
-        return names or [str(k) for k in range(int(self.labels.max()) + 1)]
+        self.labels, own = read_labels(table, column)
+        names = own or [str(k) for k in range(int(self.labels.max()) + 1)]
+        if absent := sorted({*range(len(names))} - {*self.labels.tolist()}):
+            listed = list_names([names[k] for k in absent])
+            self.accelerator.print(f"classes without an image, which are not trained: {listed}")
+        return names
 
     def _make_noise_bands(self) -> None:
         """Five bands of equal width in log-SNR between the least and the most noise that is trained."""
