@@ -101,7 +101,7 @@ def labels_by_name(dataset: ImageTable, label_column: str | None, class_names: l
     named = {k: names[k] if names is not None and k < len(names) else str(k) for k in used}
     unknown = sorted(name for name in named.values() if name not in class_names)
     if unknown:
-        raise ValueError(f"classes of the validation images must be among {class_names}, got {unknown}")
+        raise ValueError(f"classes of the images must be among {class_names}, got {unknown}")
     table = torch.zeros(max(used, default=0) + 1, dtype=torch.int64)
     for k, name in named.items():
         table[k] = class_names.index(name)

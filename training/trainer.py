@@ -13,6 +13,7 @@ from ..schedulers import SDEScheduler
 from ..schedulers.transfers import to_device
 from .arguments import measures_nothing
 from .augmentation import UNIFORMS, augment
+from .batches import Batch
 from .class_embedding import list_names, null_label
 from .components import (
     DEFAULT_RESOLUTION,
@@ -36,7 +37,7 @@ from .run_evaluation import RunEvaluation
 from .sampling import grid_labels, image_grid, network_output, sample
 from .stream_labels import StreamLabels
 from .tracking import end_logs, log, log_images
-from .trainer_core import Batch, TrainerCore
+from .trainer_core import TrainerCore
 
 
 NOISE_BANDS = 5
