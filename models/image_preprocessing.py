@@ -54,8 +54,14 @@ class ImagePreprocessing:
         self.scale = 255 * float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 255.0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`pixel_values` (B, C', height, width) in float32; gray images are repeated to as many channels as the mean has."""
+        """`pixel_values` (B, C', height, width) in float32; gray images are repeated to as many channels as the mean has.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
         channels = max(len(self.mean), images.shape[1])
+        if len(self.mean) > 1 and images.shape[1] not in (1, len(self.mean)):
+            raise ValueError(f"images must have 1 or {len(self.mean)} channels, got {images.shape[1]}")
         x = images.float().expand(-1, channels, -1, -1)
         if self.resize is not None:
             x = functional.interpolate(x, self._target(x), mode=self.mode, antialias=True, align_corners=False)

@@ -214,6 +214,13 @@ def test_any_function_may_be_the_extractor_and_is_held_to_the_protocol():
             check_extractor(load_features(function), pixels(2))
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_are_refused(channels):
+    extractor = load_features("fashion-mnist-32", shipped_classifiers())
+    with pytest.raises(ValueError, match=f"images must have 1 or 3 channels for features, got {channels}"):
+        extract(extractor, torch.zeros(3, channels, 32, 32, dtype=torch.uint8))
+
+
 def test_torchmetrics_takes_our_extractors():
     kid = pytest.importorskip("torchmetrics.image.kid")
     from scoresde_pipelines.training.evaluation import kernel_distance

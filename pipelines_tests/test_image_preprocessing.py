@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde_pipelines import NCSNpp, ScoreSdeClassConditionalPipeline, VESDEScheduler
 from scoresde_pipelines.models.image_preprocessing import ImagePreprocessing
 
 
@@ -47,6 +48,29 @@ def test_gradients_pass_and_gray_images_are_repeated():
     (gradient,) = torch.autograd.grad(values.sum(), x)
     # Three channels of 64 pixels, each a mean of the image's with std 0.5: d sum / d x sums to 3 * 64 / 0.5 an image.
     assert torch.allclose(gradient.sum((1, 2, 3)), torch.tensor([384.0, 384.0]))
+
+
+def test_other_channels_than_the_processor_s_are_refused_before_a_run():
+    names = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    size = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+        "patch_size": 4,
+    }
+    processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
+    plain = transformers.ViTImageProcessor(size={"height": 8, "width": 8}, do_normalize=False)
+    for channels, own, message in (
+        (4, processor, "images must have 1 or 3 channels, got 4"),
+        (4, plain, "classifier must take images of 4 channels, got one of 3"),
+        (1, plain, "classifier must take images of 1 channels, got one of 3"),
+    ):
+        classifier = transformers.ViTForImageClassification(transformers.ViTConfig(image_size=8, **size, **names))
+        unet = NCSNpp(sample_size=8, in_channels=channels, out_channels=channels, block_out_channels=(8,))
+        pipe = ScoreSdeClassConditionalPipeline(unet, VESDEScheduler(), classifier, image_processor=own)
+        with pytest.raises(ValueError, match=message):
+            pipe.check_labels([0], 1.0)
 
 
 @pytest.mark.parametrize("option", [{"do_pad": True}, {"size": {"longest_edge": 8}}, {"rescale_offset": True}])

@@ -173,3 +173,14 @@ def test_test_images_are_not_trained_on_because_of_a_loose_image(tmp_path):
         values(tmp_path)
     (tmp_path / "preview.png").unlink()
     assert values(tmp_path) == [0]
+
+
+def test_splits_within_the_classes_are_no_classes(tmp_path):
+    write(tmp_path, "cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png")
+    message = r"train_data_dir must have its folders of splits at the top, got 'cat.test.1.png' in .*: move them"
+    with pytest.raises(ValueError, match=message):
+        values(tmp_path)
+    write(tmp_path, "car/4.png")  # beside a class that is not divided, "train" may be anything
+    assert len(values(tmp_path)) == 5
+    write(tmp_path / "vehicles", "land/train/0.png", "land/car/1.png")
+    assert load_images(train_data_dir=str(tmp_path / "vehicles")).features["label"].names == ["car", "train"]

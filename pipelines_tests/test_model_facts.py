@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from command_runs import check, run
 
 from scoresde_pipelines import (
     NCSNpp,
@@ -68,3 +69,28 @@ def test_what_is_no_pipeline_says_nothing(tmp_path, index):
     if index is not None:
         (tmp_path / "model_index.json").write_text(index)
     assert folder_classes(tmp_path) is None and folder_shape(tmp_path) is None
+
+
+def test_a_class_of_a_command_line_is_a_name_before_it_is_a_number(tmp_path):
+    # Folders "10", "2" and "cat" sort to the numbers 0, 1 and 2.
+    classes = Classes({"10": 0, "2": 1, "cat": 2}, 3)
+    assert classes.numbered(["2", "10", "cat", "1"]) == [1, 0, 2, 1]
+    assert Classes({}, 3).numbered(["2"]) == [2]
+    with pytest.raises(ValueError, match=r"class_labels must be among \['10', '2', 'cat'\], got 'dog'"):
+        classes.numbered(["dog"])
+    pipe = pipeline(num_class_embeds=2, names={0: "1", 1: "0"}, scale_by_sigma=False)
+    pipe.scheduler = VESDEScheduler(prediction_type="edm", data_mean=0.5, predictor="exponential", corrector=None)
+    with torch.no_grad():  # the network's output follows the class
+        for parameter in pipe.unet.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    pipe.save_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    run(
+        tmp_path, "sample", tmp_path / "out" / "a", "--class", "1", "--class", "0", "--num-images", "1", "--steps", "2"
+    )
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    images = pipe(class_labels=["1", "0"], num_inference_steps=2, generator=generators).images
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    other = pipe(class_labels=[1, 0], num_inference_steps=2, generator=generators).images
+    assert images[0] != other[0]
+    check(tmp_path / "out" / "a", images)

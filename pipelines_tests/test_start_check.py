@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 
 from scoresde_pipelines import GaussianScoreModel, VESDEScheduler, VPSDEScheduler
+from scoresde_pipelines.schedulers.sampling_loop import sampling_loop
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 8, 8), (8, 3, 32, 32)])
@@ -68,3 +69,32 @@ def test_a_prologue_refuses_a_state_that_has_its_noise_already():
             prior = scheduler.step(x, scheduler.timesteps[0], unit).prev_sample
             assert torch.equal(prior, sigma_max * unit)
             scheduler.set_timesteps(4)
+
+
+def test_a_preconditioned_network_without_scaled_inputs_is_warned_of_once_a_run():
+    """DDPMPipeline does not call `scale_model_input`; our loop and stock ones that call it get no warning."""
+    data = GaussianScoreModel(torch.full((3, 8, 8), 0.1), 0.04)
+    for prediction_type in ("edm", "epsilon"):
+        scheduler = VPSDEScheduler(continuous=True, prediction_type=prediction_type, sigma_data=0.3)
+        network = data.network(scheduler).float()
+        pipe = DDPMPipeline(network, DDIMScheduler())
+        pipe.register_modules(scheduler=scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        for _ in range(2):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                pipe(2, num_inference_steps=5)
+            found = [warning for warning in caught if "scale_model_input(sample, timestep)" in str(warning.message)]
+            assert len(found) == (1 if prediction_type == "edm" else 0)
+    scheduler = VPSDEScheduler(continuous=True, prediction_type="edm", sigma_data=0.3)
+    network = data.network(scheduler).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for prologue in (False, True):
+            scheduler = VPSDEScheduler(continuous=True, prediction_type="edm", sigma_data=0.3, prologue=prologue)
+            scheduler.set_timesteps(5)
+            x = torch.randn(2, 3, 8, 8)
+            for t in scheduler.timesteps:
+                x = scheduler.step(network(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
+            scheduler.set_timesteps(5)
+            sampling_loop(scheduler, scheduler.score_fn(network), torch.randn(2, 3, 8, 8))

@@ -135,6 +135,16 @@ def test_a_label_column_of_strings_in_a_parquet_file(tmp_path):
     assert run.network.config.num_class_embeds == 3 and null_label(run.network) == 3
 
 
+def test_classes_without_an_image_are_named(tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    images = [Image.new("L", (4, 4), 80 * k) for k in range(3)]
+    table = datasets.Dataset.from_dict({"image": images, "label": [3, 1, 3]}).cast_column("image", datasets.Image())
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    run = trainer(tmp_path / "train.parquet", tmp_path / "run", *CLASSES, *SIZE, "--resolution", "4")
+    assert run.components.class_names == ["0", "1", "2", "3"] and run.labels.tolist() == [3, 1, 3]
+    assert "classes without an image, which are not trained: 0, 2\n" in capsys.readouterr().out
+
+
 def test_classes_that_cannot_be_are_named(folder, tmp_path):
     (tmp_path / "flat").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "flat" / "0.png")

@@ -265,6 +265,11 @@ def test_labels_are_integers_strings_or_classes(tmp_path):
     assert labels.tolist() == [4, 0, 2] and names is None
     with pytest.raises(ValueError, match=r"label_column 'part' must hold strings or integers from 0, row 0 is 0.5"):
         read_labels(table, "part")
+    for values, row in (["a", None, "b"], 1), ([None, "a", "b"], 0):
+        with pytest.raises(ValueError, match=rf"label_column 'label' must hold strings alone, row {row} is None"):
+            read_labels(datasets.Dataset.from_dict({"label": values}), "label")
+    with pytest.raises(ValueError, match=r"label_column 'id' must hold class numbers below 100000, .*, got 100000"):
+        read_labels(datasets.Dataset.from_dict({"id": [3, 100_000]}), "id")
     classes = table.cast_column("digit", datasets.ClassLabel(names=list("vwxyz")))
     assert (find_label_column(table), find_label_column(classes)) == ("label", "digit")
     assert read_labels(classes, "digit")[1] == list("vwxyz")

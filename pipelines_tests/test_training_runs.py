@@ -18,6 +18,7 @@ from scoresde_pipelines.training.classifier_arguments import parse_classifier_ar
 from scoresde_pipelines.training.objectives import Objective
 from scoresde_pipelines.training.optimization import warmup_updates
 from scoresde_pipelines.training.posthoc_ema import gamma_of, profile_weights
+from scoresde_pipelines.training.run_config import save_run_config
 from scoresde_pipelines.training.run_report import Activations, readable_bytes, readable_seconds, time_report
 from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer
@@ -98,6 +99,14 @@ def test_the_resolved_run_file_repeats_the_run(images, tmp_path):
     # Not square: the network, its pipeline and the data are 8 high and 12 wide.
     pipeline = ScoreSdePipeline.from_pretrained(tmp_path / "second")
     assert tuple(pipeline.unet.config.sample_size) == (8, 12) and again.images.format.shape == (3, 8, 12)
+
+
+@pytest.mark.parametrize("mean", ["-1e-05", "-0.25", "auto"])
+def test_a_negative_number_comes_back_from_a_run_file(mean, tmp_path):
+    options = ["--train_data_dir", str(tmp_path), "--recipe", "edm", f"--data_mean={mean}", "--P_mean", "-0.8"]
+    args = parse_args([*options, "--output_dir", str(tmp_path / "run")])
+    again = parse_args(["--config", str(save_run_config(args, tmp_path))])
+    assert again.data_mean == args.data_mean == (None if mean == "auto" else float(mean)) and again.P_mean == -0.8
 
 
 # ------------------------------------------------------------------ arguments

@@ -33,9 +33,9 @@ class _GradientGuidance:
         self,
         score_fn: ScoreFunction,
         log_prob: Callable[..., Tensor],
-        scale: float,
-        interval: tuple[float, float] | None,
-        noise_ratio: NoiseRatio | None,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        noise_ratio: NoiseRatio | None = None,
     ) -> None:
         check_function("score_fn", score_fn, 2)
         check_function("log_prob", log_prob, self.log_prob_takes)
@@ -87,16 +87,6 @@ class ClassifierGuidance(_GradientGuidance):
     solution = solve_probability_flow(guided, scheduler.sde, noise, 1.0, 1e-5)
     ```
     """
-
-    def __init__(
-        self,
-        score_fn: ScoreFunction,
-        log_prob: Callable[[Tensor, Tensor], Tensor],
-        scale: float = 1.0,
-        interval: tuple[float, float] | None = None,
-        noise_ratio: NoiseRatio | None = None,
-    ) -> None:
-        super().__init__(score_fn, log_prob, scale, interval, noise_ratio)
 
     def _terms(self, x: Tensor, state: Tensor, t: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from .beta_schedules import BETA_SCHEDULES
 from .parameterization import PREDICTION_TYPES
-from .scheduling_config import subclasses
+from .scheduling_config import SCHEDULE_KEYS, subclasses
 from .scheduling_sde import SDEScheduler
 from .scheduling_ve_sde import VESDEScheduler
 from .scheduling_vp_sde import VPSDEScheduler
 
-
-SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 
 _FLOW = "its network predicts the velocity of flow matching, which no SDE of this package has"
 _DISTILLED = "its network is distilled to jump to clean images, and its output is no score"
@@ -171,7 +169,7 @@ def _from_table(scheduler: Any) -> SDEScheduler:
         if key != "_use_default_values" and not (key in defaults and _same(defaults[key].default, value))
     }
     # Named one by one, as the stock class's defaults may differ from ours.
-    overrides = {key: config[key] for key in SCHEDULE_KEYS if key in config}
+    overrides = {key: config[key] for key in (*SCHEDULE_KEYS, "trained_betas") if key in config}
     if chosen.get("variance_type", "") is None:
         overrides["variance_type"] = "fixed_small"
     if "DDIM" in type(scheduler).__name__ and "predictor" not in config:

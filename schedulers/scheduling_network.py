@@ -22,11 +22,14 @@ def precise(x: Tensor) -> Tensor:
 class NetworkMixin(TimestepsMixin):
     """The part of `SDEScheduler` that training and pipelines use beside its steps."""
 
+    _input_scaled = False  # whether `scale_model_input` was called in this run
+
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
         """The network's input for the state `sample` (B, *D) at the current entry of `timesteps`.
 
         The state itself, but for the prediction type "edm", whose networks get it at unit scale.
         """
+        self._input_scaled = True
         if self.parameterization.prediction_type != "edm":
             return sample
         check_state("sample", sample, 1)

@@ -35,7 +35,7 @@ from .predictors import Predictor, make_predictor
 from .scheduling_network import NetworkMixin, precise
 from .score_function import check_score
 from .sde import DATA_STD, SDE, SMALLEST_TIME
-from .start_check import check_unit_noise, warn_of_unit_noise
+from .start_check import check_unit_noise, warn_of_unit_noise, warn_of_unscaled_input
 from .step_checks import LARGEST_SNR, check_correction, check_prediction
 from .time_grids import MOST_LEVELS, TIME_GRIDS
 
@@ -250,6 +250,9 @@ class SDEScheduler(NetworkMixin):
         x, output = precise(sample), precise(model_output)
         if index == 0 and not self.config.prologue:
             warn_of_unit_noise(x, float(self._plan.sde.sigma(self.times[0])))
+        if self.config.prediction_type == "edm" and not self._input_scaled:
+            self._input_scaled = True  # one warning a run
+            warn_of_unscaled_input()
         score = self.parameterization.score(self._plan.sde, output, x, self.times[index])
         return self._step(index, score, x, generator, sample.dtype, return_dict)
 

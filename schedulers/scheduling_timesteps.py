@@ -166,6 +166,7 @@ class TimestepsMixin(SDEConfigMixin):
         self.timesteps = self._network_time(self.times).to(device)
         self._step_index: int | None = None
         self._begin_index: int | None = None
+        self._input_scaled = False
         getattr(self.predictor, "prepare", lambda sde, levels: None)(self.sde, grid.levels)
         for one in (self.predictor, self.corrector):
             getattr(one, "start", lambda: None)()

@@ -13,6 +13,9 @@ from .scheduling_sde import SDEScheduler
 from .sde import DATA_STD, SDE, VPSDE
 
 
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+
+
 class VPSDEScheduler(SDEScheduler):
     """Predictor-corrector sampling of the VP SDE (paper eq. 11 and 32).
 
@@ -94,6 +97,3 @@ class VPSDEScheduler(SDEScheduler):
         """The last time at which the network is called; a table's first index is at 1 / N."""
         eps = float(self.config.sampling_eps)
         return eps if self.config.continuous else max(eps, 1.0 / len(self.betas))
-
-
-VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")

@@ -1,6 +1,7 @@
-"""Whether a sampling run of a scheduler whose prior has a large standard deviation was started from unit noise.
+"""Whether a stock loop leaves out what a scheduler needs: noise of the prior's standard deviation, scaled inputs.
 
-Values are read for a standard deviation above `LEAST_SIGMA` alone, so that VP and sub-VP runs do not wait for the device.
+The noise is looked at for a standard deviation above `LEAST_SIGMA` alone, so that VP and sub-VP runs do not wait for the
+device.
 """
 
 import math
@@ -29,6 +30,16 @@ def warn_of_unit_noise(x: Tensor, sigma: float) -> None:
             "prologue=True",
             stacklevel=3,
         )
+
+
+def warn_of_unscaled_input() -> None:
+    """Warns where a preconditioned network, of prediction type "edm", was called without `scale_model_input`."""
+    warnings.warn(
+        "model_output must be the network's output at scale_model_input(sample, timestep) for prediction_type 'edm', got "
+        "one without this call: pipelines that do not scale inputs (DDPMPipeline, DDIMPipeline) make wrong pictures of "
+        "preconditioned networks; use ScoreSdePipeline",
+        stacklevel=3,
+    )
 
 
 def check_unit_noise(x: Tensor, sigma: float) -> None:

@@ -46,9 +46,8 @@ def uniform(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
 def leading(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:
     """sampling_eps + T k / n for k = n-1 ... 0: diffusers' "leading", which starts below T."""
     n, sampling_eps = _checked(sde, n, sampling_eps)
-    return TimeGrid.through(
-        sampling_eps + torch.arange(n - 1, -1, -1, dtype=torch.float64, device="cpu") * ((sde.T) / n)
-    )
+    steps = torch.arange(n - 1, -1, -1, dtype=torch.float64, device="cpu")
+    return TimeGrid.through(sampling_eps + steps * (sde.T / n))
 
 
 def trailing(sde: SDE, n: int, sampling_eps: float) -> TimeGrid:

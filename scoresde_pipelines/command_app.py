@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from .command_checks import check_listed_models, complete_model
-from .command_options import Device, best_device
+from .command_options import Device
+from .command_run import best_device
 
 
 def app(

@@ -114,7 +114,7 @@ def check_file(parameter: typer.CallbackParam, value: Path) -> Path:
     return value
 
 
-def check_classes(model: str, labels: Sequence[int | str]) -> None:
+def check_classes(model: str, labels: Sequence[str]) -> None:
     """A check that a model has the classes, by number or name, where files of this machine say which it has.
 
     Raises:
@@ -127,7 +127,7 @@ def check_classes(model: str, labels: Sequence[int | str]) -> None:
     classes = folder_classes(place) if isinstance(place, Path) else None
     if labels and classes is not None:
         classes.check_count()
-        classes.check([label if isinstance(label, int) else classes.ids([label])[0] for label in labels])
+        classes.check(classes.numbered(labels))
 
 
 def complete_model(incomplete: str) -> list[str]:

@@ -4,52 +4,31 @@ from typing import Any
 
 import typer
 
-from .command_options import (
-    BatchSize,
-    Device,
-    Dtype,
-    Fit,
-    Folder,
-    Height,
-    Json,
-    Method,
-    Model,
-    NoiseStd,
-    NumImages,
-    Overwrite,
-    Picture,
-    PictureRun,
-    Sampler,
-    Seed,
-    Steps,
-    TileOverlap,
-    TileSize,
-    Width,
-    named,
-)
+from . import command_options as options
 from .command_pictures import Geometry, model_shape, restoration
+from .command_run import PictureRun, named
 
 
 def colorize(
-    model: Model,
-    image: Picture,
-    output: Folder,
-    num_images: NumImages = 4,
-    seed: Seed = 0,
-    steps: Steps = None,
-    sampler: Sampler = "default",
-    method: Method = None,
-    fit: Fit = None,
-    height: Height = None,
-    width: Width = None,
-    tile_size: TileSize = None,
-    tile_overlap: TileOverlap = None,
-    noise_std: NoiseStd = 0.0,
-    batch_size: BatchSize = 16,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    overwrite: Overwrite = False,
-    json: Json = False,
+    model: options.Model,
+    image: options.Picture,
+    output: options.Folder,
+    num_images: options.NumImages = 4,
+    seed: options.Seed = 0,
+    steps: options.Steps = None,
+    sampler: options.Sampler = "default",
+    method: options.Method = None,
+    fit: options.Fit = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    tile_size: options.TileSize = None,
+    tile_overlap: options.TileOverlap = None,
+    noise_std: options.NoiseStd = 0.0,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
 ) -> None:
     """Color a gray picture, in several ways. Of a color picture the mean of the channels is taken."""
 

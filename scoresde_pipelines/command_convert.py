@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from .command_checks import check_file, check_new_folder
-from .command_options import Json, report
+from .command_options import Json
+from .command_run import report
 
 
 CARD = """---

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from .command_checks import check_new_folder, check_run, in_range
-from .command_options import Json, report
+from .command_options import Json
+from .command_run import report
 
 
 NOTE = """

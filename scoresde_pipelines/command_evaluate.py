@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from .command_checks import check_data, check_folder, check_models, complete_model, one_of
-from .command_options import FITS, Device, Json, WeakModel, report
+from .command_options import FITS, Device, Json, WeakModel
+from .command_run import report
 from .samplers import SAMPLERS
 
 

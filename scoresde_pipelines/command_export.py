@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from .command_checks import check_folder
-from .command_options import Json, Model, check_output, named, report
+from .command_options import Json, Model
+from .command_run import check_output, named, report
 
 
 def export(

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .command_options import Json, Model, Work, load_pipeline, report
+from .command_options import Json, Model
+from .command_run import Work, load_pipeline, report
 
 
 def info(model: Model, json: Json = False) -> None:

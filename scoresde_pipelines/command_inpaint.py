@@ -5,52 +5,32 @@ from typing import Annotated, Any
 
 import typer
 
+from . import command_options as options
 from .command_checks import check_mask, check_picture
-from .command_options import (
-    BatchSize,
-    Device,
-    Dtype,
-    Fit,
-    Folder,
-    Height,
-    Json,
-    Method,
-    Model,
-    NumImages,
-    Overwrite,
-    Picture,
-    PictureRun,
-    Sampler,
-    Seed,
-    Steps,
-    TileOverlap,
-    TileSize,
-    Width,
-    named,
-)
 from .command_pictures import Geometry, restoration
+from .command_run import PictureRun, named
 
 
 def inpaint(
-    model: Model,
-    image: Picture,
+    model: options.Model,
+    image: options.Picture,
     mask: Annotated[Path, typer.Option(help="White where to repaint.", show_default=False, callback=check_picture)],
-    output: Folder,
-    num_images: NumImages = 4,
-    seed: Seed = 0,
-    steps: Steps = None,
-    sampler: Sampler = "default",
-    method: Method = None,
-    fit: Fit = None,
-    height: Height = None,
-    width: Width = None,
-    tile_size: TileSize = None,
-    tile_overlap: TileOverlap = None,
-    batch_size: BatchSize = 16,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    overwrite: Overwrite = False,
-    json: Json = False,
+    output: options.Folder,
+    num_images: options.NumImages = 4,
+    seed: options.Seed = 0,
+    steps: options.Steps = None,
+    sampler: options.Sampler = "default",
+    method: options.Method = None,
+    fit: options.Fit = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    tile_size: options.TileSize = None,
+    tile_overlap: options.TileOverlap = None,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
 ) -> None:
     """Fill in a part of a picture, in several ways; the rest stays exactly as it is."""
 

@@ -5,38 +5,28 @@ from typing import Annotated, Any
 
 import typer
 
+from . import command_options as options
 from .command_checks import check_picture, in_range
-from .command_options import (
-    Device,
-    Dtype,
-    Fit,
-    Folder,
-    Json,
-    Model,
-    Overwrite,
-    PictureRun,
-    Work,
-    named,
-)
 from .command_pictures import Geometry
+from .command_run import PictureRun, Work, named
 
 
 def interpolate(
-    model: Model,
+    model: options.Model,
     image: Annotated[
         list[Path], typer.Option(help="The first and the last picture: give it twice.", callback=check_picture)
     ],
-    output: Folder,
+    output: options.Folder,
     num_images: Annotated[int, typer.Option(min=2, help="Pictures of the path, both ends included.")] = 8,
     tolerance: Annotated[
         float,
         typer.Option(help="Error per step of the ODE solver.", callback=in_range("tolerance", 0, 1, "()")),
     ] = 1e-3,
-    fit: Fit = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    overwrite: Overwrite = False,
-    json: Json = False,
+    fit: options.Fit = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
 ) -> None:
     """A row of pictures from one to another, along their codes of the probability-flow ODE."""
     if len(image) != 2:

@@ -1,12 +1,13 @@
 """`scoresde likelihood`: bits/dim of a data set under a model, as a table that grows row by row."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .command_checks import check_data, check_table, check_text, in_range, one_of
-from .command_options import FITS, Device, Json, Model, best_device, named, report
+from .command_options import FITS, Device, Json, Model
+from .command_run import best_device, named, report
 
 
 # The names of the tables in `schedulers`, which imports torch.
@@ -63,17 +64,13 @@ def likelihood(
 
     with named("model"):
         check_hub_name(model)
-    from .likelihood_measurement import PIPELINE_OPTIONS, images_of_shape, measure, open_images
+    from .likelihood_measurement import images_of_shape, measure, open_images
     from .likelihood_table import LikelihoodTable
     from .models.weight_files import fingerprint
     from .pipeline_likelihood import ScoreSdeLikelihoodPipeline
     from .schedulers.probability_flow import ODEError
 
-    settings = {
-        "model": model,
-        "data": data,
-        "split": split,
-        "fit": fit,
+    options: dict[str, Any] = {
         "dequantization": dequantization,
         "num_dequantizations": num_dequantizations,
         "importance_weighted": importance_weighted,
@@ -81,8 +78,8 @@ def likelihood(
         "num_probes": num_probes,
         "tolerance": tolerance,
         "official_cells": official_cells,
-        "seed": seed,
     }
+    settings = {"model": model, "data": data, "split": split, "fit": fit, "seed": seed, **options}
     with named("data"):
         dataset, about = open_images(data, split)
     with named("model"):
@@ -95,7 +92,6 @@ def likelihood(
     with named("output"):
         table = LikelihoodTable(output, {**settings, "weights": fingerprint(pipe.unet)})
     count = len(images) if limit is None else min(limit, len(images))
-    options = {name: settings[name] for name in PIPELINE_OPTIONS}
     try:
         measure(pipe, images, table, count, batch_size, seed, options)
     except (ODEError, OSError) as error:

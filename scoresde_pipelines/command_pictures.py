@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from .command_options import Work, set_sampler
+from .command_run import Work, set_sampler
 from .samplers import NUM_RESTARTS, SAMPLERS
 
 

@@ -4,57 +4,36 @@ from typing import Annotated, Any
 
 import typer
 
+from . import command_options as options
 from .command_checks import in_range
-from .command_options import (
-    BatchSize,
-    Device,
-    Dtype,
-    Fit,
-    Folder,
-    Height,
-    Json,
-    Method,
-    Model,
-    NoiseStd,
-    NumImages,
-    Overwrite,
-    Picture,
-    PictureRun,
-    Sampler,
-    Seed,
-    Steps,
-    TileOverlap,
-    TileSize,
-    Width,
-    named,
-)
 from .command_pictures import Geometry, restoration
+from .command_run import PictureRun, named
 
 
 def restore(
-    model: Model,
-    image: Picture,
-    output: Folder,
-    num_images: NumImages = 4,
-    seed: Seed = 0,
-    steps: Steps = None,
-    sampler: Sampler = "default",
-    method: Method = None,
+    model: options.Model,
+    image: options.Picture,
+    output: options.Folder,
+    num_images: options.NumImages = 4,
+    seed: options.Seed = 0,
+    steps: options.Steps = None,
+    sampler: options.Sampler = "default",
+    method: options.Method = None,
     blur_std: Annotated[
         float,
         typer.Option(help="Of the Gaussian blur, in pixels; 0 for none.", callback=in_range("blur_std", 0)),
     ] = 0.0,
-    noise_std: NoiseStd = 0.02,
-    fit: Fit = None,
-    height: Height = None,
-    width: Width = None,
-    tile_size: TileSize = None,
-    tile_overlap: TileOverlap = None,
-    batch_size: BatchSize = 16,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    overwrite: Overwrite = False,
-    json: Json = False,
+    noise_std: options.NoiseStd = 0.02,
+    fit: options.Fit = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    tile_size: options.TileSize = None,
+    tile_overlap: options.TileOverlap = None,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
 ) -> None:
     """Remove Gaussian blur and noise from a picture, in several ways."""
 

@@ -109,24 +109,9 @@ def evaluate(
     if not isinstance(features, str):
         check_function("features", features, optional=True)
     check_choice("fit", fit, FITS, optional=True)
-    for name, text in (("data", data), ("split", split), ("train_split", train_split)):
-        if not isinstance(text, str) or not text:
-            raise TypeError(f"{name} must be a text that is not empty, got {text!r}")
-    for name, folder in (("features_weights", features_weights), ("cache_dir", cache_dir)):
-        if folder is not None:
-            check_path(name, folder)
-    check_writable("output", output)
-    check_apart("output", output, data)
-    if Path(output).exists() and not Path(output).is_dir():
-        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
+    _check_places(data, split, train_split, output, {"features_weights": features_weights, "cache_dir": cache_dir})
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
-    if guidance_scale is not None:
-        chosen = _with_scales(chosen, guidance_scale, GUIDANCE_SCALE)
-    if weak_model is None and weak_guidance_scale is not None:
-        raise ValueError(f"weak_guidance_scale must be None without a weak_model, got {weak_guidance_scale!r}")
-    if weak_model is not None:
-        scales = DEFAULT_SCALE if weak_guidance_scale is None else weak_guidance_scale
-        chosen = _with_scales(chosen, scales, WEAK_GUIDANCE_SCALE)
+    chosen = _with_guidance(chosen, guidance_scale, weak_model, weak_guidance_scale)
     found = find_models(_names("models", models))
     metrics = _names("metrics", metrics)
     if len(set(metrics)) < len(metrics):
@@ -138,11 +123,7 @@ def evaluate(
     training = train_split if "nn" in metrics else None
     opened = open_data(data, split, num_images, num_reference=num_reference, train_split=training)
     check_num_images(metrics, num_images, opened.count)
-    classes = ClassDraw(data, split) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
-    if classes is not None:
-        for names in (model.classes for model in found):
-            if names is not None and names.count:
-                classes.labels(names)
+    classes = _class_draw(data, split, found) if any(GUIDANCE_SCALE in one for one in chosen.values()) else None
     known = [shape for shape in (model.shape for model in found) if shape is not None]
     real = opened.for_models(known, fit) if len(known) == len(found) else None
     processes, place = _processes_and_device(device)
@@ -187,6 +168,30 @@ def evaluate(
             _write_cards(found, result, str(data), split)
     processes.wait()
     return result
+
+
+def _check_places(
+    data: str, split: str, train_split: str, output: str | Path, others: Mapping[str, str | Path | None]
+) -> None:
+    for name, text in (("data", data), ("split", split), ("train_split", train_split)):
+        if not isinstance(text, str) or not text:
+            raise TypeError(f"{name} must be a text that is not empty, got {text!r}")
+    for name, path in others.items():
+        if path is not None:
+            check_path(name, path)
+    check_writable("output", output)
+    check_apart("output", output, data)
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
+
+
+def _class_draw(data: str, split: str, models: Sequence[ModelSource]) -> ClassDraw:
+    """The classes of generated images; the data must have those of every model whose files are here."""
+    draw = ClassDraw(data, split)
+    for classes in (model.classes for model in models):
+        if classes is not None and classes.count:
+            draw.labels(classes)
+    return draw
 
 
 def _names(name: str, given: str | Sequence[str]) -> list[str]:
@@ -240,6 +245,22 @@ def _choose_samplers(
     if len(set(names)) < len(names):
         raise ValueError(f"sampler must name different samplers, got {list(names)}")
     return {name: known[name] for name in names}
+
+
+def _with_guidance(
+    samplers: dict[str, Mapping[str, Any]],
+    scale: float | Sequence[float] | None,
+    weak_model: str | None,
+    weak_scale: float | Sequence[float] | None,
+) -> dict[str, Mapping[str, Any]]:
+    """The samplers with every scale of guidance by classes, and of autoguidance."""
+    if scale is not None:
+        samplers = _with_scales(samplers, scale, GUIDANCE_SCALE)
+    if weak_model is not None:
+        return _with_scales(samplers, DEFAULT_SCALE if weak_scale is None else weak_scale, WEAK_GUIDANCE_SCALE)
+    if weak_scale is not None:
+        raise ValueError(f"weak_guidance_scale must be None without a weak_model, got {weak_scale!r}")
+    return samplers
 
 
 def _with_scales(

@@ -17,17 +17,6 @@ from .training.evaluation.real_images import open_split
 from .training.seeding import likelihood_seed
 
 
-PIPELINE_OPTIONS = (
-    "dequantization",
-    "num_dequantizations",
-    "importance_weighted",
-    "divergence",
-    "num_probes",
-    "tolerance",
-    "official_cells",
-)
-
-
 def measure(
     pipe: ScoreSdeLikelihoodPipeline,
     images: ImageStore,

@@ -36,6 +36,10 @@ class Classes:
                 raise ValueError(f"class_labels must be among {sorted(self.numbers)}, got {name!r}")
         return [self.numbers[name] for name in names]
 
+    def numbered(self, labels: Sequence[str]) -> list[int]:
+        """Numbers of classes that are given by name or number, as on a command line; a name that is a number wins."""
+        return [int(one) if one not in self.numbers and one.isdecimal() else self.ids([one])[0] for one in labels]
+
     def check(self, labels: int | Sequence[int]) -> None:
         """Raises ValueError for a number that is that of no class."""
         many = [labels] if isinstance(labels, int) else labels

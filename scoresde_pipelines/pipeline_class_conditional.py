@@ -12,6 +12,7 @@ from .image_sizes import check_tiles
 from .model_facts import Classes
 from .models import NoiseConditionalClassifier
 from .models.config_checks import height_and_width
+from .models.image_preprocessing import ImagePreprocessing
 from .models.noise_conditional_classifier import noisy_log_prob
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
@@ -202,9 +203,12 @@ class ScoreSdeClassConditionalPipeline(GeneratingPipeline):
         return labels.reshape(-1).long()
 
     def _check_classifier(self, shape: tuple[int, ...]) -> None:
-        if classifier_kind(self.classifier) == "clean":
-            return
         config, (channels, *size) = self.classifier.config, shape
+        if classifier_kind(self.classifier) == "clean":
+            given = ImagePreprocessing(self.image_processor)(torch.zeros(1, *shape, device="cpu")).shape[1]
+            if given != getattr(config, "num_channels", given):
+                raise ValueError(f"classifier must take images of {given} channels, got one of {config.num_channels}")
+            return
         own = height_and_width(config.get("sample_size") or size)
         if (config.in_channels, *own) != (channels, *size):
             raise ValueError(

@@ -35,9 +35,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--label_column", help="column with the classes; found by itself where there is one")
     group.add_argument("--resolution", type=int, nargs="+", metavar="PIXELS",
                        help="side of the images, or height and width; default: the network's, else 64")  # fmt: skip
-    group.add_argument(
-        "--channels", type=int, choices=(1, 3, 4), help="default: the network's, else the first image's"
-    )
+    group.add_argument("--channels", type=int, choices=(1, 3, 4),
+                       help="default: the network's, else 3 where an image has color, and 1 where none has")  # fmt: skip
     group.add_argument("--image_fit", choices=("crop", "pad"), default="crop",
                        help="crop: resize and crop the centre; pad: put smaller images on a background")  # fmt: skip
     group.add_argument("--pad_value", type=int, default=0, help="gray value of that background, 0 to 255")

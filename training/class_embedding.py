@@ -46,10 +46,11 @@ def class_report(known: Sequence[str], names: Sequence[str]) -> str:
         "new, from the embedding of no class": [name for name in names if name not in known],
         "left out": [name for name in known if name not in names],
     }
-    return "classes: " + "; ".join(f"{what}: {_listed(some)}" for what, some in parts.items() if some)
+    return "classes: " + "; ".join(f"{what}: {list_names(some)}" for what, some in parts.items() if some)
 
 
-def _listed(names: list[str]) -> str:
+def list_names(names: list[str]) -> str:
+    """Names of classes in one line, at most the first 12 of them."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 

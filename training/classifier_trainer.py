@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..models import NoiseConditionalClassifier
 from ..schedulers.sde import expand_to
+from .batches import Batch
 from .data import ImageFormat, ImageStore, to_data_range
 from .durable_files import replace_files, staged_folder, write_json
 from .image_table import find_label_column, read_labels
@@ -18,7 +19,7 @@ from .safe_state import check_finite_state
 from .stream_labels import StreamLabels
 from .time_sampling import LogNormalTimes, UniformTimes
 from .tracking import end_logs
-from .trainer_core import Batch, TrainerCore
+from .trainer_core import TrainerCore
 
 
 VALIDATION_IMAGES = 4096  # of a split that is streamed

@@ -156,10 +156,8 @@ class ShuffledBatches(Sampler):
     def __init__(
         self, num_images: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.num_images, self.batch_size = (
-            check_integer("num_images", num_images),
-            check_integer("batch_size", batch_size),
-        )
+        self.num_images = check_integer("num_images", num_images)
+        self.batch_size = check_integer("batch_size", batch_size)
         self.seed, self.start = check_integer("seed", seed, 0, 2**63), check_integer("start", start, 0, 2**63)
         self.world_size = check_integer("world_size", world_size)
         self.rank = check_integer("rank", rank, 0, self.world_size - 1)

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from .class_embedding import null_label
 from .evaluation.during_training import HeldOutLoss
-from .losses import score_matching
-from .objectives import EDMWeighting
+from .objectives import EDMWeighting, score_matching
 from .pipeline_loading import Components
 from .seeding import combined_seed
 

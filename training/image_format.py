@@ -12,6 +12,7 @@ from .pil_pictures import IMAGE_MODES, WHITE, to_8_bit
 
 
 FITS = ("crop", "pad")
+MOST = 2**14  # pixels of a side: beyond it one picture fills the memory
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,6 @@ def fitted_sides(sides: tuple[int, int], size: tuple[int, int], fit: str) -> tup
         return sides
     height, width = (max(1, round(length * target / source)) for length in sides)
     return height, width
-
-
-MOST = 2**14  # pixels of a side: beyond it one picture fills the memory
 
 
 def overlap(source: int, target: int) -> tuple[slice, slice]:

@@ -25,21 +25,8 @@ IMAGE_EXTENSIONS = (
 )  # fmt: skip
 # Files that data sets have beside their images. Any other that is not read is named in a warning.
 SIDE_FILES = (
-    ".csv",
-    ".db",
-    ".html",
-    ".ini",
-    ".json",
-    ".jsonl",
-    ".license",
-    ".md",
-    ".py",
-    ".sh",
-    ".txt",
-    ".xml",
-    ".yaml",
-    ".yml",
-)
+    ".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".license", ".md", ".py", ".sh", ".txt", ".xml", ".yaml", ".yml",
+)  # fmt: skip
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # What a file or folder name may begin with, and the split that it means, as in `datasets`.
 SPLIT_WORDS = {
@@ -153,6 +140,8 @@ def files_of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: 
     if chosen:
         return chosen
     words = [_split_words(file.relative_to(root), by_name) for file in files]
+    if not by_name:
+        _check_depth(root, files)
     # A folder "train" beside folders "car" and "plane" is a class and no split.
     if not (any(words) if by_name else all(words)):
         test = [str(file) for file, own in zip(files, words) if own and "train" not in own]
@@ -173,6 +162,16 @@ def files_of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: 
         names = sorted(set().union(*words))
         raise ValueError(f"split must be one of those in {str(root)!r}, {names}, got {split!r}")
     return chosen
+
+
+def _check_depth(root: Path, files: list[Path]) -> None:
+    """Raises ValueError for splits within the classes, as cat/train and cat/test: they would be the classes."""
+    inner = [{part.lower() for part in file.relative_to(root).parts[1:-1]} & SPLIT_WORDS.keys() for file in files]
+    if all(inner) and len({word for own in inner for word in own}) > 1:
+        raise ValueError(
+            f"train_data_dir must have its folders of splits at the top, got {str(files[0].relative_to(root))!r} in "
+            f"{str(root)!r}: move them, as train/cat"
+        )
 
 
 def _split_words(path: Path, by_name: bool) -> set[str]:

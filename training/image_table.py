@@ -11,6 +11,8 @@ from PIL import Image
 
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target", "cls", "json.label")  # the last: WebDataset
 
+MOST_NUMBERS = 100_000  # classes without names: larger integers are something else
+
 
 class ImageTable(Protocol):
     """What is needed of a data set: a `datasets.Dataset` or any sequence of `{"image": PIL.Image}`."""
@@ -64,18 +66,23 @@ def read_labels(dataset: ImageTable, column: str) -> tuple[torch.Tensor, list[st
     Strings become the indices of their sorted names; integers are taken as they are.
 
     Raises:
-        ValueError: a label is missing, negative, or neither an integer nor a string.
+        ValueError: a label is missing, negative, too large, or neither an integer nor a string.
     """
     values = list(_column(dataset, column))
     names = getattr((getattr(dataset, "features", None) or {}).get(column), "names", None)
-    if values and all(isinstance(value, str) for value in values):
+    texts = any(isinstance(value, str) for value in values)
+    for row, value in enumerate(values):
+        if not (isinstance(value, str) if texts else isinstance(value, int) and value >= 0):
+            wanted = "strings alone" if texts else "strings or integers from 0"
+            raise ValueError(f"label_column {column!r} must hold {wanted}, row {row} is {value!r}")
+    if texts:
         names = sorted(set(values))
         index = {name: k for k, name in enumerate(names)}
         values = [index[value] for value in values]
-    wrong = next((k for k, value in enumerate(values) if not isinstance(value, int) or value < 0), None)
-    if wrong is not None:
+    if names is None and max(values, default=0) >= MOST_NUMBERS:
         raise ValueError(
-            f"label_column {column!r} must hold strings or integers from 0, row {wrong} is {values[wrong]!r}"
+            f"label_column {column!r} must hold class numbers below {MOST_NUMBERS}, each of which gets an embedding, or "
+            f"names as strings, got {max(values)}"
         )
     return torch.tensor(values, dtype=torch.int64), None if names is None else list(names)
 
@@ -94,7 +101,7 @@ def labels_by_name(dataset: ImageTable, label_column: str | None, class_names: l
     named = {k: names[k] if names is not None and k < len(names) else str(k) for k in used}
     unknown = sorted(name for name in named.values() if name not in class_names)
     if unknown:
-        raise ValueError(f"classes of the validation images must be among {class_names}, got {unknown}")
+        raise ValueError(f"classes of the images must be among {class_names}, got {unknown}")
     table = torch.zeros(max(used, default=0) + 1, dtype=torch.int64)
     for k, name in named.items():
         table[k] = class_names.index(name)

@@ -17,17 +17,13 @@ from torch import Tensor
 
 from ..schedulers.checks import check_finite, check_flag, check_function, is_dense
 from ..schedulers.parameterization import Parameterization
+from ..schedulers.scheduling_network import precise
 from ..schedulers.sde import SDE, expand_to
 from ..schedulers.transfers import to_device
 from .objectives import Weighting, likelihood, score_matching
 
 
 TimedFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    """`x` in float32, or untouched where it is float64 already."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _check_batch(x0: Tensor, noise: Tensor, t: Tensor, time_name: str = "t") -> None:
@@ -94,7 +90,7 @@ def denoising_loss(
             raise TypeError(f"{name} must be of the class {kind.__name__}, got {type(value).__name__}")
     check_flag("reduce_mean", reduce_mean)
     _check_batch(x0, noise, t)
-    x0 = _full_precision(x0)
+    x0 = precise(x0)
     noise = noise.to(x0.dtype)
     time = to_device(t, x0.device, x0.dtype)
     mean, std = sde.marginal(x0, time)

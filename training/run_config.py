@@ -45,6 +45,8 @@ def argument_words(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
+    if str(value).startswith("-"):  # -1e-05 would be taken for an option
+        return [f"--{name}={value}"]
     values = value if isinstance(value, (list, tuple)) else [value]
     return [f"--{name}", *(str(item) for item in values)]
 

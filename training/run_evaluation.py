@@ -59,7 +59,6 @@ class RunEvaluation:
     ) -> None:
         self.args, self.device = args, device
         self.path = Path(args.output_dir) / FILE
-        self.every = args.eval_steps or args.checkpointing_steps
         self.held_out: HeldOutLoss | None = None
         self.kid: FewImageKID | None = None
         self.bits: FewImageBits | None = None

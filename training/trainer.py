@@ -13,7 +13,8 @@ from ..schedulers import SDEScheduler
 from ..schedulers.transfers import to_device
 from .arguments import measures_nothing
 from .augmentation import UNIFORMS, augment
-from .class_embedding import null_label
+from .batches import Batch
+from .class_embedding import list_names, null_label
 from .components import (
     DEFAULT_RESOLUTION,
     build_components,
@@ -36,7 +37,7 @@ from .run_evaluation import RunEvaluation
 from .sampling import grid_labels, image_grid, network_output, sample
 from .stream_labels import StreamLabels
 from .tracking import end_logs, log, log_images
-from .trainer_core import Batch, TrainerCore
+from .trainer_core import TrainerCore
 
 
 NOISE_BANDS = 5
@@ -143,8 +144,12 @@ class Trainer(TrainerCore):
         column = find_label_column(table, self.args.label_column)
         if column is None:
             raise ValueError(f"class_conditional needs a column of labels or folders, got {table.column_names}")
-        self.labels, names = read_labels(table, column)
-        return names or [str(k) for k in range(int(self.labels.max()) + 1)]
+        self.labels, own = read_labels(table, column)
+        names = own or [str(k) for k in range(int(self.labels.max()) + 1)]
+        if absent := sorted({*range(len(names))} - {*self.labels.tolist()}):
+            listed = list_names([names[k] for k in absent])
+            self.accelerator.print(f"classes without an image, which are not trained: {listed}")
+        return names
 
     def _make_noise_bands(self) -> None:
         """Five bands of equal width in log-SNR between the least and the most noise that is trained."""

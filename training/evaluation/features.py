@@ -153,7 +153,9 @@ def resize(images: Tensor, size: int | tuple[int, int], mode: str = "bilinear") 
 
 
 def to_three_channels(images: Tensor) -> Tensor:
-    """Gray images (B, 1, H, W) repeated to three channels; others as they are."""
+    """Gray images (B, 1, H, W) repeated to three channels, and images of three; raises ValueError for any other."""
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels for features, got {images.shape[1]}")
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
@@ -162,7 +164,7 @@ def extract(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     """Features (B, D) in float32 on the CPU, of uint8 images (B, 1 or 3, H, W) on any device.
 
     Raises:
-        ValueError: the extractor returns another shape, or values that are not finite.
+        ValueError: the images have other channels, or the extractor returns another shape or values that are not finite.
     """
     images = to_three_channels(images).to(_device(extractor))
     features = extractor(images)

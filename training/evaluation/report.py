@@ -2,7 +2,8 @@
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,9 @@ def write_npz(plan: Plan, folder: str, path: Path) -> None:
         archive.open("arr_0.npy", "w", force_zip64=True) as file,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for batch in _chain(first, batches):
+        for batch in chain([first], batches):
             rgb = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
             file.write(rgb.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
-
-
-def _chain(first: Tensor, rest: Iterable[Tensor]) -> Iterator[Tensor]:
-    yield first
-    yield from rest
 
 
 def neighbour_picture(generated: Tensor, indices: Tensor, training: ImageSelection) -> Image.Image:
