@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..schedulers.checks import MOST, check_integer, check_number, describe, is_dense, is_integer
+from ..schedulers.checks import MOST, check_integer, check_number, describe, holds, is_dense, is_integer
 
 
 LARGEST = 1e9
@@ -113,8 +113,8 @@ def check_sample(sample: Any, channels: int, divisor: int, dtype: torch.dtype | 
 
 
 def check_values(name: str, values: Tensor, low: float = -math.inf, high: float = math.inf) -> None:
-    """Raise ValueError unless `low` <= `values` < `high` everywhere, as far as that can be seen (see `_holds`)."""
-    if not _holds((values >= low) & (values < high) & torch.isfinite(values)):
+    """Raise ValueError unless `low` <= `values` < `high` everywhere, as far as that can be seen (see `holds`)."""
+    if not holds((values >= low) & (values < high) & torch.isfinite(values)):
         limit = f"be in [{low:g}, {high:g})" if high < math.inf else "be finite"
         limit += f" and at least {low:g}" if -math.inf < low and high == math.inf else ""
         raise ValueError(f"{name} must {limit}, got {values.tolist()}")
@@ -128,7 +128,7 @@ def check_class_labels(labels: Any, num_classes: int, batch: int) -> None:
         raise ValueError(f"class_labels must be int64 or int32, got {labels.dtype}")
     if labels.ndim != 1 or (labels.shape[0] != 1 and labels.shape[0] != batch):
         raise ValueError(f"class_labels must have shape ({batch},) or (1,), got {tuple(labels.shape)}")
-    if not _holds((labels >= 0) & (labels <= num_classes)):
+    if not holds((labels >= 0) & (labels <= num_classes)):
         ends = f"{int(labels.min())} .. {int(labels.max())}"
         raise ValueError(f"class_labels must be in 0 .. {num_classes} ({num_classes} stands for no class), got {ends}")
 
@@ -136,13 +136,3 @@ def check_class_labels(labels: Any, num_classes: int, batch: int) -> None:
 def _check_float(name: str, value: Any) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-
-
-def _holds(condition: Tensor) -> bool:
-    """Whether a condition holds for all values; True where reading them would wait for a device or break a graph."""
-    if condition.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return True
-    try:
-        return bool(condition.all())
-    except RuntimeError:  # inside of torch.vmap
-        return True

@@ -14,8 +14,10 @@ from scoresde_pipelines.schedulers import (
     TIME_GRIDS,
     VESDE,
     VPSDE,
+    DiscreteVPSDE,
     MaskOperator,
     MomentMatching,
+    SubVPSDE,
     SubVPSDEScheduler,
     VESDEScheduler,
     VPSDEScheduler,
@@ -295,7 +297,32 @@ def test_a_saved_table_of_another_sde_is_no_ddpm_table(make, tmp_path):
         VPSDEScheduler.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("time", [-1.0, 1.5, 500])
 @pytest.mark.parametrize("name", ["alpha", "sigma", "diffusion", "log_snr"])
-def test_a_negative_time_is_refused(name):
-    with pytest.raises(ValueError, match=r"t must be a finite time of at least 0, got -1\.0"):
-        getattr(VPSDE(), name)(-1.0)
+def test_a_time_that_the_sde_does_not_have_is_refused(name, time):
+    with pytest.raises(ValueError, match=rf"t must be a finite time from 0 to T = 1, got {time}"):
+        getattr(VPSDE(), name)(time)
+
+
+@pytest.mark.parametrize("sde", [VESDE(), VPSDE(), SubVPSDE(), DiscreteVPSDE([0.01] * 10)])
+def test_no_kernel_leads_back_in_time(sde):
+    times = torch.tensor([0.1, 0.6]), torch.tensor(0.5)
+    for t, s in [(0.1, 0.5), (torch.tensor(0.1), torch.tensor(0.5)), times]:
+        with pytest.raises(ValueError, match=r"s must be at most t, got s = 0\.5 and t = "):
+            sde.transition(t, s)
+    _, expected = sde.transition(0.6, 0.5)
+    for captured in (
+        torch.vmap(sde.transition, (0, None)),
+        torch.compile(sde.transition, backend="eager", fullgraph=True),
+    ):
+        _, std = captured(*times)  # where no value can be read
+        assert std.isnan().tolist() == [True, False]
+        torch.testing.assert_close(std[1], expected.float(), rtol=1e-5, atol=0)
+    assert float(sde.transition(0.5, 0.5)[1]) == 0
+
+
+@pytest.mark.parametrize("name", ["euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large"])
+def test_no_step_with_noise_leads_forward_in_time(name):
+    x = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="s must be at most t"):
+        PREDICTORS[name](VPSDE(), x, -x, torch.tensor(0.1), torch.tensor(0.2))

@@ -252,34 +252,42 @@ def as_floating(name: str, value: Any) -> Tensor:
     return real if real.is_floating_point() else real.float()
 
 
-def as_time(t: Any, name: str = "t") -> Tensor:
+def as_time(t: Any, name: str = "t", latest: float = math.inf) -> Tensor:
     """A time as a tensor, as `as_real`; the values of tensors are not looked at.
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for a number, or one in a list or array, that is negative, NaN or infinite.
+        ValueError: for a number, or one in a list or array, that is negative, NaN, infinite or later than `latest`.
     """
     time = as_real(name, t)
     if time.dtype == torch.bool:
         raise TypeError(f"{name} must be a number or a tensor of numbers, got {describe(t)}")
-    if not isinstance(t, Tensor) and not bool(((time >= 0) & time.isfinite()).all()):
-        raise ValueError(f"{name} must be a finite time of at least 0, got {t!r}")
+    if not isinstance(t, Tensor) and not bool(((time >= 0) & (time <= latest) & time.isfinite()).all()):
+        wanted = "of at least 0" if math.isinf(latest) else f"from 0 to T = {latest:g}"
+        raise ValueError(f"{name} must be a finite time {wanted}, got {t!r}")
     return time
 
 
-def check_time(name: str, t: Any, x: Tensor, x_name: str = "x") -> Tensor:
+def check_time(name: str, t: Any, x: Tensor, x_name: str = "x", latest: float = math.inf) -> Tensor:
     """A time of the states `x` (B, *D) as a tensor: a number, or a tensor of shape () or (B,).
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for another shape.
+        ValueError: for another shape, and as `as_time`.
     """
-    t = as_time(t, name)
+    t = as_time(t, name, latest)
     if t.ndim and tuple(t.shape) not in {(1,), tuple(x.shape[:1])}:
         raise ValueError(
             f"{name} must have shape () or (B,) for {x_name} of shape {tuple(x.shape)}, got {tuple(t.shape)}"
         )
     return t if x.is_meta else check_values(name, t)
+
+
+def check_order(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The times `t` and `s`; raises ValueError for s > t, as far as that can be seen (see `holds`)."""
+    if not holds(~(s > t)):  # NaN passes
+        raise ValueError(f"s must be at most t, got s = {s.tolist()} and t = {t.tolist()}")
+    return t, s
 
 
 def check_state(name: str, x: Any, least_dimensions: int = 0) -> Tensor:
@@ -343,6 +351,16 @@ def check_timesteps(timesteps: Any, count: int) -> Tensor:
     if tuple(timesteps.shape) not in {(), (1,), (count,)}:
         raise ValueError(f"timesteps must have shape () or ({count},), got {tuple(timesteps.shape)}")
     return check_values("timesteps", timesteps)
+
+
+def holds(condition: Tensor) -> bool:
+    """Whether a condition holds for all values; True where reading them would wait for a device or break a graph."""
+    if condition.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    try:
+        return bool(condition.all())
+    except RuntimeError:  # inside of torch.vmap, or a tensor without values
+        return True
 
 
 def is_dense(value: Any) -> bool:
