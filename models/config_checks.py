@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..schedulers.checks import MOST, check_integer, check_number, describe, holds, is_dense, is_integer
+from ..schedulers.checks import MOST, check_integer, check_number, describe, holds, is_dense, is_integer, shown
 
 
 LARGEST = 1e9
@@ -26,9 +26,9 @@ def check_integer_lists(config: Mapping[str, Any], *names: str, may_be_empty: bo
     for name in names:
         values = config[name]
         if not isinstance(values, (list, tuple)) or not all(is_integer(value) and value > 0 for value in values):
-            raise ValueError(f"{name} must be a list of positive integers, got {values!r}")
+            raise ValueError(f"{name} must be a list of positive integers, got {shown(values)}")
         if not values and not may_be_empty:
-            raise ValueError(f"{name} must have at least one entry, got {values!r}")
+            raise ValueError(f"{name} must have at least one entry, got {shown(values)}")
 
 
 def check_numbers(config: Mapping[str, Any], *names: str, above: float = -math.inf, least: float = -math.inf) -> None:
@@ -46,14 +46,14 @@ def check_choices(config: Mapping[str, Any], choices: Mapping[str, Collection[An
     for name, allowed in choices.items():
         value = config[name]
         if not isinstance(value, str | int) or value not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+            raise ValueError(f"{name} must be one of {allowed}, got {shown(value)}")
 
 
 def check_booleans(config: Mapping[str, Any], *names: str) -> None:
     """Raise ValueError unless the entries `names` are True or False."""
     for name in names:
         if not isinstance(config[name], bool):
-            raise ValueError(f"{name} must be True or False, got {config[name]!r}")
+            raise ValueError(f"{name} must be True or False, got {shown(config[name])}")
 
 
 def check_dropout(config: Mapping[str, Any]) -> None:
@@ -67,10 +67,12 @@ def check_sample_size(config: Mapping[str, Any], optional: bool = False, divisor
     size = config["sample_size"]
     sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size,)
     if not (optional and size is None) and not all(is_integer(side) and 0 < side <= MOST for side in sides):
-        raise ValueError(f"sample_size must be a positive integer or a pair (height, width) of them, got {size!r}")
+        raise ValueError(
+            f"sample_size must be a positive integer or a pair (height, width) of them, got {shown(size)}"
+        )
     if size is not None and any(side % divisor for side in sides):
         raise ValueError(
-            f"sample_size must be divisible by {divisor} (2 for each level below the first), got {size!r}"
+            f"sample_size must be divisible by {divisor} (2 for each level below the first), got {shown(size)}"
         )
 
 

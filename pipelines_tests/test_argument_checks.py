@@ -326,3 +326,37 @@ def test_no_step_with_noise_leads_forward_in_time(name):
     x = torch.ones(2, 3)
     with pytest.raises(ValueError, match="s must be at most t"):
         PREDICTORS[name](VPSDE(), x, -x, torch.tensor(0.1), torch.tensor(0.2))
+
+
+class Unprintable:
+    """An object that has no `repr`."""
+
+    def __repr__(self):
+        raise RuntimeError("this object cannot be printed")
+
+
+@pytest.mark.parametrize(
+    "check, message",
+    [
+        (
+            lambda value: checks.check_integer("steps", value),
+            "steps must be an integer of at least 1, got Unprintable",
+        ),
+        (lambda value: checks.check_choice("sde", value, ["vp"]), r"sde must be one of \['vp'\], got Unprintable"),
+        (lambda value: checks.check_generator("generator", value), "generator must be a torch.Generator, got Unprint"),
+        (
+            lambda value: checks.check_function("score_fn", lambda x, *, by=value: x, 2),
+            "score_fn must be a function of 2",
+        ),
+        (lambda value: VPSDEScheduler(timestep_spacing=value), "timestep_spacing must be None or one of"),
+    ],
+)
+def test_what_cannot_be_printed_is_named_by_its_type(check, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        check(Unprintable())
+
+
+def test_a_message_shows_the_beginning_of_a_long_list():
+    with pytest.raises(ValueError, match=r"steps must be an integer of at least 1, got \[0, 0.*\.\.\.$") as caught:
+        checks.check_integer("steps", [0] * 10**5)
+    assert len(str(caught.value)) < 400

@@ -135,7 +135,7 @@ def hub_errors(name: HubName) -> Iterator[None]:
         at = "" if name.revision is None else f"@{name.revision}"
         raise ModelNotFoundError(
             f"model must be {EXPECTED}, got {name.repository + at!r}: there is no such folder or shipped model"
-            f"{_nearest(name.repository)}, {_reason(name, error)}"
+            f"{_nearest(name.repository)}, {reason_of(name, error)}"
         ) from error
     finally:
         logger.removeFilter(_connects)
@@ -152,8 +152,8 @@ def _nearest(name: str) -> str:
     return f" (did you mean {near[0]!r}?)" if near else f" (shipped are {', '.join(shipped())})"
 
 
-def _reason(name: HubName, error: BaseException) -> str:
-    """Why there is no download."""
+def reason_of(name: HubName, error: BaseException) -> str:
+    """Why there is no download, as the end of a sentence that says that there is no such folder."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
