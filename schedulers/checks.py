@@ -112,6 +112,9 @@ def check_config_kind(config: Any) -> Any:
         raise TypeError(
             f"config must be a dictionary, as that of a scheduler or network is, got {type(config).__name__}"
         )
+    marks = config.get("_use_default_values", []) if isinstance(config, dict) else []
+    if not isinstance(marks, (list, tuple, set)):
+        raise TypeError(f"_use_default_values in config must be a list of names, got {shown(marks)}")
     return config
 
 

@@ -14,7 +14,7 @@ from .hub_upload import PushPipelineMixin
 from .pipeline_components import NETWORK_LIBRARIES
 from .registration import PACKAGE
 from .training.destinations import check_writable
-from .training.durable_files import remove
+from .training.durable_files import disk_errors, explain_disk_error, remove
 from .training.model_names import HubName, check_pipeline_folder, hub_errors, locate
 from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, load_scheduler, read_index
 
@@ -88,12 +88,20 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
 
         Raises:
             TypeError, ValueError: `save_directory` is a file, or cannot be written to.
+            OSError: the disk is full; new files are removed.
         """
         folder = check_writable("save_directory", save_directory)
         if folder.is_file():
             raise ValueError(f"save_directory must be a folder, got the file {str(folder)!r}")
         remove(folder / "model_index.json")
-        return super().save_pretrained(str(save_directory), *args, **kwargs)
+        before = {folder, *folder.rglob("*")} if folder.exists() else set()
+        try:
+            with disk_errors():
+                return super().save_pretrained(str(save_directory), *args, **kwargs)
+        except OSError as error:
+            for path in {folder, *folder.rglob("*")} - before:
+                remove(path)
+            raise explain_disk_error(error, "the pipeline", folder, "model_index.json is not there") from error
 
     @classmethod
     def _downloaded(cls, place: HubName, options: dict[str, Any]) -> Path:
