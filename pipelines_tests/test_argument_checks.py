@@ -308,7 +308,7 @@ def test_a_time_that_the_sde_does_not_have_is_refused(name, time):
 def test_no_kernel_leads_back_in_time(sde):
     times = torch.tensor([0.1, 0.6]), torch.tensor(0.5)
     for t, s in [(0.1, 0.5), (torch.tensor(0.1), torch.tensor(0.5)), times]:
-        with pytest.raises(ValueError, match=r"s must be at most t, got s = 0\.5 and t = "):
+        with pytest.raises(ValueError, match=r"s must be at most t, got s=0\.5 and t="):
             sde.transition(t, s)
     _, expected = sde.transition(0.6, 0.5)
     for captured in (

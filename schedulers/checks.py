@@ -290,7 +290,7 @@ def check_time(name: str, t: Any, x: Tensor, x_name: str = "x", latest: float = 
 def check_order(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """The times `t` and `s`; raises ValueError for s > t, as far as that can be seen (see `holds`)."""
     if not holds(~(s > t)):  # NaN passes
-        raise ValueError(f"s must be at most t, got s = {s.tolist()} and t = {t.tolist()}")
+        raise ValueError(f"s must be at most t, got s={s.tolist()} and t={t.tolist()}")
     return t, s
 
 
