@@ -271,7 +271,7 @@ class AnalyticNetwork(nn.Module):
 def _coefficients(sde: SDE, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     # alpha and sigma in a shape that broadcasts with (B, K, d).
     check_instance("sde", sde, SDE)
-    t = check_time("t", t, check_state("x", x, 1))
+    t = check_time("t", t, check_state("x", x, 1), latest=sde.T)
     shape = (-1, 1, 1) if t.ndim else ()
     return sde.alpha(t).to(x).reshape(shape), sde.sigma(t).to(x).reshape(shape)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..schedulers.checks import MOST, check_integer, check_number, describe, is_dense, is_integer
+from ..schedulers.checks import MOST, check_integer, check_number, describe, holds, is_dense, is_integer, shown
 
 
 LARGEST = 1e9
@@ -26,9 +26,9 @@ def check_integer_lists(config: Mapping[str, Any], *names: str, may_be_empty: bo
     for name in names:
         values = config[name]
         if not isinstance(values, (list, tuple)) or not all(is_integer(value) and value > 0 for value in values):
-            raise ValueError(f"{name} must be a list of positive integers, got {values!r}")
+            raise ValueError(f"{name} must be a list of positive integers, got {shown(values)}")
         if not values and not may_be_empty:
-            raise ValueError(f"{name} must have at least one entry, got {values!r}")
+            raise ValueError(f"{name} must have at least one entry, got {shown(values)}")
 
 
 def check_numbers(config: Mapping[str, Any], *names: str, above: float = -math.inf, least: float = -math.inf) -> None:
@@ -46,14 +46,14 @@ def check_choices(config: Mapping[str, Any], choices: Mapping[str, Collection[An
     for name, allowed in choices.items():
         value = config[name]
         if not isinstance(value, str | int) or value not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+            raise ValueError(f"{name} must be one of {allowed}, got {shown(value)}")
 
 
 def check_booleans(config: Mapping[str, Any], *names: str) -> None:
     """Raise ValueError unless the entries `names` are True or False."""
     for name in names:
         if not isinstance(config[name], bool):
-            raise ValueError(f"{name} must be True or False, got {config[name]!r}")
+            raise ValueError(f"{name} must be True or False, got {shown(config[name])}")
 
 
 def check_dropout(config: Mapping[str, Any]) -> None:
@@ -67,10 +67,12 @@ def check_sample_size(config: Mapping[str, Any], optional: bool = False, divisor
     size = config["sample_size"]
     sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size,)
     if not (optional and size is None) and not all(is_integer(side) and 0 < side <= MOST for side in sides):
-        raise ValueError(f"sample_size must be a positive integer or a pair (height, width) of them, got {size!r}")
+        raise ValueError(
+            f"sample_size must be a positive integer or a pair (height, width) of them, got {shown(size)}"
+        )
     if size is not None and any(side % divisor for side in sides):
         raise ValueError(
-            f"sample_size must be divisible by {divisor} (2 for each level below the first), got {size!r}"
+            f"sample_size must be divisible by {divisor} (2 for each level below the first), got {shown(size)}"
         )
 
 
@@ -113,8 +115,8 @@ def check_sample(sample: Any, channels: int, divisor: int, dtype: torch.dtype | 
 
 
 def check_values(name: str, values: Tensor, low: float = -math.inf, high: float = math.inf) -> None:
-    """Raise ValueError unless `low` <= `values` < `high` everywhere, as far as that can be seen (see `_holds`)."""
-    if not _holds((values >= low) & (values < high) & torch.isfinite(values)):
+    """Raise ValueError unless `low` <= `values` < `high` everywhere, as far as that can be seen (see `holds`)."""
+    if not holds((values >= low) & (values < high) & torch.isfinite(values)):
         limit = f"be in [{low:g}, {high:g})" if high < math.inf else "be finite"
         limit += f" and at least {low:g}" if -math.inf < low and high == math.inf else ""
         raise ValueError(f"{name} must {limit}, got {values.tolist()}")
@@ -128,7 +130,7 @@ def check_class_labels(labels: Any, num_classes: int, batch: int) -> None:
         raise ValueError(f"class_labels must be int64 or int32, got {labels.dtype}")
     if labels.ndim != 1 or (labels.shape[0] != 1 and labels.shape[0] != batch):
         raise ValueError(f"class_labels must have shape ({batch},) or (1,), got {tuple(labels.shape)}")
-    if not _holds((labels >= 0) & (labels <= num_classes)):
+    if not holds((labels >= 0) & (labels <= num_classes)):
         ends = f"{int(labels.min())} .. {int(labels.max())}"
         raise ValueError(f"class_labels must be in 0 .. {num_classes} ({num_classes} stands for no class), got {ends}")
 
@@ -136,13 +138,3 @@ def check_class_labels(labels: Any, num_classes: int, batch: int) -> None:
 def _check_float(name: str, value: Any) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-
-
-def _holds(condition: Tensor) -> bool:
-    """Whether a condition holds for all values; True where reading them would wait for a device or break a graph."""
-    if condition.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return True
-    try:
-        return bool(condition.all())
-    except RuntimeError:  # inside of torch.vmap
-        return True

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..schedulers.checks import is_dense
+from ..schedulers.checks import is_dense, shown
 
 
 def as_double(name: str, values: Any) -> Tensor:
@@ -18,7 +18,7 @@ def as_double(name: str, values: Any) -> Tensor:
                 return tensor
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be a tensor or a list of numbers, got {type(values).__name__}") from error
-    raise ValueError(f"{name} must be a dense tensor of finite real numbers, got {values!r}")
+    raise ValueError(f"{name} must be a dense tensor of finite real numbers, got {shown(values)}")
 
 
 def diagonal_variances(name: str, variances: Any, means: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..schedulers.checks import shown
+
 
 # PIL's numbers for resampling filters, which processors are saved with; torch has two of them antialiased.
 RESAMPLING = {1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear"}
@@ -39,7 +41,7 @@ class ImagePreprocessing:
         config = processor if isinstance(processor, dict) else processor.to_dict()
         for option in ("do_pad", "rescale_offset", "do_thumbnail"):
             if config.get(option):
-                raise ValueError(f"processor must not have {option}, got {config[option]!r}")
+                raise ValueError(f"processor must not have {option}, got {shown(config[option])}")
         self.resize = _size(config["size"]) if config.get("do_resize", True) and config.get("size") else None
         self.crop = _size(config["crop_size"]) if config.get("do_center_crop") else None
         if isinstance(self.resize, int) and config.get("crop_pct"):

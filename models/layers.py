@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..schedulers.checks import shown
 from .initialization import conv, linear
 from .resampling import BoxFilter, FIRFilter, up_conv
 
@@ -18,7 +19,7 @@ def activation(name: str) -> nn.Module:
     if isinstance(name, str) and name == "lrelu":
         return nn.LeakyReLU(0.2)
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ValueError(f"act_fn must be one of {sorted([*ACTIVATIONS, 'lrelu'])}, got {name!r}")
+        raise ValueError(f"act_fn must be one of {sorted([*ACTIVATIONS, 'lrelu'])}, got {shown(name)}")
     return ACTIVATIONS[name]()
 
 

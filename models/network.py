@@ -9,7 +9,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from ..schedulers.checks import check_config_kind
+from ..schedulers.checks import check_config_kind, describe
 from ..schedulers.init_parameters import init_parameters, stored_arguments
 from .config_checks import check_sample
 from .weight_files import check_weight_files
@@ -55,9 +55,13 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name their
         """Load a network; arguments as in diffusers.
 
         Raises:
+            TypeError: for what is neither a name nor a path.
             ValueError: the file lacks tensors of the network (diffusers only warns, and leaves memory as it is in them), or
                 has integers for them.
         """
+        if not isinstance(pretrained_model_name_or_path, (str, PathLike)):
+            kind = describe(pretrained_model_name_or_path)
+            raise TypeError(f"pretrained_model_name_or_path must be a name or a path, got {kind}")
         with_info = kwargs.pop("output_loading_info", False)
         # diffusers declares the network alone, but returns a pair with output_loading_info.
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)

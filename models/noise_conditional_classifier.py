@@ -197,7 +197,7 @@ def noisy_log_prob(classifier: Any, sde: SDE, data_range: tuple[float, float]) -
     scale = (config.data_max - config.data_min) / (high - low)
 
     def log_prob(x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
-        t = as_time(t)
+        t = as_time(t, latest=sde.T)
         # Divided by alpha, every SDE is a VE SDE: a clean image plus white noise.
         noisy = (x / expand_to(sde.alpha(t), x) - low) * scale + config.data_min
         level = to_device(scale * sde.noise_ratio(t), x.device, x.dtype).expand(len(x))

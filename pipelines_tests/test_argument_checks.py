@@ -14,8 +14,10 @@ from scoresde_pipelines.schedulers import (
     TIME_GRIDS,
     VESDE,
     VPSDE,
+    DiscreteVPSDE,
     MaskOperator,
     MomentMatching,
+    SubVPSDE,
     SubVPSDEScheduler,
     VESDEScheduler,
     VPSDEScheduler,
@@ -295,7 +297,66 @@ def test_a_saved_table_of_another_sde_is_no_ddpm_table(make, tmp_path):
         VPSDEScheduler.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("time", [-1.0, 1.5, 500])
 @pytest.mark.parametrize("name", ["alpha", "sigma", "diffusion", "log_snr"])
-def test_a_negative_time_is_refused(name):
-    with pytest.raises(ValueError, match=r"t must be a finite time of at least 0, got -1\.0"):
-        getattr(VPSDE(), name)(-1.0)
+def test_a_time_that_the_sde_does_not_have_is_refused(name, time):
+    with pytest.raises(ValueError, match=rf"t must be a finite time from 0 to T = 1, got {time}"):
+        getattr(VPSDE(), name)(time)
+
+
+@pytest.mark.parametrize("sde", [VESDE(), VPSDE(), SubVPSDE(), DiscreteVPSDE([0.01] * 10)])
+def test_no_kernel_leads_back_in_time(sde):
+    times = torch.tensor([0.1, 0.6]), torch.tensor(0.5)
+    for t, s in [(0.1, 0.5), (torch.tensor(0.1), torch.tensor(0.5)), times]:
+        with pytest.raises(ValueError, match=r"s must be at most t, got s=0\.5 and t="):
+            sde.transition(t, s)
+    _, expected = sde.transition(0.6, 0.5)
+    for captured in (
+        torch.vmap(sde.transition, (0, None)),
+        torch.compile(sde.transition, backend="eager", fullgraph=True),
+    ):
+        _, std = captured(*times)  # where no value can be read
+        assert std.isnan().tolist() == [True, False]
+        torch.testing.assert_close(std[1], expected.float(), rtol=1e-5, atol=0)
+    assert float(sde.transition(0.5, 0.5)[1]) == 0
+
+
+@pytest.mark.parametrize("name", ["euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large"])
+def test_no_step_with_noise_leads_forward_in_time(name):
+    x = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="s must be at most t"):
+        PREDICTORS[name](VPSDE(), x, -x, torch.tensor(0.1), torch.tensor(0.2))
+
+
+class Unprintable:
+    """An object that has no `repr`."""
+
+    def __repr__(self):
+        raise RuntimeError("this object cannot be printed")
+
+
+@pytest.mark.parametrize(
+    "check, message",
+    [
+        (
+            lambda value: checks.check_integer("steps", value),
+            "steps must be an integer of at least 1, got Unprintable",
+        ),
+        (lambda value: checks.check_choice("sde", value, ["vp"]), r"sde must be one of \['vp'\], got Unprintable"),
+        (lambda value: checks.check_generator("generator", value), "generator must be a torch.Generator, got Unprint"),
+        (
+            lambda value: checks.check_function("score_fn", lambda x, *, by=value: x, 2),
+            "score_fn must be a function of 2",
+        ),
+        (lambda value: VPSDEScheduler(timestep_spacing=value), "timestep_spacing must be None or one of"),
+    ],
+)
+def test_what_cannot_be_printed_is_named_by_its_type(check, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        check(Unprintable())
+
+
+def test_a_message_shows_the_beginning_of_a_long_list():
+    with pytest.raises(ValueError, match=r"steps must be an integer of at least 1, got \[0, 0.*\.\.\.$") as caught:
+        checks.check_integer("steps", [0] * 10**5)
+    assert len(str(caught.value)) < 400

@@ -55,6 +55,7 @@ WRONG = [
     (["--weak-model", "./none"], ["sample", "evaluate"], ("there is no such folder",)),
     (["--metrics", "nope"], ["evaluate"], ("metrics must be one of", "nope")),
     (["--device", "abacus"], [name for name in GIVEN if name != "export"], ("device must be an available", "abacus")),
+    (["--device", "cudda"], ["sample"], ("device must be an available device, got 'cudda': did you mean 'cuda'?",)),
     (["--model", "./none"], list(GIVEN), ("there is no such folder",)),
     (["--model", "full"], list(GIVEN), ("got 'full': no model_index.json is in this folder",)),
     (["--weak-model", "full"], ["sample", "evaluate"], ("got 'full': no model_index.json is in this folder",)),

@@ -304,6 +304,19 @@ def test_a_pipeline_that_is_half_written_over_another_one_does_not_load(tmp_path
         new.save_pretrained(tmp_path / "file")
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_pipeline_that_does_not_fit_leaves_no_new_files_and_says_so(there, tmp_path):
+    folder = tmp_path / "p"
+    if there:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+    message = "File too large: the pipeline could not be written into .*p, and its part was removed"
+    with largest_file(10_000), pytest.raises(OSError, match=message) as caught:
+        pipeline(0).save_pretrained(folder)
+    assert caught.value.errno == errno.EFBIG
+    assert (names(folder) if there else names(tmp_path)) == (["notes.txt"] if there else [])
+
+
 def pipeline(seed):
     torch.manual_seed(seed)
     network = NCSNpp(sample_size=8, block_out_channels=(8, 8), layers_per_block=1)

@@ -141,6 +141,8 @@ def test_a_folder_that_lacks_a_tensor_is_refused(name: str, tmp_path: Path) -> N
         ValueError, match=rf"must hold every tensor of {type(made).__name__}, got none for \['{lost}'\]"
     ):
         type(made).from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="pretrained_model_name_or_path must be a name or a path, got list"):
+        type(made).from_pretrained([tmp_path])
 
 
 def test_loading_information_is_still_to_be_had(tmp_path: Path) -> None:

@@ -90,5 +90,5 @@ def test_times_that_are_no_times_are_refused(t):
     sde = VPSDE()
     with pytest.raises(ValueError, match=r"time must be a finite time of at least 0, got"):
         Parameterization("epsilon", "scaled").t_from_network_time(sde, t)
-    with pytest.raises(ValueError, match=r"t must be a finite time of at least 0, got"):
+    with pytest.raises(ValueError, match=r"t must be a finite time from 0 to T = 1, got"):
         sde.log_snr(t)

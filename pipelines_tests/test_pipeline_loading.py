@@ -1,6 +1,7 @@
 """The one resolver of model names, complete weights, class names, and a scheduler of a user's own through every folder."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -89,6 +90,24 @@ def test_a_name_is_a_folder_a_shipped_pipeline_or_a_hub_id(tmp_path):
     components = load_pipeline_folder(name)
     for key, value in ScoreSdePipeline.from_pretrained(name).unet.state_dict().items():
         assert torch.equal(components.unet.state_dict()[key], value)
+
+
+class Named(os.PathLike):
+    """A path of another class than pathlib's."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __fspath__(self):
+        return self.path
+
+
+def test_every_path_is_a_name_and_one_that_no_file_system_takes_is_refused(tmp_path):
+    assert resolve_pipeline(Named(tmp_path)) == tmp_path
+    with pytest.raises(ValueError, match=r"got '.*none': there is no such folder"):
+        locate(Named("none"))
+    with pytest.raises(ValueError, match=r"model must be a shipped name, a folder or a Hub id, got 'x+': .*too long"):
+        locate("x" * 5000)
 
 
 def test_a_local_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):

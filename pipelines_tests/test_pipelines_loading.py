@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -84,6 +85,40 @@ def test_a_saved_pipeline_draws_the_same_images(kind, safe_serialization, tmp_pa
 
 def without_marks(config) -> dict:
     return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def test_the_log_of_diffusers_names_every_component_that_is_loaded(tmp_path, caplog, monkeypatch):
+    pipeline("ve").save_pretrained(tmp_path)
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, logger.name)
+    ScoreSdePipeline.from_pretrained(tmp_path)
+    for line in (
+        f"Loaded scheduler as VESDEScheduler from {tmp_path}.",
+        f"Loaded unet as NCSNpp from {tmp_path / 'unet'}.",
+    ):
+        assert line in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "given", [torch.bfloat16, {"unet": torch.bfloat16}, {"default": torch.bfloat16, "x": torch.half}]
+)
+def test_a_dtype_may_be_given_by_the_component_s_name(given, tmp_path):
+    pipeline("ve").save_pretrained(tmp_path)
+    assert ScoreSdePipeline.from_pretrained(tmp_path, torch_dtype=given).unet.dtype == torch.bfloat16
+    other = ScoreSdePipeline.from_pretrained(tmp_path, torch_dtype={"scheduler": torch.bfloat16})
+    assert other.unet.dtype == torch.float32
+
+
+def test_a_variant_that_is_not_there_is_refused(tmp_path):
+    pipe = pipeline("ve")
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"variant must be .* load the model files of the `variant=fp16`, but no such"
+    ):
+        ScoreSdePipeline.from_pretrained(tmp_path, variant="fp16")
+    pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    assert torch.equal(draw(ScoreSdePipeline.from_pretrained(tmp_path / "half", variant="fp16")), draw(pipe))
 
 
 def test_the_index_names_the_package_and_nothing_else(tmp_path):

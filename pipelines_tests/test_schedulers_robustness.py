@@ -87,6 +87,8 @@ def test_a_configuration_of_another_kind_is_no_repository(kind, config):
     # diffusers would look for it on the Hub.
     with pytest.raises(TypeError, match="config must be a dictionary, .* got " + type(config).__name__):
         kind.from_config(config)
+    with pytest.raises(TypeError, match="_use_default_values in config must be a list of names, got 3"):
+        kind.from_config({"_use_default_values": 3})
 
 
 @pytest.mark.parametrize("name", ["predictor", "corrector"])

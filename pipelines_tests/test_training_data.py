@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from itertools import islice
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from scoresde_pipelines.training.data import (
 )
 from scoresde_pipelines.training.data_report import data_report
 from scoresde_pipelines.training.image_table import find_label_column, read_labels
+from scoresde_pipelines.training.stream_sources import open_stream
 
 
 class Table(list):
@@ -76,6 +78,31 @@ def test_sources_that_are_wrong_are_named(tmp_path):
         load_images()
     with pytest.raises(ValueError, match=r"train_data_dir must be an existing folder or file, got '.*nowhere'"):
         load_images(train_data_dir=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("open_images", [load_images, open_stream])
+def test_a_data_set_that_cannot_be_had_is_named_at_once(open_images, tmp_path, monkeypatch):
+    asked = []
+
+    def no_network(*args, **kwargs):
+        asked.append(args)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    message = (
+        "dataset_name must be a folder or a data set of the Hub, got 'nobody/none': there is no such folder, it is not in "
+        "the cache of the Hub, and the Hub cannot be reached"
+    )
+    with pytest.raises(ValueError, match=message):
+        open_images(dataset_name="nobody/none", cache_dir=str(tmp_path))
+    assert asked == [("nobody/none",)]
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    constant(0).save(tmp_path / "data" / "train" / "a.png")
+    with pytest.raises(ValueError, match=r"dataset_name must be a data set with the split 'test', got .*data"):
+        open_images(dataset_name=str(tmp_path / "data"), split="test", cache_dir=str(tmp_path))
+    assert len(asked) == 1
+    assert len(list(open_images(dataset_name=str(tmp_path / "data"), cache_dir=str(tmp_path)))) == 1
 
 
 def test_the_image_column_is_found_or_named():

@@ -10,7 +10,7 @@ is called once.
 import inspect
 import math
 import numbers
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ STORED = frozenset(
     for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "uint16", "uint32", "uint64")
 )
 
+LONGEST_REPR = 300  # in a message
 MOST = 2**31 - 1  # of a number of images, steps or channels: beyond it memory ends, or torch's own counters
 
 
@@ -45,7 +46,7 @@ def check_integer(name: str, value: Any, least: int = 1, most: int = MOST) -> in
     if not is_integer(value) or not least <= value <= most:
         too_large = is_integer(value) and value > most
         wanted = f"from {least} to {most}" if most < MOST or too_large else f"of at least {least}"
-        raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be an integer {wanted}, got {shown(value)}")
     return int(value)
 
 
@@ -111,6 +112,9 @@ def check_config_kind(config: Any) -> Any:
         raise TypeError(
             f"config must be a dictionary, as that of a scheduler or network is, got {type(config).__name__}"
         )
+    marks = config.get("_use_default_values", []) if isinstance(config, dict) else []
+    if not isinstance(marks, (list, tuple, set)):
+        raise TypeError(f"_use_default_values in config must be a list of names, got {shown(marks)}")
     return config
 
 
@@ -118,7 +122,7 @@ def check_choice(name: str, value: Any, choices: Collection[str], *, optional: b
     """Raises ValueError unless `value` is one of `choices`, or `None` where that is allowed (`optional`)."""
     if not (isinstance(value, str) and value in choices) and not (optional and value is None):
         allowed = "None or one of" if optional else "one of"
-        raise ValueError(f"{name} must be {allowed} {sorted(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be {allowed} {sorted(choices)}, got {shown(value)}")
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -178,14 +182,14 @@ def check_function(
     if takes is None:
         return
     try:
-        signature = inspect.signature(getattr(value, "forward", value))  # of a network
+        signature = inspect.signature(value.forward if isinstance(value, torch.nn.Module) else value)
     except (TypeError, ValueError):  # a function in C does not say what it takes
         return
     try:
         signature.bind(*range(takes), **dict.fromkeys(named))
     except TypeError as error:
         wanted = f"{takes} arguments{''.join(f' and {one}' for one in named)}"
-        raise TypeError(f"{name} must be a function of {wanted}, got one of {signature}") from error
+        raise TypeError(f"{name} must be a function of {wanted}, got one of {shown(signature, str)}") from error
 
 
 def check_generator(name: str, generator: Any, count: int | None = None) -> Any:
@@ -203,7 +207,7 @@ def check_generator(name: str, generator: Any, count: int | None = None) -> Any:
     listed = isinstance(generator, (list, tuple)) and all(isinstance(item, torch.Generator) for item in generator)
     if count is None or not listed:
         several = "" if count is None else " or a list of them"
-        raise TypeError(f"{name} must be a torch.Generator{several}, got {generator!r}")
+        raise TypeError(f"{name} must be a torch.Generator{several}, got {shown(generator)}")
     if len(generator) != count:
         raise ValueError(f"{name} must hold one generator per image, {count}, got {len(generator)}")
     return list(generator)
@@ -223,7 +227,7 @@ def check_device(name: str, device: Any) -> torch.device | None:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
-        raise ValueError(f"{name} must be an available device, got {device!r}") from error
+        raise ValueError(f"{name} must be an available device, got {shown(device)}") from error
     return found
 
 
@@ -252,34 +256,42 @@ def as_floating(name: str, value: Any) -> Tensor:
     return real if real.is_floating_point() else real.float()
 
 
-def as_time(t: Any, name: str = "t") -> Tensor:
+def as_time(t: Any, name: str = "t", latest: float = math.inf) -> Tensor:
     """A time as a tensor, as `as_real`; the values of tensors are not looked at.
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for a number, or one in a list or array, that is negative, NaN or infinite.
+        ValueError: for a number, or one in a list or array, that is negative, NaN, infinite or later than `latest`.
     """
     time = as_real(name, t)
     if time.dtype == torch.bool:
         raise TypeError(f"{name} must be a number or a tensor of numbers, got {describe(t)}")
-    if not isinstance(t, Tensor) and not bool(((time >= 0) & time.isfinite()).all()):
-        raise ValueError(f"{name} must be a finite time of at least 0, got {t!r}")
+    if not isinstance(t, Tensor) and not bool(((time >= 0) & (time <= latest) & time.isfinite()).all()):
+        wanted = "of at least 0" if math.isinf(latest) else f"from 0 to T = {latest:g}"
+        raise ValueError(f"{name} must be a finite time {wanted}, got {shown(t)}")
     return time
 
 
-def check_time(name: str, t: Any, x: Tensor, x_name: str = "x") -> Tensor:
+def check_time(name: str, t: Any, x: Tensor, x_name: str = "x", latest: float = math.inf) -> Tensor:
     """A time of the states `x` (B, *D) as a tensor: a number, or a tensor of shape () or (B,).
 
     Raises:
         TypeError: for what is no real number or tensor of them.
-        ValueError: for another shape.
+        ValueError: for another shape, and as `as_time`.
     """
-    t = as_time(t, name)
+    t = as_time(t, name, latest)
     if t.ndim and tuple(t.shape) not in {(1,), tuple(x.shape[:1])}:
         raise ValueError(
             f"{name} must have shape () or (B,) for {x_name} of shape {tuple(x.shape)}, got {tuple(t.shape)}"
         )
     return t if x.is_meta else check_values(name, t)
+
+
+def check_order(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The times `t` and `s`; raises ValueError for s > t, as far as that can be seen (see `holds`)."""
+    if not holds(~(s > t)):  # NaN passes
+        raise ValueError(f"s must be at most t, got s={s.tolist()} and t={t.tolist()}")
+    return t, s
 
 
 def check_state(name: str, x: Any, least_dimensions: int = 0) -> Tensor:
@@ -345,6 +357,16 @@ def check_timesteps(timesteps: Any, count: int) -> Tensor:
     return check_values("timesteps", timesteps)
 
 
+def holds(condition: Tensor) -> bool:
+    """Whether a condition holds for all values; True where reading them would wait for a device or break a graph."""
+    if condition.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    try:
+        return bool(condition.all())
+    except RuntimeError:  # inside of torch.vmap, or a tensor without values
+        return True
+
+
 def is_dense(value: Any) -> bool:
     """Whether `value` is a tensor of numbers side by side: not sparse, nested or quantized."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_nested or value.is_quantized)
@@ -357,6 +379,15 @@ def describe(value: Any) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
         return str(value.dtype)
     return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
+def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
+    """The `repr` of what was given, for messages: its beginning where it is long, the type where it has none."""
+    try:
+        text = text_of(value)
+    except Exception:  # of a class whose `__repr__` is wrong
+        return describe(value)
+    return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}..."
 
 
 def _range(low: float, high: float, ends: str) -> str:

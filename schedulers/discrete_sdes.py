@@ -40,11 +40,12 @@ class BetaTable:
 
     def _cell(self, t: Tensor) -> tuple[Tensor, ...]:
         # The position u in [0, 1] inside its cell, the two nodes around it and their slopes per cell.
-        position = as_time(t) * len(self.betas)
+        position = as_time(t, latest=self.T) * len(self.betas)
         cell = position.detach().nan_to_num(0.0).floor().clamp(0, len(self.betas) - 1)
         low = cell.long()
         nodes, slopes = (to_device(table, position.device, position.dtype) for table in (self.nodes, self.slopes))
-        return position - cell, nodes[low], nodes[low + 1], slopes[low], slopes[low + 1]
+        # An index of no dimension, `nodes[low]`, would be read: a wait for the device, and a break of a graph.
+        return position - cell, *(table[at[None]][0] for table in (nodes, slopes) for at in (low, low + 1))
 
     def log_alpha(self, t: Tensor) -> Tensor:
         u, left, right, slope_left, slope_right = self._cell(t)
@@ -108,13 +109,13 @@ class DiscreteVESDE(SDE):
         self.vp = DiscreteVPSDE(betas)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(as_time(t))
+        return torch.ones_like(self._time(t))
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.exp(-0.5 * self.vp.log_snr(t))
 
     def drift_rate(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(as_time(t))
+        return torch.zeros_like(self._time(t))
 
     def diffusion(self, t: Tensor) -> Tensor:
         # d(x / alpha) = g / alpha dw

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from .checks import as_time, check_function, check_number, check_state, check_time
+from .checks import as_time, check_function, check_number, check_state, check_time, shown
 from .score_function import check_score, evaluations_of, part
 from .sde import LARGEST_SIGMA
 from .transfers import to_device
@@ -72,9 +72,9 @@ def check_interval(name: str, interval: Any) -> tuple[float, float]:
             raise TypeError("interval has no order or no numbers")
         low, high = (math.inf if end == math.inf else check_number(name, end) for end in interval)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be two noise ratios (low, high), got {interval!r}") from error
+        raise TypeError(f"{name} must be two noise ratios (low, high), got {shown(interval)}") from error
     if not 0 <= low < high:
-        raise ValueError(f"{name} must be two increasing noise ratios (low, high), got {interval!r}")
+        raise ValueError(f"{name} must be two increasing noise ratios (low, high), got {shown(interval)}")
     return low, high
 
 

@@ -30,11 +30,11 @@ def stored_arguments(cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, 
     stored = {name: plain(value) for name, value in arguments.items()}
     if MARK in stored:
         known = init_parameters(cls)
-        stored[MARK] = [
+        stored[MARK] = sorted(  # configurations that are the same compare equal
             name
             for name in stored[MARK]
             if name not in stored or name not in known or _same(stored[name], known[name].default)
-        ]
+        )
     return stored
 
 

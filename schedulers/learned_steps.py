@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import as_time, check_numbers
+from .checks import as_time, check_numbers, shown
 from .multistep import ExponentialMultistep
 from .sde import DATA_STD, SDE
 from .step_checks import check_scored, check_step
@@ -132,8 +132,8 @@ def check_steps(name: str, steps: Any) -> dict[str, dict[str, Any]]:
 
 def _checked(name: str, n: Any, entry: Any) -> dict[str, Any]:
     if n not in {str(calls) for calls in range(2, MOST_CALLS + 1)}:
-        raise ValueError(f"{name} must have numbers of calls as keys, '2' ... '{MOST_CALLS}', got {n!r}")
-    name, calls = f"{name}[{n!r}]", int(n)
+        raise ValueError(f"{name} must have numbers of calls as keys, '2' ... '{MOST_CALLS}', got {shown(n)}")
+    name, calls = f"{name}[{shown(n)}]", int(n)
     if not isinstance(entry, Mapping) or set(entry) != KEYS:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise ValueError(f"{name} must be a dictionary with {sorted(KEYS)}, got {got}")

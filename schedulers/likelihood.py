@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_generator, check_integer
+from .checks import check_choice, check_generator, check_integer, shown
 from .divergence import DIVERGENCES, MOST_PROBES, PROBE_DISTRIBUTIONS, Divergence, ExactDivergence
 from .inference_mode import differentiates
 from .probability_flow import (
@@ -156,7 +156,7 @@ def _make_divergence(divergence: str | Divergence, num_probes: int, distribution
     if isinstance(divergence, Divergence):
         return divergence
     if not isinstance(divergence, str) or divergence not in DIVERGENCES:
-        raise ValueError(f"divergence must be one of {sorted(DIVERGENCES)} or a Divergence, got {divergence!r}")
+        raise ValueError(f"divergence must be one of {sorted(DIVERGENCES)} or a Divergence, got {shown(divergence)}")
     return DIVERGENCES[divergence](num_probes, distribution)
 
 

@@ -223,6 +223,6 @@ def posterior_start(posterior: ScoreFunction, sde: SDE, x: Tensor, t: Tensor) ->
     """
     check_instance("sde", sde, SDE)
     check_function("posterior", posterior, 2)
-    t = check_time("t", t, check_state("x", x, 1))
+    t = check_time("t", t, check_state("x", x, 1), latest=sde.T)
     score = check_score(posterior(x, t), x, "posterior")
     return x + expand_to(sde.alpha(t), x) * sde.denoise(x, score, t)

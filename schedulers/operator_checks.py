@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_function, check_instance, check_integer, check_number
+from .checks import check_finite, check_function, check_instance, check_integer, check_number, shown
 from .linear_operator import LinearOperator, apply
 from .linear_systems import inner
 from .sde import LARGEST_SIGMA, SDE, finest_dtype
@@ -99,7 +99,7 @@ def _check_gram(operator: LinearOperator, y: Tensor) -> None:
     gain = check_number(name, operator.gram, 0, ends="()")
     image, again = (value.to(_finest(value)).flatten(1) for value in _seen_again(operator, y))
     if not bool(((again - gain * image).norm(dim=1) <= _tolerance(y) * gain * image.norm(dim=1)).all()):
-        raise ValueError(f"{name} must be the number g with A At = g I on the range of A, got {operator.gram!r}")
+        raise ValueError(f"{name} must be the number g with A At = g I on the range of A, got {shown(operator.gram)}")
 
 
 def _seen_again(operator: LinearOperator, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ def check_range(
 def _check_arguments(operator: Any, sample_shape: Any, measurement: Any) -> None:
     check_instance("operator", operator, LinearOperator)
     if not isinstance(sample_shape, Sequence) or isinstance(sample_shape, (str, bytes)) or not len(sample_shape):
-        raise TypeError(f"sample_shape must be a sequence of integers, got {sample_shape!r}")
+        raise TypeError(f"sample_shape must be a sequence of integers, got {shown(sample_shape)}")
     for size in sample_shape:
         check_integer("sample_shape", size, most=2**31)
     check_measurement("measurement", measurement)

@@ -82,7 +82,7 @@ class Parameterization:
     def network_time(self, sde: SDE, t: Tensor) -> Tensor:
         """The network's time argument for the SDE's time `t`; same shape and dtype."""
         check_instance("sde", sde, SDE)
-        t = as_time(t)
+        t = as_time(t, latest=sde.T)
         if self.time == "sigma":
             return sde.noise_ratio(t)
         if self.time == "scaled":
@@ -119,7 +119,7 @@ class Parameterization:
         """The score grad log p_t(x), shape of the state `x`, from the network's output; `t` of shape () or (B,)."""
         check_instance("sde", sde, SDE)
         check_like("output", output, check_state("x", x))
-        t = check_time("t", t, x)
+        t = check_time("t", t, x, latest=sde.T)
         if self.prediction_type == "score":
             return output
         if self.prediction_type == "edm":
@@ -151,7 +151,7 @@ class Parameterization:
         """The regression target of a network for the clean image `x0` and the noise z, shape of `x0`."""
         check_instance("sde", sde, SDE)
         check_like("noise", noise, check_state("x0", x0), "x0")
-        t = check_time("t", t, x0, "x0")
+        t = check_time("t", t, x0, "x0", sde.T)
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -168,7 +168,8 @@ class Parameterization:
 
     def _edm(self, sde: SDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # y / h, r, h and alpha; the last three broadcast against x.
-        ratio, alpha = expand_to(sde.noise_ratio(as_time(t)), x), expand_to(sde.alpha(as_time(t)), x)
+        t = as_time(t, latest=sde.T)
+        ratio, alpha = expand_to(sde.noise_ratio(t), x), expand_to(sde.alpha(t), x)
         scale = torch.sqrt(self.sigma_data**2 + ratio**2)
         return (x / alpha - self._mean(x)) / scale, ratio, scale, alpha
 
@@ -183,4 +184,4 @@ class Parameterization:
 
 def _coefficients(sde: SDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     # alpha and sigma in a form that broadcasts against x.
-    return expand_to(sde.alpha(as_time(t)), x), expand_to(sde.sigma(as_time(t)), x)
+    return expand_to(sde.alpha(t), x), expand_to(sde.sigma(t), x)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .adams_bashforth import ExponentialAdamsBashforth
-from .checks import check_choice, check_function
+from .checks import check_choice, check_function, check_order
 from .heun import Heun
 from .learned_steps import LearnedSteps
 from .multistep import ExponentialMultistep
@@ -59,9 +59,9 @@ class Predictor(Protocol):
 
 def euler_maruyama(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Euler-Maruyama on the reverse-time SDE (paper eq. 6)."""
-    t, s = check_step(sde, x, score, t, s)
+    t, s = check_order(*check_step(sde, x, score, t, s))
     g = sde.diffusion(t)
-    return x + (sde.drift(x, t) - g**2 * score) * (s - t), g * torch.sqrt((t - s).clamp_min(0))
+    return x + (sde.drift(x, t) - g**2 * score) * (s - t), g * torch.sqrt(t - s)
 
 
 def reverse_diffusion(sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,8 @@ class SDEConfigMixin(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both
     @classmethod
     def _get_compatibles(cls) -> list[type[Any]]:
         # Without a scheduler's library (torchsde) diffusers lists a placeholder that only raises.
-        return [other for other in super()._get_compatibles() if issubclass(other, SchedulerMixin)]
+        found = [other for other in super()._get_compatibles() if issubclass(other, SchedulerMixin)]
+        return found or [cls]  # a list of diffusers is never empty: a class is compatible with itself
 
     @staticmethod
     def _get_init_keys(input_class: type[Any]) -> set[str]:

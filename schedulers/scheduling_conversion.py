@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from .beta_schedules import BETA_SCHEDULES
+from .checks import shown
 from .parameterization import PREDICTION_TYPES
 from .scheduling_config import SCHEDULE_KEYS, subclasses
 from .scheduling_sde import SDEScheduler
@@ -86,7 +87,7 @@ def sde_scheduler_class(name: str) -> type[SDEScheduler]:
     found = [cls for cls in subclasses(SDEScheduler) if cls.__name__ == name]
     if not found:
         raise ValueError(
-            f"{name!r} must be an imported subclass of SDEScheduler: import the module that defines it first"
+            f"{shown(name)} must be an imported subclass of SDEScheduler: import the module that defines it first"
         )
     return found[-1]
 
@@ -99,7 +100,7 @@ def is_sde_scheduler(name: Any) -> bool:
 def _from_config(config: Mapping[str, Any]) -> SDEScheduler:
     name = config.get("_class_name")
     if not isinstance(name, str):
-        raise ValueError(f"scheduler config must hold its class under '_class_name', got {name!r}")
+        raise ValueError(f"scheduler config must hold its class under '_class_name', got {shown(name)}")
     if name in REFUSED:
         raise _refusal(name, REFUSED[name])
     stock = getattr(diffusers.schedulers, name, None) or getattr(diffusers.schedulers.deprecated, name, None)
@@ -108,7 +109,7 @@ def _from_config(config: Mapping[str, Any]) -> SDEScheduler:
         ours: Any = sde_scheduler_class(name)
         return ours.from_config(dict(config))
     if not isinstance(stock, type) or not issubclass(stock, ConfigMixin) or not issubclass(stock, SchedulerMixin):
-        raise ValueError(f"scheduler config must name a scheduler under '_class_name', got {name!r}")
+        raise ValueError(f"scheduler config must name a scheduler under '_class_name', got {shown(name)}")
     try:
         scheduler = stock.from_config(dict(config))
     except (TypeError, NotImplementedError, ImportError) as error:

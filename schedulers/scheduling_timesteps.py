@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import as_real, check_device, check_integer, check_values
+from .checks import as_real, check_device, check_integer, check_values, shown
 from .parameterization import Parameterization
 from .sampling_plan import SamplingPlan
 from .scheduling_config import SDEConfigMixin
@@ -119,7 +119,7 @@ class TimestepsMixin(SDEConfigMixin):
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError(
                 "set_timesteps needs exactly one of num_inference_steps and timesteps, "
-                f"got num_inference_steps={num_inference_steps!r} and timesteps={timesteps!r}"
+                f"got num_inference_steps={shown(num_inference_steps)} and timesteps={shown(timesteps)}"
             )
         if timesteps is None:
             grid = self._grid(check_integer("num_inference_steps", num_inference_steps, most=MOST_LEVELS))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from .checks import check_function, describe
+from .checks import check_function, describe, shown
 from .inference_mode import ordinary
 
 
@@ -64,7 +64,7 @@ def with_condition(score_fn: ScoreFunction, condition: Any) -> ScoreFunction:
         raise TypeError(f"condition must be a mapping of names to tensors (B, ...), got {type(condition).__name__}")
     for name, value in condition.items():
         if not isinstance(value, Tensor) or value.ndim < 1:
-            raise TypeError(f"condition[{name!r}] must be a tensor (B, ...), got {type(value).__name__}")
+            raise TypeError(f"condition[{shown(name)}] must be a tensor (B, ...), got {type(value).__name__}")
     return PerSample(score_fn, **condition) if condition else score_fn
 
 

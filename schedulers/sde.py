@@ -18,11 +18,12 @@ appendices B and C.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import as_floating, as_time, check_like, check_number, check_state, check_time
+from .checks import as_floating, as_time, check_like, check_number, check_order, check_state, check_time
 from .transfers import to_device
 
 
@@ -77,61 +78,68 @@ class SDE:
         """Standard deviation of the noise in x_t. `t` of any shape; same shape back."""
         raise NotImplementedError(f"{type(self).__name__} must implement sigma(t)")
 
+    def _time(self, t: Any, name: str = "t") -> Tensor:
+        # Tensors may lie past T by a rounding, and are not read.
+        return as_time(t, name, self.T)
+
     # ------------------------------------------------------------------ coefficients of dx = f x dt + g dw
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """log alpha(t)."""
-        return torch.log(self.alpha(as_time(t)))
+        return torch.log(self.alpha(self._time(t)))
 
     def drift_rate(self, t: Tensor) -> Tensor:
         """f(t) = d log alpha / dt, by forward-mode differentiation."""
-        return _derivative(self.log_alpha, as_time(t))
+        return _derivative(self.log_alpha, self._time(t))
 
     def diffusion(self, t: Tensor) -> Tensor:
         """g(t), with g^2 = d sigma^2 / dt - 2 f sigma^2, in the shape of `t`."""
-        t = as_time(t)
+        t = self._time(t)
         variance = self.sigma(t) ** 2
         growth = _derivative(lambda time: self.sigma(time) ** 2, t)
         return (growth - 2 * self.drift_rate(t) * variance).clamp_min(0).sqrt()
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f(t) x, for a state `x` of shape (B, *D) and `t` of shape () or (B,)."""
-        return expand_to(self.drift_rate(check_time("t", t, check_state("x", x))), x) * x
+        return expand_to(self.drift_rate(check_time("t", t, check_state("x", x), latest=self.T)), x) * x
 
     # ------------------------------------------------------------------ kernels
 
     def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (shape of `x0`) and standard deviation (shape of `t`) of p(x_t | x_0), paper eq. 29."""
-        t = check_time("t", t, check_state("x0", x0), "x0")
+        t = check_time("t", t, check_state("x0", x0), "x0", self.T)
         return expand_to(self.alpha(t), x0) * x0, self.sigma(t)
 
     def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and standard deviation of p(x_t | x_s) = N(scale x_s, std^2 I) for s <= t, in the shape of `t`.
 
         The variance sigma_t^2 - scale^2 sigma_s^2 is computed as sigma_t^2 (1 - SNR_t / SNR_s), which does not cancel.
+
+        Raises:
+            ValueError: for s > t. On a GPU and in a compiled graph, where no value is read, `std` is NaN there.
         """
-        t, s = as_time(t), as_time(s, "s")
-        if s.ndim == 0 and not s.is_meta and s < 0:  # the last step of the official grid ends below t = 0
-            s = torch.zeros_like(s)
+        t, s = check_order(self._time(t), self._time(s, "s"))
+        s = s.clamp_min(0)  # the last step of the official grid ends below t = 0
         scale = torch.exp(self.log_alpha(t) - self.log_alpha(s))
-        return scale, self.sigma(t) * (-torch.expm1(self.log_snr(t) - self.log_snr(s))).clamp_min(0).sqrt()
+        share = (-torch.expm1(self.log_snr(t) - self.log_snr(s))).clamp_min(0).sqrt()
+        return scale, self.sigma(t) * torch.where(s > t, math.nan, share)
 
     def denoise(self, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t = x] = (x + sigma^2 score) / alpha (Tweedie's formula)."""
         check_like("score", score, check_state("x", x))
-        t = check_time("t", t, x)
+        t = check_time("t", t, x, latest=self.T)
         return (x + expand_to(self.sigma(t) ** 2, x) * score) / expand_to(self.alpha(t), x)
 
     # ------------------------------------------------------------------ signal-to-noise ratio
 
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2), decreasing in t."""
-        t = as_time(t)
+        t = self._time(t)
         return 2 * (self.log_alpha(t) - torch.log(self.sigma(t)))
 
     def noise_ratio(self, t: Tensor) -> Tensor:
         """sigma / alpha, the standard deviation of the noise relative to the clean image; increasing, shape of `t`."""
-        t = as_time(t)
+        t = self._time(t)
         return self.sigma(t) / self.alpha(t)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -153,7 +161,7 @@ class SDE:
     @property
     def prior_std(self) -> float:
         """Standard deviation of the Gaussian that sampling starts from."""
-        return float(self.sigma(as_time(self.T)))
+        return float(self.sigma(self._time(self.T)))
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """log N(z; 0, prior_std^2 I) in nats, shape (B,), for `z` of shape (B, *D)."""
@@ -184,17 +192,17 @@ class VESDE(SDE):
         self.log_ratio = math.log(self.sigma_max / self.sigma_min)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(as_time(t))
+        return torch.ones_like(self._time(t))
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(as_time(t))
+        return torch.zeros_like(self._time(t))
 
     def drift_rate(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(as_time(t))
+        return torch.zeros_like(self._time(t))
 
     def sigma(self, t: Tensor) -> Tensor:
         # In this order the float32 value at any t is within one rounding of the float64 one.
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** as_time(t)
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** self._time(t)
 
     def diffusion(self, t: Tensor) -> Tensor:
         return self.sigma(t) * math.sqrt(2 * self.log_ratio)
@@ -225,10 +233,10 @@ class VPSDE(SDE):
 
     def beta(self, t: Tensor) -> Tensor:
         """Noise rate beta(t) = -2 d log alpha / dt."""
-        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+        return self.beta_min + self._time(t) * (self.beta_max - self.beta_min)
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        t = as_time(t)
+        t = self._time(t)
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
     def alpha(self, t: Tensor) -> Tensor:

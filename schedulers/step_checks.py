@@ -26,7 +26,7 @@ def check_scored(sde: Any, x: Any, score: Any, t: Any) -> Tensor:
     """
     check_instance("sde", sde, SDE)
     check_like("score", score, check_state("x", x))
-    return check_time("t", t, x)
+    return check_time("t", t, x, latest=sde.T)
 
 
 def check_step(sde: Any, x: Any, score: Any, t: Any, s: Any) -> tuple[Tensor, Tensor]:

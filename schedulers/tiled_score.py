@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_function, check_integer, check_state, check_time, is_integer
+from .checks import check_function, check_integer, check_state, check_time, is_integer, shown
 from .score_function import ScoreFunction, check_score, part, select_rows
 from .transfers import to_device
 
@@ -155,7 +155,7 @@ def check_tile_size(tile_size: Any) -> tuple[int, int]:
     """Height and width of a tile; raises ValueError for anything but one or two positive integers."""
     sides = (tile_size, tile_size) if is_integer(tile_size) else tile_size
     if not isinstance(sides, (tuple, list)) or len(sides) != 2:
-        raise ValueError(f"tile_size must be a positive integer or (height, width), got {tile_size!r}")
+        raise ValueError(f"tile_size must be a positive integer or (height, width), got {shown(tile_size)}")
     height, width = (check_integer("tile_size", side) for side in sides)
     return height, width
 

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from .image_sizes import TileSize
-from .schedulers.checks import Generator, check_finite, check_function, check_generator, check_integer, check_values
+from .schedulers.checks import (
+    Generator,
+    check_finite,
+    check_function,
+    check_generator,
+    check_integer,
+    check_values,
+    shown,
+)
 
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -62,7 +70,7 @@ class CallOptions:
         names: Any = self.callback_on_step_end_tensor_inputs
         if not isinstance(names, (list, tuple)) or any(name not in tensors for name in names):
             raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be a list of names among {tensors}, got {names!r}"
+                f"callback_on_step_end_tensor_inputs must be a list of names among {tensors}, got {shown(names)}"
             )
 
     def changed_state(self, pipe: Any, i: int, timestep: Tensor, x: Tensor) -> Tensor | None:

@@ -18,6 +18,7 @@ from .training.argument_ranges import check_number_range
 
 
 LARGEST_SEED = 2**63 - 1
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def one_of(name: str, choices: Collection[str], help: str | None = None) -> Any:
@@ -61,6 +62,10 @@ def check_seed(value: int) -> int:
 
 def check_device(value: str | None) -> str | None:
     """A check that this machine has the device."""
+    kind = (value or "").split(":")[0]
+    near = [] if kind in DEVICES else difflib.get_close_matches(kind, DEVICES, 1, 0.7)
+    if near:  # other devices exist, and torch knows them
+        raise typer.BadParameter(f"device must be an available device, got {value!r}: did you mean {near[0]!r}?")
     if value not in (None, "cpu"):  # which needs no torch to know of
         from .schedulers import checks
 

@@ -26,6 +26,7 @@ from .schedulers.checks import (
     check_integer,
     check_number,
     check_path,
+    shown,
 )
 from .training.destinations import check_apart, check_writable
 from .training.evaluation import EvaluationResult, Plan, Processes, RealData, evaluate_grid, load_features, open_data
@@ -109,9 +110,30 @@ def evaluate(
     if not isinstance(features, str):
         check_function("features", features, optional=True)
     check_choice("fit", fit, FITS, optional=True)
+<<<<<<< HEAD
     _check_places(data, split, train_split, output, {"features_weights": features_weights, "cache_dir": cache_dir})
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
     chosen = _with_guidance(chosen, guidance_scale, weak_model, weak_guidance_scale)
+=======
+    for name, text in (("data", data), ("split", split), ("train_split", train_split)):
+        if not isinstance(text, str) or not text:
+            raise TypeError(f"{name} must be a text that is not empty, got {shown(text)}")
+    for name, folder in (("features_weights", features_weights), ("cache_dir", cache_dir)):
+        if folder is not None:
+            check_path(name, folder)
+    check_writable("output", output)
+    check_apart("output", output, data)
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
+    chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
+    if guidance_scale is not None:
+        chosen = _with_scales(chosen, guidance_scale, GUIDANCE_SCALE)
+    if weak_model is None and weak_guidance_scale is not None:
+        raise ValueError(f"weak_guidance_scale must be None without a weak_model, got {shown(weak_guidance_scale)}")
+    if weak_model is not None:
+        scales = DEFAULT_SCALE if weak_guidance_scale is None else weak_guidance_scale
+        chosen = _with_scales(chosen, scales, WEAK_GUIDANCE_SCALE)
+>>>>>>> judge
     found = find_models(_names("models", models))
     metrics = _names("metrics", metrics)
     if len(set(metrics)) < len(metrics):
@@ -197,7 +219,7 @@ def _class_draw(data: str, split: str, models: Sequence[ModelSource]) -> ClassDr
 def _names(name: str, given: str | Sequence[str]) -> list[str]:
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(one, str) and one for one in names):
-        raise TypeError(f"{name} must be a name or a list of names, got {given!r}")
+        raise TypeError(f"{name} must be a name or a list of names, got {shown(given)}")
     return list(names)
 
 
@@ -206,7 +228,7 @@ def _integers(name: str, given: int | Sequence[int], least: int, most: int = MOS
         check_integer(name, one, least, most) for one in (given if isinstance(given, (list, tuple)) else [given])
     ]
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"{name} must be different numbers of at least {least}, got {given!r}")
+        raise ValueError(f"{name} must be different numbers of at least {least}, got {shown(given)}")
     return values
 
 
@@ -231,17 +253,19 @@ def _choose_samplers(
     if not isinstance(own, Mapping) or not all(
         isinstance(name, str) and isinstance(settings, Mapping) for name, settings in own.items()
     ):
-        raise TypeError(f"sampler_settings must be dictionaries of settings by the sampler's name, got {own!r}")
+        raise TypeError(f"sampler_settings must be dictionaries of settings by the sampler's name, got {shown(own)}")
     known_settings = {*CALL, GUIDANCE_SCALE}.union(*(inspect.signature(cls).parameters for cls in SCHEDULERS.values()))
     for name, settings in own.items():
         if set(settings) - known_settings:
-            raise ValueError(f"sampler_settings must be settings of a scheduler, got {dict(settings)} for {name!r}")
+            raise ValueError(
+                f"sampler_settings must be settings of a scheduler, got {dict(settings)} for {shown(name)}"
+            )
         if GUIDANCE_SCALE in settings:
             check_number("guidance_scale of sampler_settings", settings[GUIDANCE_SCALE], 0)
     known = {**SAMPLERS, **own}
     for name in names:
         if name not in known:
-            raise ValueError(f"sampler must be one of {list(known)}, got {name!r}")
+            raise ValueError(f"sampler must be one of {list(known)}, got {shown(name)}")
     if len(set(names)) < len(names):
         raise ValueError(f"sampler must name different samplers, got {list(names)}")
     return {name: known[name] for name in names}
@@ -270,7 +294,7 @@ def _with_scales(
     given = scales if isinstance(scales, (list, tuple)) else [scales]
     values = [check_number(setting, scale, 0) for scale in given]
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"{setting} must be different numbers of at least 0, got {scales!r}")
+        raise ValueError(f"{setting} must be different numbers of at least 0, got {shown(scales)}")
     return {
         f"{name}, {setting.removesuffix('_scale').replace('_', ' ')} {scale:g}": {**settings, setting: scale}
         for name, settings in samplers.items()

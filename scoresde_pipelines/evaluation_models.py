@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from .model_facts import Classes, folder_classes, folder_shape
 from .pipeline_score_sde import ScoreSdePipeline
+from .schedulers.checks import shown
 from .training.checkpoints import read_state
 from .training.model_names import CHECKPOINT_WEIGHTS, ModelNotFoundError, locate
 
@@ -82,7 +83,7 @@ def find_models(names: Sequence[str]) -> list[ModelSource]:
         literal = not glob.has_magic(name) or Path(name).is_dir()
         matches = [name] if literal else sorted(glob.glob(name), key=_natural)
         if not matches:
-            raise ValueError(f"model must match a folder, got {name!r}")
+            raise ValueError(f"model must match a folder, got {shown(name)}")
         found += [_find_model(match) for match in matches]
     labels = [source.name for source in found]
     if not found or len(set(labels)) < len(labels):
@@ -97,7 +98,7 @@ def load_weak_network(name: str) -> Any:
         TypeError, ValueError: no model, or more than one.
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"weak_model must be a name, got {name!r}")
+        raise TypeError(f"weak_model must be a name, got {shown(name)}")
     try:
         found = find_models([name])
         if len(found) > 1:
@@ -113,11 +114,11 @@ def _find_model(name: str) -> ModelSource:
     if (folder / "model_index.json").is_file() or not (folder / CHECKPOINT_WEIGHTS).is_file():
         return ModelSource(name, str(place) if isinstance(place, Path) else name)
     if read_state(folder) is None:
-        raise ValueError(f"model must be a complete checkpoint, got {name!r}")
+        raise ValueError(f"model must be a complete checkpoint, got {shown(name)}")
     if not (folder.parent / "model_index.json").is_file():
         raise ValueError(
-            f"model must be a checkpoint in the folder of a pipeline, got {name!r}: {folder.parent} has no model_index.json "
-            "(training writes it every save_model_epochs epochs and at its end)"
+            f"model must be a checkpoint in the folder of a pipeline, got {shown(name)}: {folder.parent} has no "
+            "model_index.json (training writes it every save_model_epochs epochs and at its end)"
         )
     return ModelSource(name, str(folder.parent), folder / CHECKPOINT_WEIGHTS)
 

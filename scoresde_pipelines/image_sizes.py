@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .schedulers.checks import check_integer
+from .schedulers.checks import check_integer, shown
 from .schedulers.tiled_score import check_overlap, check_tile_size
 
 
@@ -14,7 +14,7 @@ def check_tiles(tile_size: TileSize, tile_overlap: int | None) -> tuple[int, int
     """Height and width of a tile, or None without tiles; raises ValueError for a size or an overlap out of range."""
     if tile_size is None:
         if tile_overlap is not None:
-            raise ValueError(f"tile_overlap must be None without a tile_size, got {tile_overlap!r}")
+            raise ValueError(f"tile_overlap must be None without a tile_size, got {shown(tile_overlap)}")
         return None
     tile = check_tile_size(tile_size)
     check_overlap(tile_overlap, tile, "tile_overlap")

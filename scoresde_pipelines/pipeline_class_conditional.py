@@ -16,7 +16,7 @@ from .models.image_preprocessing import ImagePreprocessing
 from .models.noise_conditional_classifier import noisy_log_prob
 from .pipeline_output import ScoreSdePipelineOutput
 from .schedulers import ClassifierFreeGuidance, ClassifierGuidance, DenoisedClassifierGuidance, PerSample
-from .schedulers.checks import Generator, check_integer, check_number
+from .schedulers.checks import Generator, check_integer, check_number, shown
 from .schedulers.guidance_scale import check_interval
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import LARGEST_SIGMA
@@ -187,9 +187,9 @@ class ScoreSdeClassConditionalPipeline(GeneratingPipeline):
         try:
             labels = class_labels if isinstance(class_labels, Tensor) else torch.as_tensor(class_labels, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"class_labels must be integers or names, got {class_labels!r}") from error
+            raise TypeError(f"class_labels must be integers or names, got {shown(class_labels)}") from error
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(f"class_labels must be integers or names, got {class_labels!r}")
+            raise ValueError(f"class_labels must be integers or names, got {shown(class_labels)}")
         if labels.ndim > 1 or labels.numel() == 0:
             raise ValueError(f"class_labels must be one label or a list of them, got shape {tuple(labels.shape)}")
         classes.check(labels.tolist())

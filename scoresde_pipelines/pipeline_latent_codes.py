@@ -10,7 +10,7 @@ from torch import Tensor
 from .image_inputs import images_to_pixels
 from .pipeline_base import SDEPipelineBase, check_tolerance
 from .pipeline_output import ScoreSdePipelineOutput
-from .schedulers.checks import check_finite, check_integer, check_number, check_values
+from .schedulers.checks import check_finite, check_integer, check_number, check_values, shown
 from .schedulers.dequantization import PixelCells
 from .schedulers.inference_mode import ordinary
 from .schedulers.probability_flow import solve_probability_flow
@@ -137,7 +137,7 @@ class LatentCodePipeline(SDEPipelineBase):
         try:
             labels = torch.as_tensor(class_labels, device=self._execution_device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"class_labels must be integers, got {class_labels!r}") from error
+            raise TypeError(f"class_labels must be integers, got {shown(class_labels)}") from error
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"class_labels must be integers, got dtype {labels.dtype}")
         if tuple(labels.shape) != (count,):

@@ -1,5 +1,6 @@
 """Where the pipelines come from: names, folders, the Hub, and other pipelines."""
 
+import glob
 import inspect
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 
@@ -14,7 +16,7 @@ from .hub_upload import PushPipelineMixin
 from .pipeline_components import NETWORK_LIBRARIES
 from .registration import PACKAGE
 from .training.destinations import check_writable
-from .training.durable_files import remove
+from .training.durable_files import disk_errors, explain_disk_error, remove
 from .training.model_names import HubName, check_pipeline_folder, hub_errors, locate
 from .training.pipeline_loading import NETWORK_OPTIONS, OFFLOADING, load_network, load_scheduler, read_index
 
@@ -29,6 +31,27 @@ def _without_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _reported(name: str, component: Any, folder: Path) -> Any:
+    """`component`, after the line that diffusers logs for those that it loads itself."""
+    logger = logging.get_logger("diffusers.pipelines.pipeline_utils")
+    logger.info(f"Loaded {name} as {type(component).__name__} from {folder}.")
+    return component
+
+
+def _of_network(option: Any) -> Any:
+    """An option of loading for the network: a dtype may be given by the component's name, as in diffusers."""
+    return option.get("unet", option.get("default", torch.float32)) if isinstance(option, dict) else option
+
+
+def _check_variant(folder: Path, variant: str | None) -> None:
+    """Raises ValueError unless there are weights of this variant, such as "fp16", with the words of diffusers."""
+    if variant is not None and not any(folder.rglob(f"*.{glob.escape(str(variant))}[.-]*")):
+        raise ValueError(
+            f"variant must be one that is in {folder}, got {variant!r}: You are trying to load the model files of the "
+            f"`variant={variant}`, but no such modeling files are available."
+        )
 
 
 class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
@@ -52,12 +75,14 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
         cls._check_libraries(folder, index, kwargs)
         library, _ = index.get("scheduler", (None, None))
         if library in NETWORK_LIBRARIES and "scheduler" not in kwargs:
-            kwargs["scheduler"] = load_scheduler(folder, index)
+            kwargs["scheduler"] = _reported("scheduler", load_scheduler(folder, index), folder)
         key = "unet" if "unet" in index else "model"
         library, network = index.get(key, (None, None))
         if library in NETWORK_LIBRARIES and "unet" not in kwargs and not OFFLOADING & {*kwargs}:
-            options = {name: kwargs[name] for name in NETWORK_OPTIONS if name in kwargs}
-            kwargs["unet"] = load_network(folder / key if (folder / key).is_dir() else folder, network, **options)
+            options = {name: _of_network(kwargs[name]) for name in NETWORK_OPTIONS if name in kwargs}
+            _check_variant(folder, kwargs.get("variant"))
+            place = folder / key if (folder / key).is_dir() else folder
+            kwargs["unet"] = _reported("unet", load_network(place, network, **options), place)
         elif key == "model" and "unet" not in kwargs:
             raise ValueError(
                 f"{folder / 'model_index.json'} must name a network of {NETWORK_LIBRARIES}, got {library}"
@@ -88,12 +113,20 @@ class PretrainedPipeline(PushPipelineMixin, DiffusionPipeline):
 
         Raises:
             TypeError, ValueError: `save_directory` is a file, or cannot be written to.
+            OSError: the disk is full; new files are removed.
         """
         folder = check_writable("save_directory", save_directory)
         if folder.is_file():
             raise ValueError(f"save_directory must be a folder, got the file {str(folder)!r}")
         remove(folder / "model_index.json")
-        return super().save_pretrained(str(save_directory), *args, **kwargs)
+        before = {folder, *folder.rglob("*")} if folder.exists() else set()
+        try:
+            with disk_errors():
+                return super().save_pretrained(str(save_directory), *args, **kwargs)
+        except OSError as error:
+            for path in {folder, *folder.rglob("*")} - before:
+                remove(path)
+            raise explain_disk_error(error, "the pipeline", folder, "model_index.json is not there") from error
 
     @classmethod
     def _downloaded(cls, place: HubName, options: dict[str, Any]) -> Path:

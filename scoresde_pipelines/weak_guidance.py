@@ -9,7 +9,7 @@ from torch import nn
 from .models.config_checks import height_and_width
 from .pipeline_components import check_components
 from .schedulers import SDE, AutoGuidance, SDEScheduler
-from .schedulers.checks import check_number
+from .schedulers.checks import check_number, shown
 from .schedulers.guidance_scale import check_interval
 from .schedulers.score_function import ScoreFunction
 from .schedulers.sde import LARGEST_SIGMA
@@ -57,7 +57,7 @@ def check_weak_guidance(
     if weak_unet is None:
         for name, value in (("weak_guidance_scale", scale), ("weak_guidance_interval", interval)):
             if value is not None:
-                raise ValueError(f"{name} must be None without a weak_unet, got {value!r}")
+                raise ValueError(f"{name} must be None without a weak_unet, got {shown(value)}")
         return None
     check_components(weak_unet, scheduler, "weak_unet")
     if not isinstance(weak_unet, nn.Module):

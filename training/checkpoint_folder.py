@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..schedulers.checks import check_integer, check_path
+from ..schedulers.checks import check_integer, check_path, shown
 from .checkpoint_manifest import inspect, write_manifest
 from .durable_files import remove, sync_folder
 
@@ -128,7 +128,7 @@ def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
     """
     check_path("output_dir", output_dir)
     if not isinstance(resume_from, str | Path) or not str(resume_from):
-        raise TypeError(f"resume_from must be 'latest', a name or a path, got {resume_from!r}")
+        raise TypeError(f"resume_from must be 'latest', a name or a path, got {shown(resume_from)}")
     if resume_from == "latest":
         return _latest(Path(output_dir))
     paths = [path for path in (Path(output_dir) / resume_from, Path(resume_from)) if path.is_dir()]
@@ -139,7 +139,7 @@ def find_checkpoint(output_dir: str | Path, resume_from: str) -> Path | None:
     except (OSError, ValueError) as error:
         available = [path.name for path in complete_checkpoints(output_dir)]
         raise ValueError(
-            f"resume_from must name what a run can go on from, got {resume_from!r}, which is not a complete "
+            f"resume_from must name what a run can go on from, got {shown(resume_from)}, which is not a complete "
             f"checkpoint: {error}; in {output_dir}: {available}"
         ) from error
     return paths[0]

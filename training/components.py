@@ -16,6 +16,7 @@ import torch
 from ..models import NCSNpp, with_augment_labels
 from ..models.config_checks import height_and_width
 from ..schedulers import SDEScheduler
+from ..schedulers.checks import shown
 from .augmentation import AUGMENT_DIM
 from .class_embedding import class_report, fine_tuned_names, with_class_names
 from .data import ImageStore, to_data_range
@@ -39,13 +40,13 @@ def imported_object(name: str, argument: str) -> Any:
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise ValueError(f"{argument} must be a known name or module:name, got {name!r}")
+        raise ValueError(f"{argument} must be a known name or module:name, got {shown(name)}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{argument} must be something that can be imported, got {name!r}: {error}") from error
+        raise ValueError(f"{argument} must be something that can be imported, got {shown(name)}: {error}") from error
 
 
 def scheduler_class(name: str) -> type[SDEScheduler]:
@@ -56,7 +57,7 @@ def scheduler_class(name: str) -> type[SDEScheduler]:
     """
     found = SCHEDULERS[name] if name in SCHEDULERS else imported_object(name, "sde")
     if not (isinstance(found, type) and issubclass(found, SDEScheduler)):
-        raise ValueError(f"sde must be one of {sorted(SCHEDULERS)} or a subclass of SDEScheduler, got {name!r}")
+        raise ValueError(f"sde must be one of {sorted(SCHEDULERS)} or a subclass of SDEScheduler, got {shown(name)}")
     return found
 
 
@@ -68,7 +69,7 @@ def build_objective(args: argparse.Namespace, scheduler: SDEScheduler) -> Object
     if name not in OBJECTIVES:
         found = imported_object(name, "objective")
         if not isinstance(found, Objective):
-            raise ValueError(f"objective must be an Objective, got {name!r}, a {type(found).__name__}")
+            raise ValueError(f"objective must be an Objective, got {shown(name)}, a {type(found).__name__}")
         return found
     options = ObjectiveOptions(
         training_eps=args.training_eps,

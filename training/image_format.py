@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..models.config_checks import height_and_width
-from ..schedulers.checks import check_choice, check_integer, is_integer
+from ..schedulers.checks import check_choice, check_integer, is_integer, shown
 from .pil_pictures import IMAGE_MODES, WHITE, to_8_bit
 
 
@@ -39,13 +39,13 @@ class ImageFormat:
 
     def __post_init__(self) -> None:
         if not is_integer(self.channels) or self.channels not in IMAGE_MODES:
-            raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {self.channels!r}")
+            raise ValueError(f"channels must be one of {sorted(IMAGE_MODES)}, got {shown(self.channels)}")
         check_choice("fit", self.fit, FITS)
         sides: Any = (self.resolution, self.resolution) if is_integer(self.resolution) else self.resolution
         pair = isinstance(sides, (tuple, list)) and len(sides) == 2
         if not pair or not all(is_integer(side) and 1 <= side <= MOST for side in sides):
             raise ValueError(
-                f"resolution must be one side or (height, width), from 1 to {MOST}, got {self.resolution!r}"
+                f"resolution must be one side or (height, width), from 1 to {MOST}, got {shown(self.resolution)}"
             )
         for name in ("pad_value", "background"):
             check_integer(name, getattr(self, name), 0, 255)

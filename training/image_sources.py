@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..schedulers.checks import check_path
+from ..schedulers.checks import check_path, shown
+from .hub_datasets import open_dataset
 from .run_settings import SETTINGS_FILE
 
 
@@ -69,19 +70,19 @@ def load_images(
     if not isinstance(split, str):
         raise TypeError(f"split must be a text, got {type(split).__name__}")
     try:
-        from datasets import load_dataset
+        import datasets  # noqa: F401
     except ImportError as error:
         raise ImportError("training reads its images with the `datasets` library: pip install datasets") from error
     if dataset_name is not None:
-        return load_dataset(dataset_name, dataset_config_name, split=split, cache_dir=cache_dir)
+        return open_dataset(dataset_name, dataset_config_name, split, cache_dir)
     path = check_path("train_data_dir", train_data_dir)
     if not path.exists():
-        raise ValueError(f"train_data_dir must be an existing folder or file, got {train_data_dir!r}")
+        raise ValueError(f"train_data_dir must be an existing folder or file, got {shown(train_data_dir)}")
     name, part = split_and_part(split)
     files = [path] if path.is_file() else listed_files(path)
     parquet = [file for file in files if file.suffix == ".parquet" and file.name not in METADATA_FILES]
     if path.is_file() and not parquet:
-        raise ValueError(f"train_data_dir must be a folder or a parquet file, got {train_data_dir!r}")
+        raise ValueError(f"train_data_dir must be a folder or a parquet file, got {shown(train_data_dir)}")
     images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
     if not path.is_file():
         _warn_of_others(path, [file for file in files if file not in {*(parquet or images)}])
@@ -91,7 +92,9 @@ def load_images(
     else:
         if not images:
             hint = "; tar files (WebDataset) need --streaming" if any(file.suffix == ".tar" for file in files) else ""
-            raise ValueError(f"train_data_dir must hold images or parquet files, {train_data_dir!r} has none{hint}")
+            raise ValueError(
+                f"train_data_dir must hold images or parquet files, {shown(train_data_dir)} has none{hint}"
+            )
         chosen = files_of_split(path, images, name, whole_if_unsplit, by_name=False)
         tops = [path] if chosen == images else sorted({path / file.relative_to(path).parts[0] for file in chosen})
         if any(file.name in METADATA_FILES and any(map(file.is_relative_to, tops)) for file in files):
@@ -152,7 +155,7 @@ def files_of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: 
                 f"its folders of splits, and {test[0]!r} would be a training image: move them into a folder"
             )
         if split != "train" and not whole_if_unsplit:
-            raise ValueError(f"split must be 'train' for a folder without splits, {str(root)!r}, got {split!r}")
+            raise ValueError(f"split must be 'train' for a folder without splits, {str(root)!r}, got {shown(split)}")
         if split != "train":
             logger.warning("%s has no splits: all %d files are read for the split %r", root, len(files), split)
         return files
@@ -160,7 +163,7 @@ def files_of_split(root: Path, files: list[Path], split: str, whole_if_unsplit: 
     chosen = [file for file, own in zip(files, words) if own and wanted & own]
     if not chosen:
         names = sorted(set().union(*words))
-        raise ValueError(f"split must be one of those in {str(root)!r}, {names}, got {split!r}")
+        raise ValueError(f"split must be one of those in {str(root)!r}, {names}, got {shown(split)}")
     return chosen
 
 
@@ -242,7 +245,9 @@ def split_and_part(split: str) -> tuple[str, tuple[str, str] | None]:
     """The name of a split, and the two ends of the part that is meant where there is one."""
     match = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if match is None:
-        raise ValueError(f"split must be a name, or a part of it as in 'train[:100]' or 'train[10%:]', got {split!r}")
+        raise ValueError(
+            f"split must be a name, or a part of it as in 'train[:100]' or 'train[10%:]', got {shown(split)}"
+        )
     return match[1], None if "[" not in split else (match[2] or "", match[3] or "")
 
 

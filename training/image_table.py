@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from ..schedulers.checks import shown
+
 
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target", "cls", "json.label")  # the last: WebDataset
 
@@ -33,7 +35,7 @@ def find_image_column(dataset: ImageTable, image_column: str | None = None) -> s
     names = list(dataset.column_names)
     if image_column is not None:
         if image_column not in names:
-            raise ValueError(f"image_column must be one of the columns {names}, got {image_column!r}")
+            raise ValueError(f"image_column must be one of the columns {names}, got {shown(image_column)}")
         return str(image_column)
     features = getattr(dataset, "features", None) or {}
     first = {} if features else dataset[0]
@@ -52,7 +54,7 @@ def find_label_column(dataset: ImageTable, label_column: str | None = None) -> s
     names = list(dataset.column_names)
     if label_column is not None:
         if label_column not in names:
-            raise ValueError(f"label_column must be one of the columns {names}, got {label_column!r}")
+            raise ValueError(f"label_column must be one of the columns {names}, got {shown(label_column)}")
         return label_column
     features = getattr(dataset, "features", None) or {}
     classes = [name for name in names if hasattr(features.get(name), "names")]

@@ -5,6 +5,7 @@ Every `from_pretrained` of a pipeline, the training script and all commands use 
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,14 +82,19 @@ def locate(name: str | Path) -> Path | HubName:
     Raises:
         ModelNotFoundError: it is a path at which there is no folder, or no valid name.
     """
-    text = str(name)
-    if text and Path(text).expanduser().is_dir():
-        return Path(text).expanduser()
-    if Path(text).is_file():
+    text = str(os.fspath(name) if isinstance(name, os.PathLike) else name)
+    try:
+        folder = Path(text).expanduser()
+        is_folder, is_file = bool(text) and folder.is_dir(), Path(text).is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, or the home of a user who is not known
+        raise ModelNotFoundError(f"model must be {EXPECTED}, got {text[:200]!r}: {str(error)[:100]}") from error
+    if is_folder:
+        return folder
+    if is_file:
         raise ModelNotFoundError(f"model must be {EXPECTED}, got {text!r}, which is a file")
     if text in shipped():
         return Path(shipped(text))
-    if text.startswith((".", "~", "/", "\\")) or isinstance(name, Path) or text.count("/") > 1:
+    if text.startswith((".", "~", "/", "\\")) or isinstance(name, os.PathLike) or text.count("/") > 1:
         raise ModelNotFoundError(f"model must be {EXPECTED}, got {text!r}: there is no such folder")
     repository, at, revision = text.partition("@")
     if repository in shipped():
@@ -135,7 +141,7 @@ def hub_errors(name: HubName) -> Iterator[None]:
         at = "" if name.revision is None else f"@{name.revision}"
         raise ModelNotFoundError(
             f"model must be {EXPECTED}, got {name.repository + at!r}: there is no such folder or shipped model"
-            f"{_nearest(name.repository)}, {_reason(name, error)}"
+            f"{_nearest(name.repository)}, {reason_of(name, error)}"
         ) from error
     finally:
         logger.removeFilter(_connects)
@@ -152,8 +158,8 @@ def _nearest(name: str) -> str:
     return f" (did you mean {near[0]!r}?)" if near else f" (shipped are {', '.join(shipped())})"
 
 
-def _reason(name: HubName, error: BaseException) -> str:
-    """Why there is no download."""
+def reason_of(name: HubName, error: BaseException) -> str:
+    """Why there is no download, as the end of a sentence that says that there is no such folder."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -13,6 +13,7 @@ from .. import models
 from ..models import DDPMpp, NCSNpp
 from ..models.weight_files import check_weight_files
 from ..schedulers import SDEScheduler, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
+from ..schedulers.checks import shown
 from ..schedulers.scheduling_conversion import to_sde_scheduler
 from .durable_files import read_object
 from .model_names import resolve_pipeline
@@ -135,9 +136,9 @@ def label_names(id2label: Any) -> dict[int, str] | None:
     try:
         names = {int(number): name for number, name in id2label.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise TypeError(f"id2label must be a dictionary of names by class number, got {id2label!r}") from error
+        raise TypeError(f"id2label must be a dictionary of names by class number, got {shown(id2label)}") from error
     if not all(isinstance(name, str) for name in names.values()):
-        raise TypeError(f"id2label must hold names that are texts, got {id2label!r}")
+        raise TypeError(f"id2label must hold names that are texts, got {shown(id2label)}")
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"id2label must name the classes 0..{len(names) - 1}, got {sorted(names)}")
     return names

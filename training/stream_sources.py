@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..schedulers.checks import check_path
+from .hub_datasets import open_dataset
 from .image_sources import files_of_split, is_bare_image, listed_files, load_images, split_and_part
 from .image_table import is_image_feature
 
@@ -46,8 +47,7 @@ def open_stream(
     from datasets import load_dataset
 
     if dataset_name is not None:
-        found = load_dataset(dataset_name, dataset_config_name, split=split, cache_dir=cache_dir, streaming=True)
-        return _undecoded(found)
+        return _undecoded(open_dataset(dataset_name, dataset_config_name, split, cache_dir, streaming=True))
     path = check_path("train_data_dir", train_data_dir)
     files = [path] if path.is_file() else listed_files(path) if path.exists() else []
     for suffix, builder in FORMATS.items():

@@ -52,7 +52,7 @@ def sde_entries() -> list[Entry]:
     entries += of_sdes("noise_ratio", {"t": time()}, same_shape_as_time)
     log_snr = {"log_snr": time().plus(good=("torch.tensor([-3.0, 0.0, 4.0])",))}
     entries += of_sdes("t_from_log_snr", log_snr)
-    entries += of_sdes("transition", {"t": only("0.5", "torch.tensor(0.5)"), "s": time()})
+    entries += of_sdes("transition", {"t": only("1.0", "torch.tensor(1.0)"), "s": time()})
     entries += of_sdes("transition", {"t": time(), "s": only("0.01", "torch.tensor(0.01)")})
     entries += of_sdes("drift", {"x": FREE_STATE, "t": time(2)}, like("x"))
     entries += of_sdes("marginal", {"x0": FREE_STATE, "t": time(2)})

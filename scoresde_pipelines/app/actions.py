@@ -23,7 +23,7 @@ from ..pipeline_likelihood import ScoreSdeLikelihoodPipeline
 from ..pipeline_score_sde import ScoreSdePipeline
 from ..pipeline_super_resolution import ScoreSdeSuperResolutionPipeline
 from ..samplers import SAMPLERS, with_sampler
-from ..schedulers.checks import check_choice, check_integer, check_number
+from ..schedulers.checks import check_choice, check_integer, check_number, shown
 from ..training.pil_pictures import is_gray, to_8_bit
 from ..weak_guidance import DEFAULT_SCALE
 from .watching import Progress, enlarged, watch
@@ -52,7 +52,7 @@ class Models:
 
     def __getitem__(self, name: str) -> ScoreSdePipeline:
         if name not in self.sources:
-            raise ValueError(f"model must be one of {sorted(self.sources)}, got {name!r}")
+            raise ValueError(f"model must be one of {sorted(self.sources)}, got {shown(name)}")
         with self._lock:
             if name not in self._loaded:
                 self._loaded[name] = self.sources[name].load().to(self.device)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...schedulers.checks import shown
 from ..durable_files import read_object
 from ..feature_classifier import FeatureClassifier
 from .features import (
@@ -51,7 +52,7 @@ def load_features(
         return features
     if not isinstance(features, str):
         if not callable(features):
-            raise ValueError(f"features must be a name or a function, got {features!r}")
+            raise ValueError(f"features must be a name or a function, got {shown(features)}")
         return FunctionFeatures(features)
     if features in classifiers:
         return ClassifierFeatures.from_pretrained(classifiers[features], features)
@@ -71,11 +72,13 @@ def _config_of(folder: str) -> dict[str, Any]:
 
 def _transformers_features(name: str, known: list[str]) -> FeatureExtractor:
     if not Path(name).is_dir() and "/" not in name:  # no Hub id: do not ask the Hub for a misspelt name
-        raise ValueError(f"features must be one of {known}, or a folder or Hub id of a vision model, got {name!r}")
+        raise ValueError(
+            f"features must be one of {known}, or a folder or Hub id of a vision model, got {shown(name)}"
+        )
     try:
         return TransformersFeatures(name)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"features must be one of {known}, or a folder or Hub id of a vision model of transformers, "
-            f"got {name!r}: {error}"
+            f"got {shown(name)}: {error}"
         ) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...schedulers.checks import check_integer
+from ...schedulers.checks import check_integer, shown
 from .feature_cache import ImageSelection
 from .features import FeatureExtractor, extract
 from .measures import METRICS, OTHER_METRICS, Metric
@@ -103,7 +103,7 @@ def check_metrics(names: Sequence[str], table: Mapping[str, Metric] = METRICS) -
     known = [*table, *OTHER_METRICS]
     for name in names:
         if name not in known:
-            raise ValueError(f"metrics must be among {known}, got {name!r}")
+            raise ValueError(f"metrics must be among {known}, got {shown(name)}")
 
 
 def check_num_images(metrics: Sequence[str], generated: int, real: int) -> None:

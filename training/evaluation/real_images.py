@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ...schedulers.checks import check_choice
+from ...schedulers.checks import check_choice, shown
 from ..data import ImageFormat, ImageStore, load_images
 from ..data_report import DataReport, data_report
 from ..image_format import FITS
@@ -31,7 +31,7 @@ def open_split(data: str, split: str, whole_if_unsplit: bool = False) -> Any:
     try:
         return load_images(**source, split=split, whole_if_unsplit=whole_if_unsplit)
     except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"data must be images with the split {split!r}, got {data!r}: {error}") from error
+        raise ValueError(f"data must be images with the split {shown(split)}, got {shown(data)}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def open_data(
     try:
         report = data_report(table)  # all images: the first one alone says little of a mixed folder
     except ValueError as error:
-        raise ValueError(f"data must hold images, got {data!r}: {error}") from error
+        raise ValueError(f"data must hold images, got {shown(data)}: {error}") from error
     if report.broken:
         raise ValueError(f"data must hold images that can be read, got {report.broken[0]} in {data}")
     training = None if train_split is None else (open_split(data, train_split), train_split)
