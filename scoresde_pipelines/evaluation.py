@@ -110,30 +110,9 @@ def evaluate(
     if not isinstance(features, str):
         check_function("features", features, optional=True)
     check_choice("fit", fit, FITS, optional=True)
-<<<<<<< HEAD
     _check_places(data, split, train_split, output, {"features_weights": features_weights, "cache_dir": cache_dir})
     chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
     chosen = _with_guidance(chosen, guidance_scale, weak_model, weak_guidance_scale)
-=======
-    for name, text in (("data", data), ("split", split), ("train_split", train_split)):
-        if not isinstance(text, str) or not text:
-            raise TypeError(f"{name} must be a text that is not empty, got {shown(text)}")
-    for name, folder in (("features_weights", features_weights), ("cache_dir", cache_dir)):
-        if folder is not None:
-            check_path(name, folder)
-    check_writable("output", output)
-    check_apart("output", output, data)
-    if Path(output).exists() and not Path(output).is_dir():
-        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
-    chosen = _choose_samplers(_names("samplers", samplers), sampler_settings)
-    if guidance_scale is not None:
-        chosen = _with_scales(chosen, guidance_scale, GUIDANCE_SCALE)
-    if weak_model is None and weak_guidance_scale is not None:
-        raise ValueError(f"weak_guidance_scale must be None without a weak_model, got {shown(weak_guidance_scale)}")
-    if weak_model is not None:
-        scales = DEFAULT_SCALE if weak_guidance_scale is None else weak_guidance_scale
-        chosen = _with_scales(chosen, scales, WEAK_GUIDANCE_SCALE)
->>>>>>> judge
     found = find_models(_names("models", models))
     metrics = _names("metrics", metrics)
     if len(set(metrics)) < len(metrics):
@@ -197,7 +176,7 @@ def _check_places(
 ) -> None:
     for name, text in (("data", data), ("split", split), ("train_split", train_split)):
         if not isinstance(text, str) or not text:
-            raise TypeError(f"{name} must be a text that is not empty, got {text!r}")
+            raise TypeError(f"{name} must be a text that is not empty, got {shown(text)}")
     for name, path in others.items():
         if path is not None:
             check_path(name, path)
