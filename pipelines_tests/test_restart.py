@@ -1,6 +1,7 @@
 """Restart sampling: the noise between two descents is exact, and so are the results where the ODE is solved well."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,6 +48,23 @@ def test_every_number_of_calls_has_its_descents(name, n):
         solver = type(scheduler).from_config(scheduler.config, predictor="exponential_multistep")
         solver.set_timesteps(n)
         assert float(scheduler.levels[-1]) == pytest.approx(float(solver.levels[-1]), rel=1e-6)
+
+
+def test_the_last_descent_has_more_calls_and_each_descent_its_own_mean_step():
+    scheduler = SCHEDULERS["vp"]()
+    scheduler.set_timesteps(50)
+    sde, levels, predictor = scheduler.sde, scheduler.levels, scheduler.predictor
+    ratios = sde.noise_ratio(levels)
+    begins = [0, *((levels.diff() > 0).nonzero().flatten() + 1).tolist(), 50]
+    assert [end - begin for begin, end in pairwise(begins)] == [20, 8, 22]  # by the law alone: 22, 9, 19
+    x, found = torch.ones(1, 1, dtype=DOUBLE), []
+    predictor.start()
+    for t, s in pairwise(levels):
+        found.append(predictor.solver.step)
+        predictor(sde, x, -x, t, s)
+    low, high, (first, last) = 0.1, 1.0, ratios[[0, -1]].tolist()
+    steps = [math.log(first / low) / 20, math.log(high / low) / 8, math.log(high / last) / 21]
+    assert found == pytest.approx([steps[0]] * 20 + [steps[1]] * 8 + [steps[2]] * 21, rel=1e-6)
 
 
 def test_other_levels_are_refused():
