@@ -32,15 +32,15 @@ def solver(name, **kw):
 @pytest.mark.parametrize(
     "name, exponent, limits",
     [
-        ("vp", 1.0, (2e-3, 4e-5, 3e-6, 6e-7)),
-        ("vp", 1.25, (2e-3, 4e-5, 3e-6, 7e-7)),
-        ("vp", 1.5, (3e-3, 4e-5, 3e-6, 7e-7)),
-        ("vp", 2.0, (8e-3, 7e-5, 9e-6, 2.3e-6)),
-        ("subvp", 1.5, (3e-3, 4e-5, 3e-6, 7e-7)),
-        ("ve", 1.0, (2e-3, 5e-5, 2e-6, 2e-6)),
-        ("ve", 1.25, (4e-3, 8e-5, 9e-6, 7e-6)),
-        ("ve", 1.5, (5e-3, 7e-5, 2e-5, 1.8e-5)),
-        ("ve", 2.0, (2e-2, 6e-3, 4e-3, 3e-3)),  # details below sigma_min = .01 bound it
+        ("vp", 1.0, (2e-3, 4e-5, 3e-6, 2e-7)),
+        ("vp", 1.25, (2e-3, 4e-5, 3.5e-6, 2e-7)),
+        ("vp", 1.5, (3e-3, 4e-5, 3e-6, 4e-7)),
+        ("vp", 2.0, (8e-3, 7e-5, 4e-6, 2.3e-6)),
+        ("subvp", 1.5, (3e-3, 4e-5, 3e-6, 4e-7)),
+        ("ve", 1.0, (2e-3, 3e-5, 5e-6, 2.5e-6)),
+        ("ve", 1.25, (4e-3, 4e-5, 1.7e-5, 7e-6)),
+        ("ve", 1.5, (5e-3, 5e-5, 3e-5, 1.5e-5)),
+        ("ve", 2.0, (2e-2, 6e-3, 4e-3, 3.2e-3)),  # details below sigma_min = .01 bound it
     ],
 )
 def test_frechet_distance_on_spectra_of_images(name, exponent, limits):
@@ -49,10 +49,13 @@ def test_frechet_distance_on_spectra_of_images(name, exponent, limits):
         assert truth.measure(solver(name), calls) < limit, calls
 
 
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
-def test_distance_to_the_quantile_map_of_a_mixture(name):
+@pytest.mark.parametrize(
+    "name, limits",
+    [("ve", (0.009, 2e-3, 2.5e-4, 8e-5))] + [(vp, (0.014, 3e-3, 5e-4, 1.3e-4)) for vp in ("vp", "subvp")],
+)
+def test_distance_to_the_quantile_map_of_a_mixture(name, limits):
     truth = mixture(*MIXTURE, quantiles=500)
-    for calls, limit in zip(CALLS, (0.014, 3e-3, 7e-4, 3e-4)):
+    for calls, limit in zip(CALLS, limits):
         assert truth.measure(solver(name), calls) < limit, calls
 
 

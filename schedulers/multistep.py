@@ -30,9 +30,11 @@ from .time_grids import TimeGrid
 # The polynomials are in log(r + SHIFT r_last): in log r over all scales, in r at the last noise level; in the step from
 # there to r = 0 in log(r + LAST_SHIFT r_last).
 SHIFT, LAST_SHIFT = 1.3, 2.5
-# The j-th difference of a polynomial counts 1 / (1 + sqrt(h / STEPS[j])), for steps of mean size h in log r: differences of
-# high order over wide steps are mostly the network's errors.
+# The j-th difference of a polynomial counts 1 / (1 + sqrt(h / STEPS[j]) u^FADING[j]), for steps of mean size h in log r and
+# u = h / SMALL between SMALLEST and 1: differences of high order over wide steps are mostly the network's errors. Over
+# steps shorter than SMALL, from about 20 calls on, they are mostly the data's, and damping is what bounds the accuracy.
 STEPS = (math.inf, math.inf, 6.85, 0.24, 0.041)
+FADING, SMALL, SMALLEST = (0.0, 0.0, 1.9, 1.4, 0.5), 0.5, 1 / 3
 # theta = THETA[0] + THETA[1] log(n / 20) + THETA[2] log(r / data_std), between 0 and 1, for n calls.
 THETA = (0.443, 0.02, 0.083)
 # The grid: equal probabilities of a normal law in log r, with this centre (times data_std) and this standard deviation.
@@ -41,6 +43,10 @@ CENTRE, WIDTH = 1.375, 4.57
 # largest contrasts, its error cancels those of the next steps, of size h in log r, if it is longer, by NEAR (h - 0.4) for a
 # factor of e (up to a factor of 2) below FAR; at most LONGEST.
 FIRST_STEP, FAR, NEAR, LONGEST = 0.383, 200.0, 0.4, 0.495
+# Where differences are damped less, less cancels the first step's error, and it is shorter: by u^FIRST_FADING. A descent
+# that starts among the contrasts of the data, after a restart, has two shorter steps, by u to these powers.
+FIRST_FADING, RESTART_FADING = 1.1, (0.65, 0.45)
+LAST_FADING = -1 / 3  # LAST_SHIFT is multiplied by u to this power
 LAST_LEVEL = 0.1  # sigma / alpha of the last call, times n / data_std
 QUADRATURE = np.polynomial.legendre.leggauss(20)
 
@@ -107,9 +113,8 @@ class ExponentialMultistep:
         t = check_scored(sde, x, score, t)
         y, r = self._remember(sde, x, score, t), self._ratios[0]
         points, masses = _gauss(r, 0.0)
-        for weight, noise in zip(
-            masses @ _polynomials(np.array(self._ratios[:2]), points, LAST_SHIFT * r), self._noises
-        ):
+        shift = LAST_SHIFT * _smallness(self.step) ** LAST_FADING * r
+        for weight, noise in zip(masses @ _polynomials(np.array(self._ratios[:2]), points, shift), self._noises):
             y = y + float(weight) * noise
         return y
 
@@ -122,12 +127,16 @@ class ExponentialMultistep:
 
 
 def levels_between(sde: SDE, first: float, last: float, n: int, data_std: float) -> Tensor:
-    """n times from r = `first` to `last`, both included, of equal probability but for a shorter first step; float64."""
+    """n times from r = `first` to `last`, both included, of equal probability but for shorter first steps; float64."""
     from_start = first >= float(sde.noise_ratio(as_time(sde.T)))
     gaps = torch.ones(n, dtype=torch.float64, device="cpu")
     gaps[0] = 0.0
     if n > 2:
-        gaps[1] = _first_step(first / data_std, math.log(first / last) / (n - 1)) if from_start else FIRST_STEP
+        step = math.log(first / last) / (n - 1)
+        if from_start:
+            gaps[1] = _first_step(first / data_std, step)
+        else:
+            gaps[1:3] = torch.tensor([FIRST_STEP, 1.0]) * _smallness(step) ** torch.tensor(RESTART_FADING)
     centre, ends = math.log(CENTRE * data_std), _cumulative([first, last], data_std)
     parts = gaps.cumsum(0) / gaps.sum().clamp_min(1.0)
     ratios = centre + WIDTH * torch.special.ndtri(torch.lerp(ends[0], ends[1], parts))
@@ -140,7 +149,11 @@ def levels_between(sde: SDE, first: float, last: float, n: int, data_std: float)
 def _first_step(start: float, step: float) -> float:
     """The size of the first step from r = `start` data_std, in units of the others, which have a mean size of `step`."""
     near = min(max(math.log(FAR / start), 0.0), math.log(2))
-    return min(FIRST_STEP + NEAR * near * (step - 0.4), LONGEST)
+    return min(FIRST_STEP + NEAR * near * (step - 0.4), LONGEST) * _smallness(step) ** FIRST_FADING
+
+
+def _smallness(step: float) -> float:
+    return min(max(step / SMALL, SMALLEST), 1.0)
 
 
 def probability(first: float, last: float, data_std: float) -> float:
@@ -165,7 +178,7 @@ def _polynomials(ratios: np.ndarray, points: np.ndarray, shift: float, step: flo
     for j in range(len(nodes)):
         # The j-th divided difference is the sum of its values over the products of their distances.
         distances = nodes[: j + 1, None] - nodes[None, : j + 1] + np.eye(j + 1)
-        damping = 1 / (1 + math.sqrt(step / STEPS[j]))
+        damping = 1 / (1 + math.sqrt(step / STEPS[j]) * _smallness(step) ** FADING[j])
         weights[:, : j + 1] += damping * product[:, None] / distances.prod(axis=1)
         product = product * (at - nodes[j])
     return weights

@@ -6,6 +6,8 @@ thereby corrects, what the network did wrong above the lower level (Xu et al. 20
 Generative Processes").
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from .time_grids import TimeGrid
 
 # Levels of sigma / alpha between which the sampling restarts, in units of data_std; LOW at least.
 LOW, HIGH = 0.2, 2.0
+# The last descent has this many times the calls of its part of the grid's law: the noise replaces what the others did
+# wrong below HIGH.
+LAST_DESCENT = 1.4
 FEWEST_CALLS = 15  # with fewer there is one descent: each must have enough calls to be accurate
 
 
@@ -34,6 +39,8 @@ class Restart:
         self._grid: TimeGrid | None = None
         self._low = LOW * data_std  # where the descents end
         self._ends: set[float] = set()  # times of the last calls of all descents but the last
+        self._steps: list[float] = []  # mean steps of the descents in log(sigma / alpha)
+        self._begun = 0  # descents of this run
 
     @property
     def data_std(self) -> float:
@@ -54,20 +61,23 @@ class Restart:
         self.solver.order = order
 
     def grid(self, sde: SDE, n: int, smallest_time: float) -> TimeGrid:
-        """n levels of all descents together, each with as many as its part of the law of the solver's grid."""
+        """n levels of all descents together, by their parts of the law of the solver's grid, and more for the last."""
         whole = self.solver.grid(sde, n, smallest_time)
         first, last = (float(sde.noise_ratio(whole.levels[i])) for i in (0, -1))
         # A grid that ends above LOW, where the network's errors begin, restarts from its end.
         low, high = max(LOW * self.data_std, last), HIGH * self.data_std
         self._low = low
         if n < FEWEST_CALLS or not low < high < first:
-            self._grid, self._ends = whole, set()
+            self._grid, self._ends, self._steps = whole, set(), []
             return whole
         ends = [(first, low), *[(high, low)] * (restarts(n) - 1), (high, last)]
-        parts = _shares(n, [probability(*pair, self.data_std) for pair in ends])
+        masses = [probability(*pair, self.data_std) for pair in ends]
+        parts = _shares(n, [*masses[:-1], LAST_DESCENT * masses[-1]])
         descents = [levels_between(sde, *pair, m + 1, self.data_std)[:-1] for pair, m in zip(ends[:-1], parts[:-1])]
         levels = torch.cat([*descents, levels_between(sde, *ends[-1], parts[-1], self.data_std)])
         self._grid, self._ends = TimeGrid.through(levels), {float(descent[-1]) for descent in descents}
+        counts = [*parts[:-1], parts[-1] - 1]
+        self._steps = [math.log(begin / end) / m for (begin, end), m in zip(ends, counts)]
         return self._grid
 
     def prepare(self, sde: SDE, levels: Tensor) -> None:
@@ -82,7 +92,14 @@ class Restart:
 
     def start(self) -> None:
         """Begins a sampling run."""
+        self._begun = 0
+        self._descend()
+
+    def _descend(self) -> None:
         self.solver.start()
+        if self._begun < len(self._steps):
+            self.solver.step = self._steps[self._begun]
+            self._begun += 1
 
     def __call__(self, sde: SDE, x: Tensor, score: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """A step of the solver from `t` to `s`; the last of a descent goes to the lower level, and by the kernel to `s`."""
@@ -90,7 +107,7 @@ class Restart:
             return self.solver(sde, x, score, t, s)
         low = sde.t_from_log_snr(-2 * torch.tensor(self._low, dtype=torch.float64, device="cpu").log())
         x, _ = self.solver(sde, x, score, t, low)
-        self.solver.start()
+        self._descend()
         scale, std = sde.transition(s, low)
         return scale * x, std
 
