@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .ema import ExponentialMovingAverage
+from .muon import muon_share
 from .posthoc_ema import PowerAverages
 
 
@@ -60,11 +61,14 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def size_report(network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages) -> str:
+def size_report(
+    network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages, optimizer: Any
+) -> str:
     """Parameters, and the memory of everything that is as large as the network, without activations."""
     trained = list(network.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    copies = 5 + len(averages.models)  # weights, gradients, two moments, the moving average
+    # Weights, gradients, two moments (of what Muon trains one), the moving average.
+    copies = 5 + len(averages.models) - muon_share(optimizer)
     millions = sum(parameter.numel() for parameter in trained) / 1e6
     return (
         f"{type(network).__name__}: {millions:.2f} M parameters; weights, gradients, optimizer and averages take "

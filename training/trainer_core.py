@@ -151,7 +151,7 @@ class TrainerCore(ABC):
     def train(self) -> None:
         """Updates until `max_steps`, with checkpoints and logs in between."""
         accelerator = self.accelerator
-        accelerator.print(size_report(self.network, self.ema, self.averages))
+        accelerator.print(size_report(self.network, self.ema, self.averages, self.optimizer))
         # A compiler decides itself what is kept.
         self._activations_told = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         pictures = self.source.read(self.images_seen, self.bookmark)
