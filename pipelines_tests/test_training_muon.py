@@ -134,6 +134,21 @@ def test_a_torch_without_muon_is_named(monkeypatch):
         MuonAdamW(*hidden_and_others(network()))
 
 
+@needs_muon
+def test_weights_that_are_spread_over_processes_are_refused():
+    from torch.distributed.tensor import distribute_tensor
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        weight = nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh))
+        weight.grad = distribute_tensor(torch.ones(4, 3), mesh)
+        with pytest.raises(ValueError, match=r"optimizer must be adamw where the weights are spread .*, got muon"):
+            MuonAdamW([weight], start((1,))).step()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 # ------------------------------------------------------------------ a run
 
 

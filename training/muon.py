@@ -77,7 +77,11 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of all parameters that have a gradient."""
+        """One update of all parameters that have a gradient.
+
+        Raises:
+            ValueError: a matrix is spread over processes (FSDP).
+        """
         loss = None if closure is None else torch.enable_grad()(closure)()
         adamw, muon = self.param_groups
         self._muon_step(muon)
@@ -89,6 +93,9 @@ class MuonAdamW(torch.optim.Optimizer):
         trained = [parameter for parameter in group["params"] if parameter.grad is not None]
         if not trained:
             return
+        if any(hasattr(parameter, "full_tensor") for parameter in trained):
+            # Singular values of a gradient near zero are rounding errors; sums over parts would round them otherwise.
+            raise ValueError("optimizer must be adamw where the weights are spread over processes, got muon")
         matrices = [_matrix(parameter) for parameter in trained]
         muon = torch.optim.Muon(
             matrices,
