@@ -30,7 +30,7 @@ COMPARED = {
     "adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay", "attention_resolutions", "block_out_channels",
     "channels", "depth", "dropout", "ema_inv_gamma", "ema_max_decay", "ema_power", "gradient_accumulation_steps",
     "image_fit", "layers_per_block", "learning_rate", "lr_scheduler",
-    "lr_warmup_steps", "max_grad_norm", "mixed_precision", "model_config_name_or_path", "network", "pad_value",
+    "lr_warmup_steps", "max_grad_norm", "mixed_precision", "model_config_name_or_path", "network", "optimizer", "pad_value",
     "prediction_type", "pretrained_model_name_or_path", "random_flip", "resolution", "sde", "seed", "shuffle_buffer",
     "sigma_max", "sigma_min", "streaming", "sum_loss", "time_density", "time_sampling", "train_batch_size",
     "training_eps", "use_ema", "validation_fraction", "width",

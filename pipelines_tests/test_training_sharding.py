@@ -60,6 +60,7 @@ def runs(tmp_path_factory):
         run("whole_classifier", module="train_classifier"),
         run("spread_classifier", module="train_classifier", fsdp=2),
         run("fsdp1", fsdp=1),
+        run("muon", "--optimizer", "muon", fsdp=2),
     ]
     done = subprocess.run(
         [sys.executable, str(ROOT / "pipelines_tests" / "run_processes.py"), json.dumps(scripts)],
@@ -87,10 +88,11 @@ def assert_equal(first, second, atol):
 
 def test_every_run_ends_as_it_should(runs):
     _, codes, out, err = runs
-    assert codes == [[0, 0], [0, 0], [75, 75], *[[0, 0]] * 8, [1, 1]], out + err
+    assert codes == [[0, 0], [0, 0], [75, 75], *[[0, 0]] * 8, [1, 1], [1, 1]], out + err
     assert (
         "the distributed type must be one of NO, MULTI_GPU, MULTI_CPU, MULTI_XPU, or FSDP version 2, got FSDP " in err
     )
+    assert "optimizer must be adamw where the weights are spread over processes, got muon" in err
     assert "FSDP takes contiguous weights alone: channels_last has no effect" in out
     # 20,121 parameters in float32, six times: weights, gradients, two moments and two averages.
     assert "optimizer and averages take 0.483 MB\n" in out

@@ -11,6 +11,7 @@ PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "edm")
 LR_SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "piecewise_constant",
 )  # fmt: skip
+OPTIMIZERS = ("adamw", "muon")
 TRACKERS = ("tensorboard", "wandb", "none")
 BEST_METRICS = {
     "kid": ("eval_features",),

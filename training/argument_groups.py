@@ -8,6 +8,7 @@ from .argument_choices import (
     LR_SCHEDULERS,
     NETWORKS,
     OBJECTIVES,
+    OPTIMIZERS,
     PREDICTION_TYPES,
     RECIPES,
     SDES,
@@ -72,7 +73,7 @@ def add_optimization(parser: argparse.ArgumentParser) -> None:
                        "before update 1000, 0.1 before 2000, then 0.01")  # fmt: skip
     group.add_argument("--adam_beta1", type=float, default=0.9, help="decay of the first moment")
     group.add_argument("--adam_beta2", type=float, default=0.999, help="decay of the second moment")
-    group.add_argument("--adam_weight_decay", type=float, default=0.0, help="decoupled weight decay (AdamW)")
+    group.add_argument("--adam_weight_decay", type=float, default=0.0, help="decoupled weight decay")
     group.add_argument("--adam_epsilon", type=float, default=1e-8, help="added to the denominator")
     group.add_argument("--max_grad_norm", type=float, default=1.0, help="gradient clipping; 0 turns it off")
     _switch(group, "use_ema", "average the weights; the average is what is saved and sampled", default=True)
@@ -196,6 +197,13 @@ def add_objective(parser: argparse.ArgumentParser) -> None:
     _switch(group, "sum_loss", "half the sum over pixels instead of their mean")
     _switch(group, "likelihood_weighting", "deprecated: --objective likelihood")
     _switch(group, "importance_sampling", "deprecated: --objective likelihood_importance")
+
+
+def add_optimizer(parser: argparse.ArgumentParser) -> None:
+    """The optimizer of a generative model."""
+    group = parser.add_argument_group("optimizer")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="muon: Muon for the convolutions and "
+                       "linear layers inside of the network, AdamW for the rest; needs torch 2.9")  # fmt: skip
 
 
 def add_averages(parser: argparse.ArgumentParser) -> None:

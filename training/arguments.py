@@ -22,6 +22,7 @@ from .argument_groups import (
     add_model,
     add_objective,
     add_optimization,
+    add_optimizer,
     add_run,
     add_samples,
 )
@@ -55,8 +56,8 @@ def default_arguments() -> dict[str, Any]:
 
 def _parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = make_parser("Train or fine-tune a score-based generative model (Song et al. 2021) on images.", prog)
-    for add_group in (add_data, add_augmentation, add_classes, add_model, add_objective, add_optimization, add_averages,
-                      add_run, add_samples, add_evaluation, add_hub):  # fmt: skip
+    for add_group in (add_data, add_augmentation, add_classes, add_model, add_objective, add_optimization, add_optimizer,
+                      add_averages, add_run, add_samples, add_evaluation, add_hub):  # fmt: skip
         add_group(parser)
     return parser
 

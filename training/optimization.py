@@ -8,6 +8,8 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
 
+from .muon import MuonAdamW, hidden_and_others
+
 
 WARMUP_UPDATES, WARMUP_SHARE = 500, 0.1
 
@@ -18,14 +20,22 @@ def warmup_updates(given: int | None, max_steps: int) -> int:
 
 
 def make_optimizer(args: argparse.Namespace, network: nn.Module, max_steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW and the schedule of its learning rate over `max_steps` updates, by the arguments."""
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        eps=args.adam_epsilon,
-    )
+    """The optimizer and the schedule of its learning rate over `max_steps` updates, by the arguments.
+
+    Raises:
+        ValueError: this torch has no Muon.
+    """
+    options: dict[str, Any] = {
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "weight_decay": args.adam_weight_decay,
+        "eps": args.adam_epsilon,
+    }
+    optimizer: torch.optim.Optimizer
+    if getattr(args, "optimizer", "adamw") == "muon":
+        optimizer = MuonAdamW(*hidden_and_others(network), **options)
+    else:
+        optimizer = torch.optim.AdamW(network.parameters(), **options)
     schedule = get_scheduler(
         args.lr_scheduler,
         optimizer,

@@ -17,11 +17,13 @@ from safetensors.torch import load_model
 from torch import nn
 
 from ..schedulers.checks import check_integer, check_number
+from .muon import MuonAdamW
 from .safe_state import check_finite_state
 from .sharding import is_spread, part_like
 
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
+MUON = ("momentum_buffer",)
 COUNTERS = ("last_epoch", "_step_count", "_growth_tracker")
 RATES = ("lr", "initial_lr")  # of a group; everything else there is a setting of the run
 
@@ -87,17 +89,22 @@ def _optimizer_state(optimizer: Any, state: Any) -> dict[str, Any]:
     restored = {}
     for index, values in dict(state["state"]).items():
         check_integer("state", index, 0, len(parameters) - 1)
-        missing = [name for name in ADAM if name not in values] if _is_adam(optimizer) else []
+        needed = _moments(optimizer, index)
+        missing = [name for name in needed if name not in values]
         if missing:
-            raise ValueError(f"state {index} must have {', '.join(ADAM)}, got none for {', '.join(missing)}")
+            raise ValueError(f"state {index} must have {', '.join(needed)}, got none for {', '.join(missing)}")
         for name, value in values.items():
             _check_moment(f"{name} of state {index}", value, parameters[index])
         restored[index] = {name: _part_of_moment(value, parameters[index]) for name, value in values.items()}
     return {"state": restored, "param_groups": groups}
 
 
-def _is_adam(optimizer: Any) -> bool:
-    return isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.Adam | torch.optim.AdamW)
+def _moments(optimizer: Any, index: int) -> tuple[str, ...]:
+    """What the state of a parameter must hold."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper has it
+    if isinstance(optimizer, MuonAdamW):
+        return ADAM if index < len(optimizer.param_groups[0]["params"]) else MUON
+    return ADAM if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else ()
 
 
 def _group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .ema import ExponentialMovingAverage
+from .muon import muon_share
 from .posthoc_ema import PowerAverages
 from .sharding import is_spread, local_part
 
@@ -61,12 +62,15 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def size_report(network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages) -> str:
+def size_report(
+    network: nn.Module, ema: ExponentialMovingAverage[Any], averages: PowerAverages, optimizer: Any
+) -> str:
     """Parameters, and the memory of everything that is as large as the network, without activations."""
     trained = list(network.parameters())
     parts = [local_part(parameter) for parameter in trained]
     size = sum(part.numel() * part.element_size() for part in parts)
-    copies = 5 + len(averages.models)  # weights, gradients, two moments, the moving average
+    # Weights, gradients, two moments (of what Muon trains one), the moving average.
+    copies = 5 + len(averages.models) - muon_share(optimizer)
     millions = sum(parameter.numel() for parameter in trained) / 1e6
     where = " of every process" if any(is_spread(parameter) for parameter in trained) else ""
     return (

@@ -66,6 +66,8 @@ class TrainerCore(ABC):
         self.args, self.output_dir = args, Path(args.output_dir)
         self.accelerator = make_accelerator(args)
         self.sharded = shards_weights(self.accelerator)
+        if self.sharded and getattr(args, "optimizer", "adamw") == "muon":
+            raise ValueError("optimizer must be adamw where the weights are spread over processes, got muon")
         args.mixed_precision = self.accelerator.mixed_precision  # `accelerate config`'s where none is given
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         # Python's and NumPy's as well: a checkpoint holds their state, and two runs write the same.
@@ -157,7 +159,7 @@ class TrainerCore(ABC):
     def train(self) -> None:
         """Updates until `max_steps`, with checkpoints and logs in between."""
         accelerator = self.accelerator
-        accelerator.print(size_report(self.network, self.ema, self.averages))
+        accelerator.print(size_report(self.network, self.ema, self.averages, self.optimizer))
         # A compiler decides itself what is kept, and parts of weights are put together for a while.
         self._activations_told = self.sharded or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         pictures = self.source.read(self.images_seen, self.bookmark)

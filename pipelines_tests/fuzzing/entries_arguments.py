@@ -57,6 +57,7 @@ def arguments() -> list[Entry]:
         "predictor": choice("ancestral", "exponential"),
         "corrector": choice("langevin"),
         "snr": decimal("0.16", "0", "-1"),
+        "optimizer": choice("adamw", "muon"),
         "adam_beta1": decimal("0.9", "-1", "1", "1.5"),
         "adam_beta2": decimal("0.999", "-1", "1"),
         "adam_epsilon": decimal("1e-8", "-1"),
