@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from safetensors import SafetensorError
 
 
@@ -116,8 +115,8 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def save_picture(path: str | Path, picture: Image.Image) -> None:
-    """Writes a picture in one step, in the format that the ending names."""
+def save_picture(path: str | Path, picture: Any) -> None:
+    """Writes a picture of PIL in one step, in the format that the ending names."""
     with written_whole(path) as scratch:
         picture.save(scratch)
 
