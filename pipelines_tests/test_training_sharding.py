@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils import is_torch_version
 from PIL import Image
 from safetensors.torch import load_file
 
 from scoresde_pipelines import ScoreSdePipeline
+from scoresde_pipelines.training.sharding import OLDEST_TORCH
 
 
-pytest.importorskip("torch.distributed.fsdp", reason="FSDP2 needs PyTorch 2.6", exc_type=ImportError)
-if not hasattr(torch.distributed.fsdp, "fully_shard") or not hasattr(FullyShardedDataParallelPlugin, "fsdp_version"):
-    pytest.skip("FSDP2 needs PyTorch 2.6 and Accelerate 1.6", allow_module_level=True)
+if not is_torch_version(">=", OLDEST_TORCH) or not hasattr(FullyShardedDataParallelPlugin, "fsdp_version"):
+    pytest.skip(f"FSDP2 needs PyTorch {OLDEST_TORCH} and Accelerate 1.6", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--attention_resolutions", "4"]

@@ -89,7 +89,7 @@ def whole(state: Any) -> Any:
 
 
 def _put_together(tensor: Any, device: torch.device | str) -> torch.Tensor:
-    """The whole tensor on the main process; an empty one on the others, which have no room for all tensors."""
+    """The whole tensor on the main process; an empty one on the others, whose memory could not hold all of them."""
     full = tensor.detach().full_tensor()
     # A copy: where the parts are unequal, PyTorch returns a view of something larger.
     return full.to(device, copy=True) if torch.distributed.get_rank() == 0 else full.new_empty(0)
