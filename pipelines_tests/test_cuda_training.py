@@ -18,8 +18,6 @@ from scoresde_pipelines.training.seeding import ImageDraws
 from scoresde_pipelines.training.trainer import Trainer
 
 
-pytest.importorskip("datasets")
-
 UPDATES = 6
 OPTIONS = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--attention_resolutions", "4", "--resolution",
            "8", "--train_batch_size", "4", "--lr_warmup_steps", "0", "--eval_batch_size", "0", "--dropout", "0.1",

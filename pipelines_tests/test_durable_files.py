@@ -178,7 +178,8 @@ def test_snapshots_of_two_networks_are_not_averaged(tmp_path):
 
 
 def test_a_place_beyond_the_end_of_a_stream_is_refused():
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     stream = datasets.Dataset.from_dict({"x": list(range(6))}).to_iterable_dataset(num_shards=2)
     order = BlockShuffle(stream, 2, 0)
     places = [place for _, (place, _) in zip(range(6), order.read())]
@@ -190,7 +191,8 @@ def test_a_place_beyond_the_end_of_a_stream_is_refused():
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_a_command_that_is_ended_cleans_up(name, tmp_path, monkeypatch):
-    typer_testing = pytest.importorskip("typer.testing")
+    from typer import testing as typer_testing
+
     from scoresde_pipelines import cli
     from scoresde_pipelines.pipeline_score_sde import ScoreSdePipeline
 

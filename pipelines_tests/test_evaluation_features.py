@@ -168,7 +168,7 @@ def test_unknown_features_are_named(tmp_path):
 
 
 def test_inception_is_torch_fidelitys_own(tmp_path):
-    pytest.importorskip("importlib.util").find_spec("torch_fidelity") or pytest.skip("torch-fidelity is not installed")
+    pytest.importorskip("torch_fidelity", reason="the extra fid")
     from scoresde_pipelines.training.evaluation import features_inception
 
     inception_class = features_inception._inception_class()

@@ -3,14 +3,12 @@
 import json
 import logging
 
+import datasets
 import pytest
 from PIL import Image
 
 from scoresde_pipelines.training.data import ImageFormat, ImageStore, load_images
 from scoresde_pipelines.training.image_table import find_label_column, read_labels
-
-
-datasets = pytest.importorskip("datasets")
 
 
 def write(root, *names):

@@ -24,8 +24,6 @@ from scoresde_pipelines.training.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-pytest.importorskip("datasets")
-
 OPTIONS = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_resolutions", "--resolution", "4", "8",
            "--train_batch_size", "4", "--eval_batch_size", "0", "--cpu", "--report_to", "none", "--learning_rate", "1e-3",
            "--max_train_steps", "4", "--eval_steps", "2", "--eval_num_bpd_images", "5", "--seed", "3"]  # fmt: skip

@@ -20,8 +20,6 @@ from scoresde_pipelines.training.trainer import Trainer, grid_labels
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-pytest.importorskip("datasets")
-
 SIZE = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_resolutions", "--dropout", "0"]
 QUICK = ["--train_batch_size", "8", "--eval_batch_size", "0", "--cpu", "--report_to", "none", "--lr_warmup_steps", "0"]
 CLASSES = ["--class_conditional"]
@@ -136,7 +134,8 @@ def test_a_label_column_of_strings_in_a_parquet_file(tmp_path):
 
 
 def test_classes_without_an_image_are_named(tmp_path, capsys):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     images = [Image.new("L", (4, 4), 80 * k) for k in range(3)]
     table = datasets.Dataset.from_dict({"image": images, "label": [3, 1, 3]}).cast_column("image", datasets.Image())
     table.to_parquet(str(tmp_path / "train.parquet"))

@@ -19,8 +19,6 @@ from scoresde_pipelines.training.tracking import dynamo_backend
 from scoresde_pipelines.training.trainer import Trainer
 
 
-pytest.importorskip("datasets")
-
 OPTIONS = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--attention_resolutions", "4", "--resolution",
            "8", "--train_batch_size", "4", "--lr_warmup_steps", "0", "--eval_batch_size", "0", "--dropout", "0.1",
            "--cpu", "--report_to", "none", "--checkpointing_steps", "2", "--logging_steps", "1"]  # fmt: skip

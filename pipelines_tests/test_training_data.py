@@ -49,13 +49,13 @@ def write_parquet(path, images, bare=False):
         pandas = pytest.importorskip("pandas")
         pandas.DataFrame({"image": [{"bytes": encoded(image), "path": ""} for image in images]}).to_parquet(path)
     else:
-        datasets = pytest.importorskip("datasets")
+        import datasets
+
         features = datasets.Features({"image": datasets.Image()})
         datasets.Dataset.from_dict({"image": images}, features=features).to_parquet(path)
 
 
 def test_parquet_and_image_folder_give_the_same_pixels(tmp_path):
-    pytest.importorskip("datasets")
     images = [constant(10 * k) for k in range(5)]
     (tmp_path / "parquet").mkdir()
     write_parquet(tmp_path / "parquet" / "train-0.parquet", images)
@@ -284,7 +284,8 @@ def test_channels_are_those_of_all_images(modes, channels):
 
 
 def test_labels_are_integers_strings_or_classes(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     table = datasets.Dataset.from_dict({"label": ["b", "a", "b"], "digit": [4, 0, 2], "part": [0.5, 0.5, 0.5]})
     labels, names = read_labels(table, "label")
     assert labels.tolist() == [1, 0, 1] and names == ["a", "b"]

@@ -23,8 +23,6 @@ from scoresde_pipelines.training.tracking import make_accelerator
 from scoresde_pipelines.training.trainer import Trainer
 
 
-pytest.importorskip("datasets")
-
 OPTIONS = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_resolutions", "--resolution", "4",
            "--train_batch_size", "4", "--eval_batch_size", "0", "--cpu", "--report_to", "none", "--class_conditional",
            "--num_inference_steps", "2", "--recipe", "edm", "--sde", "ve", "--max_train_steps", "4",

@@ -20,8 +20,6 @@ from scoresde_pipelines.training.feature_classifier import FeatureClassifier
 from scoresde_pipelines.training.trainer import Trainer
 
 
-pytest.importorskip("datasets")
-
 HEIGHT, WIDTH, STEPS = 16, 32, 3
 QUICK = [
     "--class_conditional",

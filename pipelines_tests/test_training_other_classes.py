@@ -19,8 +19,6 @@ from scoresde_pipelines.training.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-pytest.importorskip("datasets")
-
 QUICK = ["--class_conditional", "--train_batch_size", "8", "--eval_batch_size", "0", "--cpu", "--report_to", "none",
          "--lr_warmup_steps", "0", "--max_train_steps", "1"]  # fmt: skip
 KNOWN = ["snow", "coal", "rain"]  # of the pretrained network, by label

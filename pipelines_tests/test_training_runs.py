@@ -27,8 +27,6 @@ from scoresde_pipelines.training.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-pytest.importorskip("datasets")
-
 SIZE = ["--block_out_channels", "8", "--layers_per_block", "1", "--attention_resolutions", "--resolution", "8"]
 QUICK = ["--train_batch_size", "4", "--eval_batch_size", "0", "--cpu", "--report_to", "none"]
 

@@ -9,14 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
-
-
-pytest.importorskip("datasets")
-
 from accelerate.state import AcceleratorState
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from PIL import Image
+from safetensors.torch import load_file
 
 from scoresde_pipelines import ScoreSdePipeline, SubVPSDEScheduler, VESDEScheduler, VPSDEScheduler
 from scoresde_pipelines.cli import app

@@ -11,6 +11,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -31,8 +32,6 @@ from scoresde_pipelines.training.stream_labels import StreamLabels
 from scoresde_pipelines.training.stream_order import BlockShuffle
 from scoresde_pipelines.training.stream_sources import first_rows, open_stream
 
-
-datasets = pytest.importorskip("datasets")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = ([0, 1, 2, 3, 4, 5, 6], [7, 8, 9], [10, 11, 12, 13, 14])  # the gray values of the images

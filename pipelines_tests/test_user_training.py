@@ -23,8 +23,6 @@ from scoresde_pipelines.training.train_unconditional import main
 from scoresde_pipelines.training.trainer import Trainer
 
 
-pytest.importorskip("datasets")
-
 SOURCE = """import torch
 from diffusers.configuration_utils import register_to_config
 from scoresde_pipelines import SDE, SDEScheduler
