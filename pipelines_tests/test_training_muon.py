@@ -1,9 +1,6 @@
 """Muon beside AdamW: torch's own steps, convolutions as matrices, what it trains, resumed runs, checkpoints of others."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_training_checkpoint_manager import entries_changed
 from torch import nn
+from two_processes import run_in_two_processes
 
 from scoresde_pipelines.models import NCSNpp
 from scoresde_pipelines.training.arguments import parse_args
@@ -195,15 +193,8 @@ def test_a_checkpoint_of_adamw_and_one_without_its_momentum_are_refused(run, tmp
 def test_two_processes_take_the_steps_of_one(run, tmp_path):
     one = run("one", "--max_train_steps", "3")
     two = run.words("two", "--max_train_steps", "3", "--train_batch_size", "2")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines_tests" / "run_processes.py"),
-         json.dumps([{"module": "train_unconditional", "argv": two}])],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert "[0, 0]" in done.stdout.splitlines(), done.stdout + done.stderr
+    codes, output = run_in_two_processes([{"module": "train_unconditional", "argv": two}])
+    assert codes == [[0, 0]], output
     weights = load_file(tmp_path / "two" / "checkpoint-3" / "unet.safetensors")
     errors = [float((weights[name] - value.detach()).abs().max()) for name, value in one.network.named_parameters()]
     assert max(errors) < 1e-6, max(errors)  # an update moves a weight by up to 2e-4

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
+from two_processes import run_in_two_processes
 
 from scoresde_pipelines.training import interruption, train_classifier, train_unconditional
 from scoresde_pipelines.training.arguments import parse_args
@@ -236,18 +237,8 @@ def test_two_processes_are_interrupted_together_and_go_on_together(images, tmp_p
             argv = [*data, *options, "--max_train_steps", "4", "--output_dir", str(tmp_path / module / name)]
             argv += ["--resume_from_checkpoint", "latest"]
             scripts.append({"module": module, "argv": argv, **more})
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines_tests" / "run_processes.py"), json.dumps(scripts)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert [json.loads(line) for line in done.stdout.splitlines() if line[0] == "["] == 2 * [
-        [0, 0],
-        [75, 75],
-        [0, 0],
-    ], done.stdout + done.stderr
+    codes, output = run_in_two_processes(scripts)
+    assert codes == 2 * [[0, 0], [75, 75], [0, 0]], output
     for module in OPTIONS:
         whole, parts = tmp_path / module / "whole", tmp_path / module / "parts"
         assert names(parts) == ["checkpoint-2", "checkpoint-4"]

@@ -1,10 +1,7 @@
 """Runs of two processes that spread their weights (FSDP2), beside runs whose processes have the whole weights."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from accelerate.utils import is_torch_version
 from PIL import Image
 from safetensors.torch import load_file
+from two_processes import run_in_two_processes
 
 from scoresde_pipelines import ScoreSdePipeline
 from scoresde_pipelines.training.sharding import OLDEST_TORCH
@@ -31,7 +29,7 @@ COMMON += ["--resume_from_checkpoint", "latest"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of all runs, and their exit codes, output and errors."""
+    """The folder of all runs, their exit codes and their output."""
     folder = tmp_path_factory.mktemp("runs")
     for k, image in enumerate(np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)):
         path = folder / "images" / "train" / str(k % 2) / f"{k}.png"
@@ -63,15 +61,7 @@ def runs(tmp_path_factory):
         run("fsdp1", fsdp=1),
         run("muon", "--optimizer", "muon", fsdp=2),
     ]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines_tests" / "run_processes.py"), json.dumps(scripts)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    codes = [json.loads(line) for line in done.stdout.splitlines() if line[0] == "["]
-    return folder, codes, done.stdout, done.stderr
+    return folder, *run_in_two_processes(scripts)
 
 
 def tensors(folder):
@@ -88,16 +78,14 @@ def assert_equal(first, second, atol):
 
 
 def test_every_run_ends_as_it_should(runs):
-    _, codes, out, err = runs
-    assert codes == [[0, 0], [0, 0], [75, 75], *[[0, 0]] * 8, [1, 1], [1, 1]], out + err
-    assert (
-        "the distributed type must be one of NO, MULTI_GPU, MULTI_CPU, MULTI_XPU, or FSDP version 2, got FSDP " in err
-    )
-    assert "optimizer must be adamw where the weights are spread over processes, got muon" in err
-    assert "FSDP takes contiguous weights alone: channels_last has no effect" in out
+    _, codes, output = runs
+    assert codes == [[0, 0], [0, 0], [75, 75], *[[0, 0]] * 8, [1, 1], [1, 1]], output
+    assert "must be one of NO, MULTI_GPU, MULTI_CPU, MULTI_XPU, or FSDP version 2, got FSDP version 1" in output
+    assert "optimizer must be adamw where the weights are spread over processes, got muon" in output
+    assert "FSDP takes contiguous weights alone: channels_last has no effect" in output
     # 20,121 parameters in float32, six times: weights, gradients, two moments and two averages.
-    assert "optimizer and averages take 0.483 MB\n" in out
-    assert "optimizer and averages take 0.242 MB of every process\n" in out
+    assert "optimizer and averages take 0.483 MB\n" in output
+    assert "optimizer and averages take 0.242 MB of every process\n" in output
 
 
 def test_weights_optimizer_and_averages_are_those_of_a_run_with_whole_weights(runs):

@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from two_processes import run_in_two_processes
 
 from scoresde_pipelines.models import NoiseConditionalClassifier
 from scoresde_pipelines.training import train_classifier, train_unconditional
@@ -366,14 +367,8 @@ def test_two_processes_follow_one_and_one_goes_on_from_two(parquet, tmp_path):
         "--class_conditional",
     ]
     scripts = [{"module": "train_unconditional", "argv": [*argv, "--output_dir", str(tmp_path / "two")]}]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines_tests" / "run_processes.py"), json.dumps(scripts)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert "[0, 0]" in done.stdout, done.stdout + done.stderr
+    codes, output = run_in_two_processes(scripts)
+    assert codes == [[0, 0]], output
     options = ["--class_conditional", "--train_batch_size", "8"]
     one = train(parquet, tmp_path / "one", *options, "--max_train_steps", "3")
     ours, theirs = (

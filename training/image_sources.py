@@ -69,10 +69,6 @@ def load_images(
         raise ValueError("give either dataset_name (a Hub id) or train_data_dir (a folder or parquet file), not both")
     if not isinstance(split, str):
         raise TypeError(f"split must be a text, got {type(split).__name__}")
-    try:
-        import datasets  # noqa: F401
-    except ImportError as error:
-        raise ImportError("training reads its images with the `datasets` library: pip install datasets") from error
     if dataset_name is not None:
         return open_dataset(dataset_name, dataset_config_name, split, cache_dir)
     path = check_path("train_data_dir", train_data_dir)
